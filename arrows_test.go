@@ -1,0 +1,78 @@
+package odometer_test
+
+import (
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+)
+
+// arrows says which of our packages each may import. Stages meet in data, not
+// in imports. The exceptions: whoever reads the stream imports ingest, which
+// owns its form, and whoever counts by the terms imports terms, which owns them.
+var arrows = map[string][]string{
+	"":                   {},
+	"ingest":             {""},
+	"terms":              {""},
+	"aggregator":         {"", "ingest", "terms"},
+	"query":              {""},
+	"migrations":         {},
+	"migrations/localpg": {},
+	"cmd/odometer":       {"", "ingest", "terms", "aggregator", "query", "migrations", "migrations/localpg"},
+
+	// For tests only.
+	"migrations/pgtest": {"migrations", "migrations/localpg"},
+	"ingest/natstest":   {},
+}
+
+// anyTest may import these: the real servers.
+var anyTest = []string{"migrations/pgtest", "migrations/localpg", "ingest/natstest"}
+
+func TestImportsPointOneWay(t *testing.T) {
+	t.Parallel()
+	found := 0
+	err := filepath.WalkDir(".", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, ".go") {
+			return err
+		}
+		found++
+		checkArrows(t, path)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if found < 50 {
+		t.Fatalf("only %d files found: the walk does not see the house", found)
+	}
+}
+
+func checkArrows(t *testing.T, path string) {
+	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
+	if err != nil {
+		t.Fatal(err)
+	}
+	from := filepath.ToSlash(filepath.Dir(path))
+	if from == "." {
+		from = ""
+	}
+	allowed, known := arrows[from]
+	if !known {
+		t.Errorf("%s: package %q has no place in the house: give it one in arrows", path, from)
+	}
+	for _, spec := range file.Imports {
+		imported, _ := strconv.Unquote(spec.Path.Value)
+		if imported != "odometer" && !strings.HasPrefix(imported, "odometer/") {
+			continue
+		}
+		to := strings.TrimPrefix(strings.TrimPrefix(imported, "odometer"), "/")
+		test := strings.HasSuffix(path, "_test.go") && (to == from || slices.Contains(anyTest, to) || from == "")
+		if !test && !slices.Contains(allowed, to) {
+			t.Errorf("%s imports %s: only %q are allowed to %q", path, imported, allowed, from)
+		}
+	}
+}
