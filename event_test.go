@@ -1,6 +1,7 @@
 package odometer_test
 
 import (
+	"regexp"
 	"testing"
 
 	"github.com/google/uuid"
@@ -37,6 +38,17 @@ func TestIdentitiesDifferWhereAnyPartDoes(t *testing.T) {
 		same := a.Kind == b.Kind && a.Tenant == b.Tenant && a.Key == b.Key
 		if (a.ID() == b.ID()) != same {
 			t.Fatalf("%v and %v: same identity %v, want %v", a, b, a.ID() == b.ID(), same)
+		}
+	})
+}
+
+func TestAnAgentsIDHasTheFormOfASubjectToken(t *testing.T) {
+	t.Parallel()
+	form := regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
+	rapid.Check(t, func(t *rapid.T) {
+		id := rapid.StringMatching(`[a-zA0_. *>é-]{0,34}`).Draw(t, "id")
+		if got := odometer.ValidAgent(id); got != form.MatchString(id) {
+			t.Fatalf("%q: valid %v", id, got)
 		}
 	})
 }

@@ -1,0 +1,219 @@
+package ingest
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/synadia-io/orbit.go/jetstreamext"
+
+	"odometer"
+)
+
+const (
+	// batchMessages is the server's limit for one atomic batch.
+	batchMessages = 1000
+
+	// batchBytes keeps a batch of large payloads from filling a connection.
+	batchBytes = 4 << 20
+
+	// singlesInFlight are the single publishes that stand in for a batch.
+	singlesInFlight = 128
+)
+
+// Result is what became of one event of a batch.
+type Result struct {
+	Key string // idempotency_key, "" when it could not be read
+	Ack Ack    // when Err is nil
+	Err error  // an *odometer.Rejection: not valid, not sent; any other as from Publish
+}
+
+// PublishBatch publishes many events, in atomic batches of at most 1,000: one
+// sync of the server's disk for all of them. Results are in the order of
+// events. The error is the first that is no rejection: with it, some events
+// may be stored and others not, as the results tell; publishing all of them
+// again is safe. Events that are the same bytes are sent once; the later ones
+// are duplicates of the first.
+func (p *Publisher) PublishBatch(ctx context.Context, events []Event) ([]Result, error) {
+	raws := make([]Raw, len(events))
+	rejections := make([]*odometer.Rejection, len(events))
+	for i := range events {
+		raws[i], rejections[i] = events[i].raw()
+	}
+	return p.publishBatch(ctx, raws, rejections)
+}
+
+// PublishRawBatch is PublishBatch for payloads that are encoded already.
+func (p *Publisher) PublishRawBatch(ctx context.Context, raws []Raw) ([]Result, error) {
+	return p.publishBatch(ctx, raws, make([]*odometer.Rejection, len(raws)))
+}
+
+func (p *Publisher) publishBatch(ctx context.Context, raws []Raw, rejections []*odometer.Rejection) ([]Result, error) {
+	results := make([]Result, len(raws))
+	var b batch
+	now := time.Now()
+	for i, r := range raws {
+		o, rejection := outgoing{}, rejections[i]
+		if rejection == nil {
+			o, rejection = address(r, now)
+		}
+		results[i].Key = o.key
+		if rejection != nil {
+			results[i].Err = rejection
+			continue
+		}
+		if b.full(len(o.payload)) {
+			p.sendBatch(ctx, &b)
+			b = batch{}
+		}
+		b.add(o, &results[i])
+	}
+	p.sendBatch(ctx, &b)
+	return results, firstRefusal(results)
+}
+
+// firstRefusal is the first error that says that a valid event may not be
+// stored.
+func firstRefusal(results []Result) error {
+	for _, r := range results {
+		var rejection *odometer.Rejection
+		if r.Err != nil && !errors.As(r.Err, &rejection) {
+			return r.Err
+		}
+	}
+	return nil
+}
+
+// batch collects messages, each once, and where their results go.
+type batch struct {
+	messages []outgoing
+	results  []*Result // of messages, index by index
+	repeats  []repeat
+	index    map[string]int // by message id
+	bytes    int
+}
+
+// repeat is a message that is the same as an earlier one of its batch.
+type repeat struct {
+	of     int
+	result *Result
+}
+
+func (b *batch) full(payload int) bool {
+	return len(b.messages) == batchMessages || len(b.messages) > 0 && b.bytes+payload > batchBytes
+}
+
+func (b *batch) add(o outgoing, result *Result) {
+	if first, ok := b.index[o.id]; ok {
+		b.repeats = append(b.repeats, repeat{first, result})
+		return
+	}
+	if b.index == nil {
+		b.index = make(map[string]int)
+	}
+	b.index[o.id] = len(b.messages)
+	b.messages = append(b.messages, o)
+	b.results = append(b.results, result)
+	b.bytes += len(o.payload)
+}
+
+// sendBatch publishes a batch until the stream holds it, or fills in why not.
+func (p *Publisher) sendBatch(ctx context.Context, b *batch) {
+	switch len(b.messages) {
+	case 0:
+		return
+	case 1:
+		b.results[0].Ack, b.results[0].Err = p.send(ctx, b.messages[0])
+	default:
+		p.sendAtomically(ctx, b)
+	}
+	for _, r := range b.repeats {
+		first := b.results[r.of]
+		r.result.Ack, r.result.Err = first.Ack, first.Err
+		r.result.Ack.Duplicate = first.Err == nil
+	}
+}
+
+func (p *Publisher) sendAtomically(ctx context.Context, b *batch) {
+	watched, stop := p.denials.watch(ctx, b.messages...)
+	defer stop()
+	retry := patience{silence: p.attempt}
+	for again := false; ; again = true {
+		last, err := p.sendBatchOnce(watched, b.messages)
+		if err == nil {
+			b.acknowledge(last)
+			return
+		}
+		if mustSplit(err, again) {
+			break
+		}
+		if err = retry.next(watched, err); errors.Is(err, ErrNotPermitted) {
+			break
+		} else if err != nil {
+			b.refuse(err)
+			return
+		}
+	}
+	p.sendEach(ctx, b)
+}
+
+// sendBatchOnce returns the sequence of the batch's last message. Only the
+// commit is acknowledged; it waits for no other answer, which would be a round
+// trip that a denied message never ends.
+func (p *Publisher) sendBatchOnce(ctx context.Context, messages []outgoing) (uint64, error) {
+	ctx, cancel := context.WithTimeout(ctx, p.attempt)
+	defer cancel()
+	wire := make([]*nats.Msg, len(messages))
+	for i := range messages {
+		wire[i] = messages[i].message()
+	}
+	ack, err := jetstreamext.PublishMsgBatch(ctx, p.js, wire, jetstreamext.BatchFlowControl{AckFirst: false})
+	if err != nil {
+		return 0, err
+	}
+	return ack.Sequence, nil
+}
+
+// mustSplit reports whether the messages of a refused batch must go one by one,
+// so that each gets its own verdict. The server refuses a whole batch for one
+// message, such as one that it holds already after a lost acknowledgement. An
+// incomplete batch may only have met a restart, so it is sent again first.
+func mustSplit(err error, again bool) bool {
+	var api *jetstream.APIError
+	if errors.As(err, &api) && api.ErrorCode == codeIncomplete {
+		return again
+	}
+	return judge(err) == final || errors.Is(err, jetstreamext.ErrInvalidBatchAck)
+}
+
+// sendEach publishes the messages of a batch one by one, many at a time.
+func (p *Publisher) sendEach(ctx context.Context, b *batch) {
+	slots := make(chan struct{}, singlesInFlight)
+	var all sync.WaitGroup
+	for i := range b.messages {
+		slots <- struct{}{}
+		all.Go(func() {
+			defer func() { <-slots }()
+			b.results[i].Ack, b.results[i].Err = p.send(ctx, b.messages[i])
+		})
+	}
+	all.Wait()
+}
+
+// acknowledge counts back from the last sequence: a batch lies in the stream
+// without a gap, in its own order.
+func (b *batch) acknowledge(last uint64) {
+	for i, r := range b.results {
+		r.Ack = Ack{Seq: last - uint64(len(b.results)-1-i)}
+	}
+}
+
+func (b *batch) refuse(err error) {
+	for i, r := range b.results {
+		r.Err = fmt.Errorf("publish %s, key %q, in a batch of %d: %w", b.messages[i].subject, b.messages[i].key, len(b.messages), err)
+	}
+}

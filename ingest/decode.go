@@ -1,0 +1,145 @@
+package ingest
+
+import (
+	"cmp"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go"
+
+	"odometer"
+)
+
+// Message is one message as the stream holds it. Kind and the tokens are what
+// ParseStored reads from its subject.
+type Message struct {
+	Kind        odometer.Kind
+	TenantToken string
+	AgentToken  string
+	Header      nats.Header
+	Data        []byte            // the payload, not changed by Decode
+	StoredAt    time.Time         // when the stream stored it
+	Position    odometer.Position // where the stream stored it; passed on to the event
+}
+
+// Decode reads a message as the contract describes an event, and judges all
+// that needs nothing but the message itself. The reasons, in this order:
+//
+//   - odometer.Malformed: the payload is not one strict JSON object of at most
+//     odometer.MaxPayloadBytes;
+//   - odometer.InvalidField: a field is missing, of the wrong type or out of
+//     range, or a token of the subject is not well-formed;
+//   - odometer.SubjectMismatch: payload and subject name different tenants or
+//     agents.
+//
+// Agent and action are for the reader of the stream to look up in the
+// catalogue; after that, CheckAge judges the time.
+//
+// With a rejection, the event holds what was read so far, as much as a dead
+// letter shows: kind, tenant and agent of the subject (both zero when it is not
+// well-formed), position, stored time, the key if it was valid.
+//
+// The event's Metadata is a part of m.Data, not a copy.
+func Decode(m *Message) (odometer.Event, *odometer.Rejection) {
+	e := odometer.Event{
+		Kind:       m.Kind,
+		RecordedAt: m.StoredAt.UTC().Truncate(time.Microsecond),
+		Position:   m.Position,
+	}
+	unfit := readSubject(m, &e)
+	var d document
+	if r := d.read(m.Data); r != nil {
+		return e, r
+	}
+	if unfit != nil {
+		return e, unfit
+	}
+	return e, d.judge(m, &e)
+}
+
+// readSubject takes tenant and agent from the subject's tokens, both or none.
+func readSubject(m *Message, e *odometer.Event) *odometer.Rejection {
+	tenant, ok := odometer.ParseTenant(m.TenantToken)
+	if !ok {
+		return invalid("the subject's tenant is %s; allowed: a UUID in canonical lower-case form", shown(m.TenantToken))
+	}
+	if !odometer.ValidAgent(m.AgentToken) {
+		return invalid("the subject's agent is %s; allowed: a lower-case letter, then up to 31 of a-z, 0-9, _ and -", shown(m.AgentToken))
+	}
+	e.Tenant, e.Agent = tenant, m.AgentToken
+	return nil
+}
+
+// judge fills in e from the document, whose JSON is proven. The first of its
+// complaints is the verdict.
+func (d *document) judge(m *Message, e *odometer.Event) *odometer.Rejection {
+	if isCloudEvent(m.Header) {
+		return d.judgeCloudEvent(m, e)
+	}
+	return cmp.Or(
+		d.readKey(idempotencyKey, e),
+		d.readAction(e),
+		d.readQuantity(e),
+		d.readResource(e),
+		d.readOccurred(occurredAt, e),
+		d.readMetadata(e),
+		d.matchSubject(m),
+	)
+}
+
+// matchSubject compares the optional tenant_id and agent with the subject's.
+// Both types are judged before either value: invalid_field goes before
+// subject_mismatch.
+func (d *document) matchSubject(m *Message) *odometer.Rejection {
+	tenant, r := d.optionalText(tenantID)
+	if r != nil {
+		return r
+	}
+	agent, r := d.optionalText(agentID)
+	if r != nil {
+		return r
+	}
+	if d[tenantID] != nil && tenant != m.TenantToken {
+		return mismatch("tenant_id is %s; allowed: the subject's tenant, %s", shown(tenant), m.TenantToken)
+	}
+	if d[agentID] != nil && agent != m.AgentToken {
+		return mismatch("agent is %s; allowed: the subject's agent, %s", shown(agent), m.AgentToken)
+	}
+	return nil
+}
+
+// CheckAge judges when an event occurred against when the stream stored it: not
+// more than odometer.MaxAge before (odometer.TooOld) and not more than
+// odometer.MaxAhead after (odometer.InFuture), the limits themselves allowed.
+// It comes after agent and action were found in the catalogue.
+func CheckAge(e *odometer.Event) *odometer.Rejection {
+	oldest, latest := e.RecordedAt.Add(-odometer.MaxAge), e.RecordedAt.Add(odometer.MaxAhead)
+	switch {
+	case e.OccurredAt.Before(oldest):
+		return &odometer.Rejection{Reason: odometer.TooOld, Detail: fmt.Sprintf("occurred_at is %s; allowed: not before %s, 90 days before it was stored", stamp(e.OccurredAt), stamp(oldest))}
+	case e.OccurredAt.After(latest):
+		return &odometer.Rejection{Reason: odometer.InFuture, Detail: fmt.Sprintf("occurred_at is %s; allowed: not after %s, 5 minutes after it was stored", stamp(e.OccurredAt), stamp(latest))}
+	}
+	return nil
+}
+
+func stamp(t time.Time) string { return t.UTC().Format(time.RFC3339Nano) }
+
+// isCloudEvent reports whether the headers announce a CloudEvent in structured
+// JSON mode. NATS keeps the case in which a header was sent.
+func isCloudEvent(h nats.Header) bool {
+	const name, value = "content-type", "application/cloudevents+json"
+	for key, values := range h {
+		if len(key) != len(name) || !strings.EqualFold(key, name) {
+			continue
+		}
+		for _, v := range values {
+			media, _, _ := strings.Cut(v, ";")
+			if strings.EqualFold(strings.TrimSpace(media), value) {
+				return true
+			}
+		}
+	}
+	return false
+}

@@ -1,0 +1,200 @@
+package ingest
+
+import (
+	"bytes"
+	"strconv"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/go-json-experiment/json/jsontext"
+
+	"odometer"
+)
+
+// maxActionRunes bounds an action_type; the catalogue decides which there are.
+const maxActionRunes = 255
+
+func (d *document) readKey(f field, e *odometer.Event) *odometer.Rejection {
+	key, r := d.text(f)
+	if r != nil {
+		return r
+	}
+	runes := 0
+	for _, c := range key {
+		// Most keys are ASCII, and the table behind IsPrint is slow.
+		if (c < ' ' || c > '~') && !unicode.IsPrint(c) {
+			runes = 0
+			break
+		}
+		runes++
+	}
+	if runes < 1 || runes > odometer.MaxKeyRunes {
+		return d.refuse(f, "1 to 255 printable characters")
+	}
+	e.Key = key
+	return nil
+}
+
+func (d *document) readAction(e *odometer.Event) *odometer.Rejection {
+	if e.Kind == odometer.Adjustment {
+		return d.readAdjustmentAction(e)
+	}
+	action, r := d.text(actionType)
+	if r != nil {
+		return r
+	}
+	if !validAction(action) {
+		return d.refuse(actionType, "one of the agent's actions in the catalogue")
+	}
+	e.Action = action
+	return nil
+}
+
+func (d *document) readAdjustmentAction(e *odometer.Event) *odometer.Rejection {
+	action, r := d.optionalText(actionType)
+	if r != nil {
+		return r
+	}
+	if d[actionType] != nil && action != odometer.AdjustmentAction {
+		return d.refuse(actionType, `"`+odometer.AdjustmentAction+`" or none, for a correction`)
+	}
+	e.Action = odometer.AdjustmentAction
+	return nil
+}
+
+func validAction(action string) bool {
+	return action != "" && utf8.RuneCountInString(action) <= maxActionRunes
+}
+
+// readQuantity takes digits only: 5.0 and 1e3 are whole numbers to some JSON
+// writers and floats to others, so they are nobody's way to write a quantity.
+func (d *document) readQuantity(e *odometer.Event) *odometer.Rejection {
+	const usage, adjustment = "a whole number from 1 to 1000000000, in digits only",
+		"a whole number from -1000000000 to 1000000000, in digits only, not 0"
+	raw := d[quantity]
+	if e.Kind == odometer.Adjustment {
+		if raw == nil {
+			return invalid("quantity is missing; allowed: %s", adjustment)
+		}
+		n, ok := digits(raw)
+		if !ok || n == 0 || n < -odometer.MaxQuantity || n > odometer.MaxQuantity {
+			return d.refuse(quantity, adjustment)
+		}
+		e.Quantity = n
+		return nil
+	}
+	if raw == nil {
+		e.Quantity = 1
+		return nil
+	}
+	n, ok := digits(raw)
+	if !ok || n < 1 || n > odometer.MaxQuantity {
+		return d.refuse(quantity, usage)
+	}
+	e.Quantity = n
+	return nil
+}
+
+// digits reads a JSON number that is written as digits, perhaps after a minus.
+func digits(raw jsontext.Value) (int64, bool) {
+	const longest = len("-1000000000")
+	if raw.Kind() != '0' || len(raw) > longest {
+		return 0, false
+	}
+	n, err := strconv.ParseInt(string(raw), 10, 64)
+	return n, err == nil
+}
+
+func (d *document) readResource(e *odometer.Event) *odometer.Rejection {
+	resource, r := d.optionalText(resourceID)
+	if r != nil || d[resourceID] == nil {
+		return r
+	}
+	if utf8.RuneCountInString(resource) > odometer.MaxResourceRunes {
+		return d.refuse(resourceID, "at most 255 characters")
+	}
+	e.Resource = &resource
+	return nil
+}
+
+func (d *document) readOccurred(f field, e *odometer.Event) *odometer.Rejection {
+	e.OccurredAt = e.RecordedAt
+	if d[f] == nil {
+		return nil
+	}
+	if d[f].Kind() != '"' {
+		return d.refuse(f, "a string")
+	}
+	var at time.Time
+	if text := unquoted(d[f]); !rfc3339(text) || at.UnmarshalText(text) != nil {
+		return d.refuse(f, "a time of RFC 3339 with its offset, such as 2026-11-23T07:15:33Z")
+	}
+	e.OccurredAt = at.UTC().Truncate(time.Microsecond)
+	return nil
+}
+
+// rfc3339 checks the form; the clock's numbers are left to package time, which
+// on its own also takes 7:15:33, a comma before the fraction and offsets beyond
+// a day (go.dev/issue/54580).
+func rfc3339(s []byte) bool {
+	const form = "0000-00-00T00:00:00"
+	if len(s) <= len(form) || !like(s[:len(form)], form) {
+		return false
+	}
+	zone := s[len(form):]
+	if zone[0] == '.' {
+		fraction := len(zone) - 1 - len(bytes.TrimLeft(zone[1:], "0123456789"))
+		if fraction == 0 {
+			return false
+		}
+		zone = zone[1+fraction:]
+	}
+	if string(zone) == "Z" {
+		return true
+	}
+	return (like(zone, "+00:00") || like(zone, "-00:00")) && string(zone[1:3]) < "24" && string(zone[4:]) < "60"
+}
+
+// like reports whether s has a digit wherever form has 0, and is form elsewhere.
+func like(s []byte, form string) bool {
+	if len(s) != len(form) {
+		return false
+	}
+	for i, c := range s {
+		if form[i] == '0' && (c < '0' || c > '9') || form[i] != '0' && c != form[i] {
+			return false
+		}
+	}
+	return true
+}
+
+// text is the value of a field that must be there and be a string.
+func (d *document) text(f field) (string, *odometer.Rejection) {
+	if d[f] == nil {
+		return "", invalid("%s is missing; allowed: a string", f)
+	}
+	return d.optionalText(f)
+}
+
+// optionalText is the value of a field that must be a string if it is there.
+func (d *document) optionalText(f field) (string, *odometer.Rejection) {
+	if d[f] == nil {
+		return "", nil
+	}
+	if d[f].Kind() != '"' {
+		return "", d.refuse(f, "a string")
+	}
+	return string(unquoted(d[f])), nil
+}
+
+// unquoted is the content of a proven JSON string, without a copy where it has
+// no escapes.
+func unquoted(raw []byte) []byte {
+	inner := raw[1 : len(raw)-1]
+	if bytes.IndexByte(inner, '\\') < 0 {
+		return inner
+	}
+	text, _ := jsontext.AppendUnquote(nil, raw)
+	return text
+}

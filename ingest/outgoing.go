@@ -1,0 +1,53 @@
+package ingest
+
+import (
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"odometer"
+)
+
+const (
+	contentTypeHeader = "Content-Type"
+	cloudEventType    = "application/cloudevents+json"
+)
+
+var cloudEventHeader = nats.Header{contentTypeHeader: {cloudEventType}}
+
+// outgoing is a valid event on its way to the stream. Every attempt sends the
+// same subject, payload and id.
+type outgoing struct {
+	subject    string
+	id         string // Nats-Msg-Id
+	key        string // for errors
+	payload    []byte
+	cloudEvent bool
+}
+
+// address validates an event and gives it subject and id. With a rejection,
+// only the key is set, as far as it could be read.
+func address(r Raw, now time.Time) (outgoing, *odometer.Rejection) {
+	e, rejection := decodeRaw(r, now)
+	if rejection != nil {
+		return outgoing{key: e.Key}, rejection
+	}
+	subject := Subject(e.Kind, e.Tenant, e.Agent)
+	return outgoing{
+		subject:    subject,
+		id:         MessageID(subject, r.Payload),
+		key:        e.Key,
+		payload:    r.Payload,
+		cloudEvent: r.CloudEvent,
+	}, nil
+}
+
+// message is made anew for each attempt: the client library writes into it.
+func (o *outgoing) message() *nats.Msg {
+	header := nats.Header{jetstream.MsgIDHeader: {o.id}}
+	if o.cloudEvent {
+		header[contentTypeHeader] = []string{cloudEventType}
+	}
+	return &nats.Msg{Subject: o.subject, Header: header, Data: o.payload}
+}
