@@ -1,0 +1,190 @@
+// Package migrations holds the database's schema and moves it forward and
+// back. The SQL is embedded, so that a binary and the schema it was written
+// for cannot be separated, and so that a binary can tell whether the database
+// in front of it is the one it knows.
+//
+// What it guarantees: a migration is applied once, however many processes
+// call [Up] at the same time; a migration that fails leaves nothing behind;
+// [Status] and [Check] only read; nothing that was counted or billed is
+// dropped unless the caller insists.
+//
+// A new migration is a new file, 00002_words.sql, in goose's format. Files
+// that were released are never edited.
+package migrations
+
+import (
+	"context"
+	"crypto/sha256"
+	"database/sql"
+	"embed"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/jackc/pgx/v5/stdlib"
+	"github.com/pressly/goose/v3"
+	"github.com/pressly/goose/v3/lock"
+)
+
+//go:embed *.sql
+var embedded embed.FS
+
+var (
+	// ErrBehind means that the database lacks migrations of this binary.
+	ErrBehind = errors.New("the database is behind this binary")
+
+	// ErrAhead means that the database has migrations this binary does not
+	// know.
+	ErrAhead = errors.New("this binary is older than the database")
+
+	// ErrWouldDestroy means that taking a migration back would drop events
+	// or told overage.
+	ErrWouldDestroy = errors.New("taking a migration back would destroy data")
+)
+
+// Migration is one step of the schema.
+type Migration struct {
+	Version   int64
+	Name      string // the file's name without .sql; empty when this binary does not know the version
+	Applied   bool
+	AppliedAt time.Time // zero when not applied
+}
+
+// Up applies what is missing, oldest first, and returns what it applied.
+// While another process is at it, Up waits until that one is done or ctx ends.
+// When a migration fails, those before it stay applied and are returned with
+// the error.
+func Up(ctx context.Context, pool *pgxpool.Pool) (applied []Migration, err error) {
+	return up(ctx, pool, embedded)
+}
+
+// Down takes back the newest migration and returns it. Unless force is set it
+// refuses with [ErrWouldDestroy] while the database holds usage events or
+// overage reports. It cannot see events that are still to come: stop the
+// writers first.
+func Down(ctx context.Context, pool *pgxpool.Pool, force bool) (Migration, error) {
+	return down(ctx, pool, embedded, force)
+}
+
+// Status lists the migrations of this binary and those the database has
+// beyond them, oldest first.
+func Status(ctx context.Context, pool *pgxpool.Pool) ([]Migration, error) {
+	return status(ctx, pool, embedded)
+}
+
+// Check returns nil when the database has exactly the migrations of this
+// binary, else an error that is [ErrBehind] or [ErrAhead].
+func Check(ctx context.Context, pool *pgxpool.Pool) error {
+	return check(ctx, pool, embedded)
+}
+
+// Fingerprint identifies the embedded migrations: it changes with every byte
+// of them.
+func Fingerprint() string {
+	return fingerprint(embedded)
+}
+
+func up(ctx context.Context, pool *pgxpool.Pool, files fs.FS) ([]Migration, error) {
+	if err := check(ctx, pool, files); err != nil && !errors.Is(err, ErrBehind) {
+		return nil, fmt.Errorf("migrate up: %w", err)
+	}
+	p, db, err := provider(pool, files)
+	if err != nil {
+		return nil, fmt.Errorf("migrate up: %w", err)
+	}
+	defer db.Close()
+
+	results, err := p.Up(ctx)
+	if err != nil {
+		var before *goose.PartialError
+		if errors.As(err, &before) {
+			results = before.Applied
+		}
+		err = fmt.Errorf("migrate up: %w", named(err))
+	}
+	var applied []Migration
+	for _, r := range results {
+		applied = append(applied, Migration{r.Source.Version, name(r.Source.Path), true, time.Now().UTC()})
+	}
+	return applied, err
+}
+
+func down(ctx context.Context, pool *pgxpool.Pool, files fs.FS, force bool) (Migration, error) {
+	if err := check(ctx, pool, files); err != nil && !errors.Is(err, ErrBehind) {
+		return Migration{}, fmt.Errorf("migrate down: %w", err)
+	}
+	if !force {
+		if err := refuseLoss(ctx, pool); err != nil {
+			return Migration{}, fmt.Errorf("migrate down: %w", err)
+		}
+	}
+	p, db, err := provider(pool, files)
+	if err != nil {
+		return Migration{}, fmt.Errorf("migrate down: %w", err)
+	}
+	defer db.Close()
+
+	result, err := p.Down(ctx)
+	if errors.Is(err, goose.ErrNoNextVersion) {
+		return Migration{}, errors.New("migrate down: no migration is applied, there is nothing to take back")
+	}
+	if err != nil {
+		return Migration{}, fmt.Errorf("migrate down: %w", named(err))
+	}
+	return Migration{Version: result.Source.Version, Name: name(result.Source.Path)}, nil
+}
+
+// provider returns goose over files and the pool. Closing db gives its
+// connections back; the pool stays open.
+func provider(pool *pgxpool.Pool, files fs.FS) (*goose.Provider, *sql.DB, error) {
+	// Asked every second for a day: how long to wait is the caller's to say,
+	// by ctx, and a long migration must not fail the processes behind it.
+	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 24*60*60))
+	if err != nil {
+		return nil, nil, err
+	}
+	db := stdlib.OpenDBFromPool(pool)
+	p, err := goose.NewProvider(goose.DialectPostgres, db, files,
+		goose.WithSessionLocker(locker),
+		goose.WithDisableGlobalRegistry(true),
+		goose.WithLogger(goose.NopLogger()))
+	if err != nil {
+		db.Close()
+		return nil, nil, err
+	}
+	return p, db, nil
+}
+
+// named says which file an error is of.
+func named(err error) error {
+	var failed *goose.PartialError
+	if errors.As(err, &failed) {
+		return fmt.Errorf("%s: %w", name(failed.Failed.Source.Path), failed.Err)
+	}
+	return err
+}
+
+func name(file string) string {
+	return strings.TrimSuffix(path.Base(file), ".sql")
+}
+
+func fingerprint(files fs.FS) string {
+	names, err := fs.Glob(files, "*.sql")
+	if err != nil {
+		panic(err) // only a malformed pattern can fail
+	}
+	h := sha256.New()
+	for _, n := range names {
+		content, err := fs.ReadFile(files, n)
+		if err != nil {
+			panic(fmt.Sprintf("embedded migration %s: %v", n, err)) // it is part of this binary
+		}
+		fmt.Fprintf(h, "%s %d\n%s", n, len(content), content)
+	}
+	return hex.EncodeToString(h.Sum(nil))[:16]
+}
