@@ -1,0 +1,251 @@
+package query
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/rsa"
+	"encoding/base64"
+	"errors"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/uuid"
+)
+
+func TestTokensThatAreNotGoodAreRefused(t *testing.T) {
+	t.Parallel()
+	good := hs256(t, nil)
+	parts := strings.Split(good, ".")
+	segment := func(text string) string { return base64.RawURLEncoding.EncodeToString([]byte(text)) }
+	resigned := func(claims string) string {
+		text := parts[0] + "." + segment(claims)
+		mac, err := jwt.SigningMethodHS256.Sign(text, secret)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return text + "." + base64.RawURLEncoding.EncodeToString(mac)
+	}
+	rsaKey, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := map[string]string{
+		"empty":                       " ",
+		"rubbish":                     "rubbish",
+		"dots":                        "..",
+		"four parts":                  good + ".x",
+		"no signature":                parts[0] + "." + parts[1] + ".",
+		"signature cut":               good[:len(good)-3],
+		"signature of another":        parts[0] + "." + segment(`{"tenant_id":"`+uuid.NewString()+`","scope":"usage:read","exp":9999999999}`) + "." + parts[2],
+		"other secret":                signed(t, jwt.SigningMethodHS256, []byte(strings.Repeat("x", 32)), nil, said(nil)),
+		"alg none":                    signed(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, nil, said(nil)),
+		"alg None, spelled otherwise": segment(`{"alg":"None","typ":"JWT"}`) + "." + parts[1] + ".",
+		"alg of another strength":     signed(t, jwt.SigningMethodHS512, secret, nil, said(nil)),
+		"alg RS256":                   signed(t, jwt.SigningMethodRS256, rsaKey, nil, said(nil)),
+		"no alg":                      segment(`{"typ":"JWT"}`) + "." + parts[1] + "." + parts[2],
+		"critical extension":          signed(t, jwt.SigningMethodHS256, secret, map[string]any{"crit": []string{"x"}, "x": 1}, said(nil)),
+		"expired":                     hs256(t, map[string]any{"exp": seconds(-time.Hour)}),
+		"without exp":                 hs256(t, map[string]any{"exp": nil}),
+		"exp is a word":               hs256(t, map[string]any{"exp": "never"}),
+		"not yet":                     hs256(t, map[string]any{"nbf": seconds(time.Hour)}),
+		"issued in the future":        hs256(t, map[string]any{"iat": seconds(time.Hour)}),
+		"no tenant":                   hs256(t, map[string]any{"tenant_id": nil}),
+		"empty tenant":                hs256(t, map[string]any{"tenant_id": ""}),
+		"tenant is no UUID":           hs256(t, map[string]any{"tenant_id": "acme"}),
+		"tenant in capitals":          hs256(t, map[string]any{"tenant_id": "7B0C4D1E-8F7A-4B6E-9D4E-111111111111"}),
+		"tenant in braces":            hs256(t, map[string]any{"tenant_id": "{" + someTenant.String() + "}"}),
+		"tenant is a number":          hs256(t, map[string]any{"tenant_id": 7}),
+		"nil tenant":                  hs256(t, map[string]any{"tenant_id": uuid.Nil.String()}),
+		"unknown role":                hs256(t, map[string]any{"role": "root"}),
+		"role in capitals":            hs256(t, map[string]any{"role": "ADMIN"}),
+		"role is an array":            hs256(t, map[string]any{"role": []string{"admin"}}),
+		"scope is a number":           hs256(t, map[string]any{"scope": 1}),
+		"scope is an object":          hs256(t, map[string]any{"scope": map[string]any{"usage:read": true}}),
+		"claims are null":             resigned(`null`),
+		"claims are an array":         resigned(`[]`),
+		"a claim twice":               resigned(`{"tenant_id":"` + uuid.NewString() + `","tenant_id":"` + someTenant.String() + `","scope":"usage:read","exp":9999999999}`),
+		"claims of another case":      resigned(`{"TENANT_ID":"` + someTenant.String() + `","scope":"usage:read","exp":9999999999}`),
+		"too long":                    hs256(t, map[string]any{"pad": strings.Repeat("x", 9<<10)}),
+		"in quotes":                   `"` + good + `"`,
+	}
+	h := handler(t, nil, 0)
+	for name, bad := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			r := get(h, usageRoute, bad)
+			wantProblem(t, r, unauthorized)
+			challenge := r.Header.Get("WWW-Authenticate")
+			if !strings.HasPrefix(challenge, "Bearer") || strings.Contains(challenge, `error="invalid_token"`) != (bad != " ") {
+				t.Errorf("WWW-Authenticate: %s", challenge)
+			}
+		})
+	}
+}
+
+func TestTokensThatAreGoodAreAccepted(t *testing.T) {
+	t.Parallel()
+	keys := secretKeys(t)
+	base := Claims{Tenant: someTenant, Role: Tenant, Scopes: []string{"usage:read"}}
+	with := func(change func(*Claims)) Claims { c := base; change(&c); return c }
+	tests := map[string]struct {
+		change map[string]any
+		want   Claims
+	}{
+		"plain":               {nil, base},
+		"role tenant":         {map[string]any{"role": "tenant"}, base},
+		"role admin":          {map[string]any{"role": "admin"}, with(func(c *Claims) { c.Role = Admin })},
+		"admin of no tenant":  {map[string]any{"role": "admin", "tenant_id": nil}, with(func(c *Claims) { c.Role, c.Tenant = Admin, uuid.Nil })},
+		"several scopes":      {map[string]any{"scope": "usage:write  usage:read"}, with(func(c *Claims) { c.Scopes = []string{"usage:write", "usage:read"} })},
+		"scopes as an array":  {map[string]any{"scope": []string{"usage:read", "x"}}, with(func(c *Claims) { c.Scopes = []string{"usage:read", "x"} })},
+		"subject":             {map[string]any{"sub": "dana"}, with(func(c *Claims) { c.Subject = "dana" })},
+		"issuer, not asked":   {map[string]any{"iss": "someone", "aud": []string{"x", "y"}}, base},
+		"claims of other use": {map[string]any{"email": "a@example.com", "nested": map[string]any{"a": 1}}, base},
+	}
+	for name, test := range tests {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			got, err := keys.verify(context.Background(), hs256(t, test.change))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(test.want, got); diff != "" {
+				t.Error(diff)
+			}
+		})
+	}
+}
+
+func TestClocksMayDifferByHalfAMinute(t *testing.T) {
+	t.Parallel()
+	keys := secretKeys(t)
+	for _, test := range []struct {
+		claim string
+		off   time.Duration
+		want  int
+	}{
+		{"exp", -20 * time.Second, http.StatusOK},
+		{"exp", -40 * time.Second, http.StatusUnauthorized},
+		{"nbf", 20 * time.Second, http.StatusOK},
+		{"nbf", 40 * time.Second, http.StatusUnauthorized},
+		{"iat", 20 * time.Second, http.StatusOK},
+		{"iat", 40 * time.Second, http.StatusUnauthorized},
+	} {
+		if got := verdict(t, keys, hs256(t, map[string]any{test.claim: seconds(test.off)})); got != test.want {
+			t.Errorf("%s %v from now: %d", test.claim, test.off, got)
+		}
+	}
+}
+
+func TestScopeIsAWholeWord(t *testing.T) {
+	t.Parallel()
+	h := handler(t, nil, 0)
+	for _, scope := range []any{nil, "", "usage:write", "usage", "usage:readx", "USAGE:READ", "usage:read,usage:write", []string{}, []string{"usage:write usage:read"}} {
+		r := get(h, usageRoute, hs256(t, map[string]any{"scope": scope}))
+		wantProblem(t, r, forbidden)
+		if !strings.Contains(r.Header.Get("WWW-Authenticate"), "insufficient_scope") {
+			t.Errorf("scope %v: WWW-Authenticate %q", scope, r.Header.Get("WWW-Authenticate"))
+		}
+	}
+}
+
+func TestIssuerAndAudienceAreAskedFor(t *testing.T) {
+	t.Parallel()
+	keys, err := KeysFromSecret(secret, Expect{Issuer: "https://issuer.example", Audience: "odometer"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	tests := []struct {
+		iss, aud any
+		good     bool
+	}{
+		{"https://issuer.example", "odometer", true},
+		{"https://issuer.example", []string{"x", "odometer"}, true},
+		{"https://issuer.example/", "odometer", false},
+		{nil, "odometer", false},
+		{"https://issuer.example", nil, false},
+		{"https://issuer.example", "other", false},
+	}
+	for _, test := range tests {
+		_, err := keys.verify(context.Background(), hs256(t, map[string]any{"iss": test.iss, "aud": test.aud}))
+		var bad *tokenError
+		if (err == nil) != test.good || err != nil && !errors.As(err, &bad) {
+			t.Errorf("iss %v, aud %v: %v", test.iss, test.aud, err)
+		}
+	}
+}
+
+func TestTokenIsTakenFromItsHeaderOnly(t *testing.T) {
+	t.Parallel()
+	good := hs256(t, nil)
+	accepted := func(target string, lines ...string) bool {
+		r := httptest.NewRequest(http.MethodGet, target, nil)
+		r.Header["Authorization"] = lines
+		r.AddCookie(&http.Cookie{Name: "token", Value: good})
+		s := &server{keys: secretKeys(t)}
+		_, no := s.identify(r)
+		return no == nil
+	}
+	for _, line := range []string{"Bearer " + good, "bearer " + good, "BEARER  " + good} {
+		if !accepted(usageRoute, line) {
+			t.Errorf("refused: %.12s…", line)
+		}
+	}
+	for _, line := range []string{good, "Basic " + good, "Bearer" + good, "Bearer", "Bearer ", "Token " + good} {
+		if accepted(usageRoute, line) {
+			t.Errorf("accepted: %.12s…", line)
+		}
+	}
+	if accepted(usageRoute+"?access_token="+good) || accepted(usageRoute, "Bearer "+good, "Bearer "+good) {
+		t.Error("accepted from elsewhere")
+	}
+}
+
+func TestSignedTokenIsAccepted(t *testing.T) {
+	t.Parallel()
+	keys, err := KeysFromSecret(secret, Expect{Issuer: "i", Audience: "a"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := Claims{Subject: "dana", Tenant: someTenant, Role: Admin, Scopes: []string{"usage:read", "usage:write"}}
+	asked := want
+	asked.Issuer, asked.Audience = "i", "a"
+	text, err := SignToken(secret, asked, time.Minute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	got, err := keys.verify(context.Background(), text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Error(diff)
+	}
+}
+
+func TestTokenThatNobodyWouldAcceptIsNotSigned(t *testing.T) {
+	t.Parallel()
+	tests := map[string]struct {
+		secret []byte
+		claims Claims
+		ttl    time.Duration
+		says   string
+	}{
+		"empty secret": {nil, Claims{Tenant: someTenant}, time.Hour, "openssl rand -hex 32"},
+		"no tenant":    {secret, Claims{}, time.Hour, "tenant"},
+		"role":         {secret, Claims{Tenant: someTenant, Role: "root"}, time.Hour, `"root"`},
+		"ttl":          {secret, Claims{Tenant: someTenant}, 0, "ttl"},
+	}
+	for name, test := range tests {
+		if _, err := SignToken(test.secret, test.claims, test.ttl); err == nil || !strings.Contains(err.Error(), test.says) {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	if _, err := KeysFromSecret(nil, Expect{}); err == nil || !strings.Contains(err.Error(), "openssl rand -hex 32") {
+		t.Errorf("keys from a short secret: %v", err)
+	}
+}

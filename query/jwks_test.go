@@ -1,0 +1,288 @@
+package query
+
+import (
+	"bytes"
+	"context"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/rsa"
+	"errors"
+	"io"
+	"log/slog"
+	"net/http"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/MicahParks/jwkset"
+	"github.com/golang-jwt/jwt/v5"
+	"golang.org/x/time/rate"
+)
+
+func keysFrom(t testing.TB, i *issuer) *Keys {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	keys, err := KeysFromURL(ctx, i.URL, Expect{}, quiet)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+// verdict is how a token is answered: 200, 401 or 503.
+func verdict(t testing.TB, keys *Keys, token string) int {
+	t.Helper()
+	_, err := keys.verify(context.Background(), token)
+	var bad *tokenError
+	switch {
+	case err == nil:
+		return http.StatusOK
+	case errors.As(err, &bad):
+		return http.StatusUnauthorized
+	case errors.Is(err, errKeysUnknown):
+		return http.StatusServiceUnavailable
+	}
+	t.Fatal(err)
+	return 0
+}
+
+func kid(id string) map[string]any { return map[string]any{"kid": id} }
+
+// testKeys are one private key of each kind.
+type testKeys struct {
+	rsa     *rsa.PrivateKey
+	ed      ed25519.PrivateKey
+	weakRSA *rsa.PrivateKey
+}
+
+var generated = sync.OnceValue(func() testKeys {
+	strong, err := rsa.GenerateKey(rand.Reader, 2048)
+	if err != nil {
+		panic(err)
+	}
+	weak, err := rsa.GenerateKey(rand.Reader, 1024)
+	if err != nil {
+		panic(err)
+	}
+	_, ed, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		panic(err)
+	}
+	return testKeys{strong, ed, weak}
+})
+
+func TestKeySetDecidesWhichTokensAreGood(t *testing.T) {
+	t.Parallel()
+	k, p256, p384 := generated(), ecKey(t, elliptic.P256()), ecKey(t, elliptic.P384())
+	shared := []byte(strings.Repeat("s", 32))
+	i := newIssuer(t)
+	i.says(http.StatusOK, keySet(t,
+		published{id: "rsa", key: &k.rsa.PublicKey, use: jwkset.UseSig},
+		published{id: "rsa-pinned", key: &k.rsa.PublicKey, alg: jwkset.AlgPS256},
+		published{id: "rsa-enc", key: &k.rsa.PublicKey, use: jwkset.UseEnc},
+		published{id: "rsa-weak", key: &k.weakRSA.PublicKey},
+		published{id: "ec", key: &p256.PublicKey},
+		published{id: "ec-384", key: &p384.PublicKey},
+		published{id: "ed", key: k.ed, also: true},
+		published{id: "shared", key: shared, also: true},
+	))
+	keys := keysFrom(t, i)
+	rs, es, ed := jwt.SigningMethodRS256, jwt.SigningMethodES256, jwt.SigningMethodEdDSA
+	tests := map[string]struct {
+		token string
+		want  int
+	}{
+		"RS256":                     {signed(t, rs, k.rsa, kid("rsa"), said(nil)), 200},
+		"ES256":                     {signed(t, es, p256, kid("ec"), said(nil)), 200},
+		"EdDSA":                     {signed(t, ed, k.ed, kid("ed"), said(nil)), 200},
+		"without a key id":          {signed(t, es, p256, nil, said(nil)), 200},
+		"expired":                   {signed(t, rs, k.rsa, kid("rsa"), said(map[string]any{"exp": 1})), 401},
+		"alg none":                  {signed(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, kid("rsa"), said(nil)), 401},
+		"RS384":                     {signed(t, jwt.SigningMethodRS384, k.rsa, kid("rsa"), said(nil)), 401},
+		"PS256":                     {signed(t, jwt.SigningMethodPS256, k.rsa, kid("rsa-pinned"), said(nil)), 401},
+		"key of another algorithm":  {signed(t, rs, k.rsa, kid("rsa-pinned"), said(nil)), 401},
+		"key of another kind":       {signed(t, rs, k.rsa, kid("ec"), said(nil)), 401},
+		"key for encryption":        {signed(t, rs, k.rsa, kid("rsa-enc"), said(nil)), 401},
+		"weak key":                  {signed(t, rs, k.weakRSA, kid("rsa-weak"), said(nil)), 401},
+		"ES384":                     {signed(t, jwt.SigningMethodES384, p384, kid("ec-384"), said(nil)), 401},
+		"other key, known id":       {signed(t, es, ecKey(t, elliptic.P256()), kid("ec"), said(nil)), 401},
+		"HS256 with the public PEM": {signed(t, jwt.SigningMethodHS256, publicPEM(t, &k.rsa.PublicKey), kid("rsa"), said(nil)), 401},
+		"HS256 with the shared key": {signed(t, jwt.SigningMethodHS256, shared, kid("shared"), said(nil)), 401},
+		"key id is a number":        {signed(t, rs, k.rsa, map[string]any{"kid": 1}, said(nil)), 401},
+		"key brought along":         {signed(t, rs, k.rsa, map[string]any{"kid": "mine", "jwk": map[string]any{"kty": "RSA"}, "jku": "http://127.0.0.1:1"}, said(nil)), 401},
+	}
+	for name, test := range tests {
+		if got := verdict(t, keys, test.token); got != test.want {
+			t.Errorf("%s: %d, want %d", name, got, test.want)
+		}
+	}
+}
+
+func TestRotatedKeyIsFetchedOnceForACrowd(t *testing.T) {
+	t.Parallel()
+	old, next := ecKey(t, elliptic.P256()), ecKey(t, elliptic.P256())
+	i := newIssuer(t)
+	i.says(http.StatusOK, keySet(t, published{id: "old", key: &old.PublicKey}))
+	keys := keysFrom(t, i)
+	oldToken := signed(t, jwt.SigningMethodES256, old, kid("old"), said(nil))
+	nextToken := signed(t, jwt.SigningMethodES256, next, kid("next"), said(nil))
+	if got := verdict(t, keys, oldToken); got != http.StatusOK {
+		t.Fatalf("old key: %d", got)
+	}
+	i.says(http.StatusOK, keySet(t, published{id: "next", key: &next.PublicKey}))
+	before := i.asked.Load()
+	var crowd sync.WaitGroup
+	for range 50 {
+		crowd.Go(func() {
+			if got := verdict(t, keys, nextToken); got != http.StatusOK {
+				t.Errorf("rotated key: %d", got)
+			}
+		})
+	}
+	crowd.Wait()
+	if n := i.asked.Load() - before; n > jwksUnknownBurst {
+		t.Errorf("the issuer was asked %d times", n)
+	}
+	if got := verdict(t, keys, oldToken); got != http.StatusUnauthorized {
+		t.Errorf("a key that was taken back: %d", got)
+	}
+}
+
+func TestUnknownKeysAreNoFlood(t *testing.T) {
+	t.Parallel()
+	key := ecKey(t, elliptic.P256())
+	i := newIssuer(t)
+	keys := keysFrom(t, i)
+	for n := range 200 {
+		if got := verdict(t, keys, signed(t, jwt.SigningMethodES256, key, kid(strings.Repeat("x", n)), said(nil))); got != http.StatusUnauthorized {
+			t.Fatalf("unknown key: %d", got)
+		}
+	}
+	// One for the start; a slow machine may earn a few more on the way.
+	if n := i.asked.Load(); n > 1+jwksUnknownBurst+5 {
+		t.Errorf("the issuer was asked %d times", n)
+	}
+}
+
+// askingFreely are keys that are fetched for every unknown one, and never by
+// themselves.
+func askingFreely(t testing.TB, i *issuer, log *slog.Logger) *remoteKeys {
+	t.Helper()
+	return &remoteKeys{
+		Storage: jwkset.NewMemoryStorage(), address: i.URL, client: i.Client(), log: log,
+		unknown: rate.NewLimiter(rate.Inf, 1), lastFail: errKeysUnknown,
+	}
+}
+
+func TestIssuerThatIsAwayStopsNobodyButNewKeys(t *testing.T) {
+	t.Parallel()
+	key := ecKey(t, elliptic.P256())
+	known := signed(t, jwt.SigningMethodES256, key, kid("known"), said(nil))
+	unknown := signed(t, jwt.SigningMethodES256, key, kid("unknown"), said(nil))
+	i := newIssuer(t)
+	i.says(http.StatusBadGateway, nil)
+	keys, err := askingFreely(t, i, quiet).keys(Expect{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h := NewHandler(Options{Keys: keys, Log: quiet})
+	wantProblem(t, get(h, usageRoute, known), unavailable)
+	wantProblem(t, get(h, usageRoute, "rubbish"), unauthorized)
+	for _, page := range []string{`<html>`, `{}`, `{"keys":null}`, ``} {
+		i.says(http.StatusOK, []byte(page))
+		if got := verdict(t, keys, known); got != http.StatusServiceUnavailable {
+			t.Errorf("after the page %q: %d", page, got)
+		}
+	}
+	i.says(http.StatusOK, keySet(t, published{id: "known", key: &key.PublicKey}))
+	if got := verdict(t, keys, known); got != http.StatusOK {
+		t.Errorf("after the issuer answered: %d", got)
+	}
+	i.Close()
+	if got := verdict(t, keys, unknown); got != http.StatusServiceUnavailable {
+		t.Errorf("unknown key without the issuer: %d", got)
+	}
+	if got := verdict(t, keys, known); got != http.StatusOK {
+		t.Errorf("known key without the issuer: %d", got)
+	}
+}
+
+// answering is a connection to an issuer that answers by a function.
+type answering func() *http.Response
+
+func (a answering) RoundTrip(*http.Request) (*http.Response, error) { return a(), nil }
+
+func TestKeySetIsFetchedByItself(t *testing.T) {
+	t.Parallel()
+	synctest.Test(t, func(t *testing.T) {
+		var asked, status atomic.Int64
+		status.Store(http.StatusBadGateway)
+		remote := &remoteKeys{
+			Storage: jwkset.NewMemoryStorage(), address: "http://issuer.example", log: quiet,
+			client: &http.Client{Transport: answering(func() *http.Response {
+				asked.Add(1)
+				return &http.Response{StatusCode: int(status.Load()), Body: io.NopCloser(strings.NewReader(`{"keys":[]}`))}
+			})},
+		}
+		go remote.keepFresh(t.Context())
+		after := func(d time.Duration, want int64) {
+			t.Helper()
+			time.Sleep(d)
+			synctest.Wait()
+			if got := asked.Load(); got != want {
+				t.Errorf("asked %d times, want %d", got, want)
+			}
+		}
+		after(0, 1)
+		after(jwksRetry, 2)
+		status.Store(http.StatusOK)
+		after(jwksRetry, 3)
+		after(jwksFresh-time.Second, 3)
+		after(time.Second, 4)
+	})
+}
+
+func TestEmptyKeySetTakesAllKeysBack(t *testing.T) {
+	t.Parallel()
+	key := ecKey(t, elliptic.P256())
+	i := newIssuer(t)
+	i.says(http.StatusOK, keySet(t, published{id: "a", key: &key.PublicKey}))
+	keys := keysFrom(t, i)
+	good := signed(t, jwt.SigningMethodES256, key, kid("a"), said(nil))
+	if got := verdict(t, keys, good); got != http.StatusOK {
+		t.Fatal(got)
+	}
+	i.says(http.StatusOK, keySet(t))
+	verdict(t, keys, signed(t, jwt.SigningMethodES256, key, kid("b"), said(nil)))
+	if got := verdict(t, keys, good); got != http.StatusUnauthorized {
+		t.Errorf("%d", got)
+	}
+}
+
+func TestKeySetsAddressIsChecked(t *testing.T) {
+	t.Parallel()
+	for _, address := range []string{"", "issuer.example/jwks", "file:///etc/passwd", "ftp://issuer.example", "http://", "%"} {
+		if _, err := KeysFromURL(t.Context(), address, Expect{}, quiet); err == nil {
+			t.Errorf("%q is accepted", address)
+		}
+	}
+}
+
+func TestIssuersAbsenceIsSaidOnce(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	i := newIssuer(t)
+	remote := askingFreely(t, i, slog.New(slog.NewTextHandler(&log, nil)))
+	for _, status := range []int{500, 500, 200, 200, 500, 500} {
+		i.says(status, []byte(`{"keys":[]}`))
+		remote.refresh(t.Context())
+	}
+	if warned, told := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "level=INFO"); warned != 2 || told != 1 {
+		t.Errorf("%d warnings, %d all-clears:\n%s", warned, told, &log)
+	}
+}

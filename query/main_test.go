@@ -1,0 +1,204 @@
+package query
+
+import (
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"odometer"
+	"odometer/migrations/pgtest"
+)
+
+func TestMain(m *testing.M) { pgtest.Main(m) }
+
+// partitions of the stream in tests.
+const partitions = 4
+
+// knownUntil is the freshness that tests give every partition.
+const knownUntil = "2026-11-23T07:15:33.120987Z"
+
+// The sample of the contract's example: three agents, four plans.
+const sampleSQL = `
+insert into catalogue (currency, applied_at) values ('usd', now());
+insert into agents (agent, position, noun, limit_key, unit_price, meter, lookup_key) values
+    ('meeting', 2, 'meeting', 'meetings_per_month', 0.15, 'meeting_overage', 'meeting_overage'),
+    ('inbox', 0, 'email', 'emails_per_month', 0.02, 'inbox_overage', 'inbox_overage'),
+    ('invoice', 1, 'invoice', 'invoices_per_month', 0.10, 'invoice_overage', 'invoice_overage');
+insert into plans (plan_id, position, name, price) values
+    ('price_inboxpilot_monthly', 0, 'InboxPilot', 29),
+    ('price_bundle_monthly', 1, 'FounderPilot Bundle', 49);
+insert into allowances (plan_id, agent, "limit") values
+    ('price_inboxpilot_monthly', 'inbox', 500),
+    ('price_bundle_monthly', 'inbox', 500),
+    ('price_bundle_monthly', 'invoice', 50),
+    ('price_bundle_monthly', 'meeting', 30);`
+
+const streamSQL = `
+insert into stream_epochs (epoch, first_seq, stream_created, partitions) values (1, 1, now(), 4);
+insert into stream_positions (partition, stream_epoch, seq, complete_until)
+select n, 1, 100, '` + knownUntil + `' from generate_series(0, 3) as n;`
+
+// books are a database with the sample catalogue and a stream that was read.
+type books struct {
+	testing.TB
+	pool *pgxpool.Pool
+}
+
+func newBooks(t testing.TB) *books {
+	t.Helper()
+	b := &books{t, pgtest.New(t)}
+	b.exec(sampleSQL)
+	b.exec(streamSQL)
+	return b
+}
+
+func (b *books) exec(sql string, args ...any) {
+	b.Helper()
+	if _, err := b.pool.Exec(context.Background(), sql, args...); err != nil {
+		b.Fatalf("%v\n%s", err, sql)
+	}
+}
+
+// subscribe gives a new tenant a subscription; no plan is "".
+func (b *books) subscribe(status odometer.Status, plan string) uuid.UUID {
+	b.Helper()
+	tenant := uuid.New()
+	b.exec(`insert into subscriptions (tenant_id, plan_id, status, period_interval, anchor)
+		values ($1, nullif($2, ''), $3, 'month', '2026-11-01')`, tenant, plan, status)
+	return tenant
+}
+
+// period gives the tenant November with its subscription's plan.
+func (b *books) period(tenant uuid.UUID) {
+	b.Helper()
+	b.exec(`insert into billing_periods (tenant_id, period_start, period_end, plan_id, trial)
+		select tenant_id, '2026-11-01Z', '2026-12-01Z', plan_id, status = 'trial'
+		from subscriptions where tenant_id = $1`, tenant)
+}
+
+// count sets an agent's counter in November.
+func (b *books) count(tenant uuid.UUID, agent string, n int64) {
+	b.Helper()
+	b.exec(`insert into usage_counters (tenant_id, agent, period_start, period_end, count)
+		values ($1, $2, '2026-11-01Z', '2026-12-01Z', $3)
+		on conflict (tenant_id, agent, period_start) do update set count = excluded.count`, tenant, agent, n)
+}
+
+// customer is a tenant with an active subscription in November.
+func (b *books) customer(plan string) uuid.UUID {
+	b.Helper()
+	tenant := b.subscribe(odometer.Active, plan)
+	b.period(tenant)
+	return tenant
+}
+
+func (b *books) usage(tenant uuid.UUID) *Answer {
+	b.Helper()
+	a, err := Usage(context.Background(), b.pool, tenant)
+	if err != nil {
+		b.Fatal(err)
+	}
+	return a
+}
+
+func (a *Answer) agent(t testing.TB, name string) AgentUsage {
+	t.Helper()
+	for _, m := range a.Usage {
+		if m.Name == name {
+			return m.Value
+		}
+	}
+	t.Fatalf("no agent %s in %v", name, a.Usage)
+	return AgentUsage{}
+}
+
+// secret signs the tests' tokens.
+var secret = []byte("0123456789abcdef0123456789abcdef")
+
+func secretKeys(t testing.TB) *Keys {
+	t.Helper()
+	keys, err := KeysFromSecret(secret, Expect{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return keys
+}
+
+func token(t testing.TB, c Claims) string {
+	t.Helper()
+	signed, err := SignToken(secret, c, time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return signed
+}
+
+// reads is a token that may read the tenant's usage.
+func reads(t testing.TB, tenant uuid.UUID) string {
+	t.Helper()
+	return token(t, Claims{Tenant: tenant, Scopes: []string{readScope}})
+}
+
+var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+
+func handler(t testing.TB, pool *pgxpool.Pool, perMinute int) http.Handler {
+	t.Helper()
+	return NewHandler(Options{Pool: pool, Keys: secretKeys(t), RequestsPerMinute: perMinute, Log: quiet})
+}
+
+// get asks the handler; header is name, value, name, value, …
+func get(h http.Handler, target, bearer string, header ...string) *http.Response {
+	r := httptest.NewRequest(http.MethodGet, target, nil)
+	if bearer != "" {
+		r.Header.Set("Authorization", "Bearer "+bearer)
+	}
+	for i := 0; i < len(header); i += 2 {
+		r.Header.Add(header[i], header[i+1])
+	}
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	return w.Result()
+}
+
+func body(t testing.TB, r *http.Response) string {
+	t.Helper()
+	text, err := io.ReadAll(r.Body)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+// wantProblem checks a problem document and returns its detail.
+func wantProblem(t testing.TB, r *http.Response, k kind) string {
+	t.Helper()
+	text := body(t, r)
+	var doc struct {
+		Type, Title, Detail, Instance string
+		Status                        int
+	}
+	if err := json.Unmarshal([]byte(text), &doc); err != nil {
+		t.Fatalf("status %d is no problem document: %v\n%s", r.StatusCode, err, text)
+	}
+	if r.StatusCode != k.status || doc.Status != k.status || doc.Type != "/problems/"+k.name || doc.Title != k.title {
+		t.Fatalf("got status %d, want %d %s:\n%s", r.StatusCode, k.status, k.name, text)
+	}
+	if got := r.Header.Get("Content-Type"); got != "application/problem+json" {
+		t.Errorf("Content-Type %q", got)
+	}
+	if doc.Detail == "" || doc.Instance == "" {
+		t.Errorf("no detail or no instance: %s", text)
+	}
+	if k == unavailable && r.Header.Get("Retry-After") == "" {
+		t.Error("503 without Retry-After")
+	}
+	return doc.Detail
+}

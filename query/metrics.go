@@ -1,0 +1,71 @@
+package query
+
+import (
+	"net/http"
+	"strconv"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+)
+
+// statusHungUp is how a request is booked whose client did not wait for the
+// answer: it is nobody's failure.
+const statusHungUp = 499
+
+// Routes, as they are logged and counted.
+const (
+	usageRoute = "/api/v1/usage"
+	otherRoute = "other" // paths that this handler does not serve
+)
+
+// known are the statuses that each route can answer with.
+var known = map[string][]int{
+	usageRoute: {
+		http.StatusOK, http.StatusNotModified,
+		http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound,
+		http.StatusMethodNotAllowed, http.StatusTooManyRequests, statusHungUp,
+		http.StatusInternalServerError, http.StatusServiceUnavailable,
+	},
+	otherRoute: {http.StatusNotFound},
+}
+
+type metrics struct {
+	requests *prometheus.CounterVec
+	latency  prometheus.Histogram
+}
+
+// newMetrics makes the metrics, each at 0 for all that is known, and registers
+// them unless the registerer is nil.
+func newMetrics(registerer prometheus.Registerer) *metrics {
+	m := &metrics{
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "usage_api_requests_total",
+			Help: "Requests to the usage API, by route and status. 499: the client hung up.",
+		}, []string{"route", "status"}),
+		latency: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "usage_api_latency_seconds",
+			Help: "Time from a request to the usage API until its answer is written.",
+			// Fine where the answers lie and around the 200 ms that are promised.
+			Buckets: []float64{
+				.0005, .001, .0015, .002, .003, .004, .005, .0075, .01, .015, .02, .03,
+				.05, .075, .1, .15, .2, .25, .3, .5, 1, 2.5, 5, 10,
+			},
+		}),
+	}
+	for route, statuses := range known {
+		for _, status := range statuses {
+			m.requests.WithLabelValues(route, strconv.Itoa(status))
+		}
+	}
+	if registerer != nil {
+		registerer.MustRegister(m.requests, m.latency)
+	}
+	return m
+}
+
+func (m *metrics) observe(route string, status int, took time.Duration) {
+	m.requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
+	if route != otherRoute {
+		m.latency.Observe(took.Seconds())
+	}
+}
