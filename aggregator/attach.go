@@ -1,0 +1,138 @@
+package aggregator
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"odometer/ingest"
+)
+
+// attached is a stream that is known to continue what was read of it.
+type attached struct {
+	stream     *ingest.Stream
+	partitions int
+	epochs     epochs
+	places     map[int]place
+	firstTime  time.Time // of the oldest message that the stream still holds
+}
+
+// attach creates or checks the stream and makes sure that it is the one whose
+// positions we hold: the same creation time, no shorter than we read it, and
+// at each position the message that we read there. Anything else means that it
+// lost its tail or was made anew; then a new epoch begins (see epoch.go).
+func (a *Aggregator) attach(ctx context.Context) (*attached, error) {
+	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
+	defer cancel()
+	stream, err := ingest.EnsureStream(ctx, a.js, a.Stream)
+	if err != nil {
+		return nil, natsError(err)
+	}
+	info, err := stream.Info(ctx)
+	if err != nil {
+		return nil, natsError(fmt.Errorf("look at stream %s: %w", ingest.StreamName, err))
+	}
+	a.sayDifferences(stream)
+	at := &attached{stream: stream, partitions: stream.Partitions, firstTime: info.State.FirstTime}
+	if err := a.load(ctx, at, info); err != nil {
+		return nil, err
+	}
+	intact, err := at.intact(ctx, info)
+	if err != nil {
+		return nil, err
+	}
+	if !intact {
+		if err := a.beginEpoch(ctx, at, info); err != nil {
+			return nil, err
+		}
+	}
+	a.sayUnread(at, info)
+	return at, nil
+}
+
+// sayDifferences names, once, where the stream is not as configured.
+func (a *Aggregator) sayDifferences(s *ingest.Stream) {
+	for _, d := range s.Differences {
+		if !a.said[d] {
+			a.said[d] = true
+			a.Log.Warn("the stream differs from its settings; it stays as it is", "difference", d)
+		}
+	}
+}
+
+// load reads epochs and positions, and makes them for a stream never read.
+func (a *Aggregator) load(ctx context.Context, at *attached, info *jetstream.StreamInfo) error {
+	for range 2 {
+		var err error
+		if at.epochs, err = loadEpochs(ctx, a.Pool); err != nil {
+			return err
+		}
+		if at.places, err = loadPlaces(ctx, a.Pool, loadPlacesSQL); err != nil {
+			return err
+		}
+		if len(at.epochs) > 0 {
+			break
+		}
+		if err := makePlaces(ctx, a.Pool, created(info), at.partitions); err != nil {
+			return err
+		}
+	}
+	if n := len(at.places); n != at.partitions {
+		return fmt.Errorf("%w: the database counts by %d partitions, but stream %s deals to %d, which would split tenants: "+
+			"restore the stream, or create it with --partitions %d", ErrUnfit, n, ingest.StreamName, at.partitions, n)
+	}
+	return nil
+}
+
+// created is the stream's time of creation as precisely as Postgres keeps it.
+func created(info *jetstream.StreamInfo) time.Time {
+	return info.Created.UTC().Truncate(time.Microsecond)
+}
+
+// intact reports whether the stream still continues what was read of it.
+func (at *attached) intact(ctx context.Context, info *jetstream.StreamInfo) (bool, error) {
+	if !at.epochs.last().StreamCreated.Equal(created(info)) {
+		return false, nil
+	}
+	for _, p := range at.places {
+		same, err := at.holds(ctx, info, p.Seq, p.storedAt)
+		if err != nil || !same {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// holds reports whether the stream's message at seq is the one that was stored
+// at the given time. One that has aged out may well have been.
+func (at *attached) holds(ctx context.Context, info *jetstream.StreamInfo, seq int64, storedAt *time.Time) (bool, error) {
+	if seq > int64(info.State.LastSeq) {
+		return false, nil
+	}
+	if seq < int64(info.State.FirstSeq) || storedAt == nil {
+		return true, nil
+	}
+	msg, err := at.stream.GetMsg(ctx, uint64(seq))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, natsError(fmt.Errorf("look at message %d: %w", seq, err))
+	}
+	return msg.Time.Truncate(time.Microsecond).Equal(*storedAt), nil
+}
+
+// sayUnread alarms when messages left the stream by age before they were read:
+// what they were is unknown, and no replay brings them back.
+func (a *Aggregator) sayUnread(at *attached, info *jetstream.StreamInfo) {
+	for partition, p := range at.places {
+		gone := int64(info.State.FirstSeq) - p.Seq - 1
+		if gone > 0 && p.completeUntil != nil && info.State.FirstTime.After(*p.completeUntil) {
+			a.Log.Error("messages left the stream unread: usage may be lost; read more often or raise --stream-max-age",
+				"partition", partition, "messages_at_most", gone, "read_until", p.completeUntil, "stream_begins", info.State.FirstTime)
+		}
+	}
+}

@@ -1,0 +1,90 @@
+package aggregator
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+)
+
+// lease is the right to read partitions: advisory locks on a connection of its
+// own, so that they end with the process, however it ends. It keeps two
+// readers from working in vain; it is the position's compare-and-set that
+// keeps them from counting twice.
+type lease struct {
+	conn *pgx.Conn
+	held map[int]bool
+}
+
+// lockClass keeps our advisory locks apart from those of other programs in the
+// same database: "odo".
+const lockClass = 0x6f646f
+
+func openLease(ctx context.Context, pool *pgxpool.Pool) (*lease, error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	conn, err := pgx.ConnectConfig(ctx, pool.Config().ConnConfig.Copy())
+	if err != nil {
+		return nil, fmt.Errorf("connect for the partition locks: %w", err)
+	}
+	return &lease{conn: conn, held: map[int]bool{}}, nil
+}
+
+func (l *lease) close() {
+	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
+	defer cancel()
+	_ = l.conn.Close(ctx) // the server drops the locks with the connection in any case
+}
+
+const tryLockSQL = `
+select pg_try_advisory_lock($1, $2)`
+
+// take tries for every partition that is not held yet and tells whether it got
+// one. It also proves that the connection, and with it the lease, still lives.
+func (l *lease) take(ctx context.Context, partitions int) (gained bool, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	for p := range partitions {
+		if l.held[p] {
+			continue
+		}
+		var got bool
+		if err := l.conn.QueryRow(ctx, tryLockSQL, lockClass, p).Scan(&got); err != nil {
+			return false, fmt.Errorf("lock partition %d: %w", p, err)
+		}
+		if got {
+			l.held[p], gained = true, true
+		}
+	}
+	if len(l.held) == partitions {
+		if err := l.conn.Ping(ctx); err != nil {
+			return false, fmt.Errorf("hold the partition locks: %w", err)
+		}
+	}
+	return gained, nil
+}
+
+// watch keeps the lease for as long as a session lasts. It returns errGained
+// when a partition of a reader that is gone became free.
+func (l *lease) watch(ctx context.Context, partitions int) error {
+	tick := time.NewTicker(standbyPause)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		gained, err := l.take(ctx, partitions)
+		switch {
+		case ctx.Err() != nil:
+			return nil
+		case err != nil:
+			return err
+		case gained:
+			return errGained
+		}
+	}
+}

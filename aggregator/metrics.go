@@ -1,0 +1,86 @@
+package aggregator
+
+import (
+	"slices"
+
+	"github.com/prometheus/client_golang/prometheus"
+
+	"odometer"
+)
+
+// Metrics are what the aggregator tells of itself. The names are the contract's.
+type Metrics struct {
+	events      *prometheus.CounterVec
+	duplicates  prometheus.Counter
+	deadLetters *prometheus.CounterVec
+	batchTime   prometheus.Histogram
+	batchSize   prometheus.Histogram
+	lag         prometheus.Gauge
+	freshness   prometheus.Histogram
+	fill        prometheus.Gauge
+	perTenant   bool
+}
+
+// NewMetrics registers the aggregator's metrics. perTenant adds the label
+// tenant_id to usage_events_total: one series per tenant, agent and action.
+func NewMetrics(r prometheus.Registerer, perTenant bool) *Metrics {
+	labels := []string{"agent", "action_type"}
+	if perTenant {
+		labels = append(labels, "tenant_id")
+	}
+	m := &Metrics{
+		events: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "usage_events_total", Help: "Events counted.",
+		}, labels),
+		duplicates: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "usage_duplicates_total", Help: "Messages that repeat an event that counts.",
+		}),
+		deadLetters: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "usage_dead_letters_total", Help: "Messages that cannot be events, by reason.",
+		}, []string{"reason"}),
+		batchTime: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "usage_batch_seconds", Help: "Time to judge and commit one batch.",
+			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
+		}),
+		batchSize: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "usage_batch_events", Help: "Messages in one batch.",
+			Buckets: prometheus.ExponentialBuckets(1, 3, 10),
+		}),
+		lag: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "usage_lag_messages", Help: "Messages that the stream holds beyond the lowest position of this process's partitions.",
+		}),
+		freshness: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "usage_freshness_seconds", Help: "From stored by the stream until visible in the counter.",
+			Buckets: prometheus.ExponentialBuckets(0.001, 2, 16),
+		}),
+		fill: prometheus.NewGauge(prometheus.GaugeOpts{
+			Name: "usage_stream_fill_ratio", Help: "Bytes in the stream of the bytes it may hold; 0 when there is no limit.",
+		}),
+		perTenant: perTenant,
+	}
+	for _, reason := range odometer.Reasons() {
+		m.deadLetters.WithLabelValues(string(reason))
+	}
+	r.MustRegister(m.events, m.duplicates, m.deadLetters, m.batchTime, m.batchSize, m.lag, m.freshness, m.fill)
+	return m
+}
+
+// know makes a series at 0 for each agent and action of the catalogue.
+func (m *Metrics) know(c *odometer.Catalogue) {
+	if m.perTenant {
+		return // the tenants of a series are known when they send
+	}
+	for _, agent := range c.Agents {
+		for _, action := range slices.Concat(agent.Actions, []string{odometer.AdjustmentAction}) {
+			m.events.WithLabelValues(agent.ID, action)
+		}
+	}
+}
+
+func (m *Metrics) counted(e *odometer.Event) {
+	if m.perTenant {
+		m.events.WithLabelValues(e.Agent, e.Action, e.Tenant.String()).Inc()
+		return
+	}
+	m.events.WithLabelValues(e.Agent, e.Action).Inc()
+}
