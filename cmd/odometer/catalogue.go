@@ -1,0 +1,87 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	"odometer"
+	"odometer/terms"
+)
+
+type catalogueCmd struct {
+	Apply catalogueApplyCmd `cmd:"" help:"Put a catalogue in force, in place of the present one. Example: odometer catalogue apply -f catalogue.yaml"`
+	Show  catalogueShowCmd  `cmd:"" help:"Print the catalogue in force as YAML. Example: odometer catalogue show > catalogue.yaml"`
+}
+
+type catalogueApplyCmd struct {
+	databaseSettings
+	File string `short:"f" help:"The catalogue, - for standard input; without it the built-in sample." placeholder:"FILE"`
+}
+
+// Run checks the whole file before anything is changed.
+func (c *catalogueApplyCmd) Run(ctx context.Context, t *terminal) error {
+	catalogue, err := c.read()
+	if err != nil {
+		return err
+	}
+	pool, err := c.openMigrated(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := terms.ApplyCatalogue(ctx, pool, catalogue); err != nil {
+		return err
+	}
+	fmt.Fprintf(t.out, "in force: %d agents, %d plans, prices in %s\n",
+		len(catalogue.Agents), len(catalogue.Plans), catalogue.Currency)
+	return nil
+}
+
+func (c *catalogueApplyCmd) read() (odometer.Catalogue, error) {
+	if c.File == "" {
+		return terms.SampleCatalogue(), nil
+	}
+	name, file := c.File, os.Stdin
+	if name == "-" {
+		name = "standard input"
+	} else {
+		var err error
+		if file, err = os.Open(name); err != nil {
+			return odometer.Catalogue{}, usagef("--file: %w", err)
+		}
+		defer file.Close()
+	}
+	text, err := io.ReadAll(io.LimitReader(file, maxCatalogueBytes))
+	if err != nil {
+		return odometer.Catalogue{}, usagef("read %s: %w", name, err)
+	}
+	catalogue, err := terms.ParseCatalogue(text)
+	if err != nil {
+		return odometer.Catalogue{}, usagef("%s:%w", name, err)
+	}
+	return catalogue, nil
+}
+
+// maxCatalogueBytes is far more than a catalogue for people needs.
+const maxCatalogueBytes = 16 << 20
+
+type catalogueShowCmd struct {
+	databaseSettings
+}
+
+// Run prints what apply accepts.
+func (c *catalogueShowCmd) Run(ctx context.Context, t *terminal) error {
+	pool, err := c.openMigrated(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	catalogue, err := terms.LoadCatalogue(ctx, pool)
+	if err != nil {
+		return err
+	}
+	_, err = t.out.Write(terms.FormatCatalogue(catalogue))
+	return err
+}

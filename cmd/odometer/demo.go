@@ -1,0 +1,276 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"odometer/ingest"
+	"odometer/migrations"
+	"odometer/migrations/localpg"
+	"odometer/query"
+	"odometer/terms"
+)
+
+type demoCmd struct {
+	For     time.Duration `help:"Stop by itself after this time, check the books, and exit by the check." placeholder:"20s"`
+	Rate    int           `default:"200" help:"Events that the agents publish in a second."`
+	Addr    string        `default:"127.0.0.1:8080" help:"Where the API listens."`
+	DataDir string        `help:"Keep stream and database here between runs; without it they are temporary." placeholder:"DIR"`
+}
+
+// Run brings up the whole product on this machine, lets agents work, and ends
+// with the proof that nothing was lost or counted twice.
+func (c *demoCmd) Run(ctx context.Context, t *terminal) error {
+	if c.Rate < 1 || c.Rate > 20_000 {
+		return usagef("--rate %d: want 1 to 20000 events a second", c.Rate)
+	}
+	d := &demo{demoCmd: c, t: t}
+	defer d.stop()
+	if err := d.start(ctx); err != nil {
+		if ctx.Err() != nil {
+			return nil
+		}
+		return err
+	}
+	return d.perform(ctx)
+}
+
+// demo is one showing: the servers, the house and the agents.
+type demo struct {
+	*demoCmd
+	t        *terminal
+	dir      string
+	ops      string
+	secret   []byte
+	log      *slog.Logger
+	postgres *localpg.Server
+	server   *natsserver.Server
+	pool     *pgxpool.Pool
+	nats     *nats.Conn
+	closing  []func()
+}
+
+// stop takes down what start has brought up, last first.
+func (d *demo) stop() {
+	for i := len(d.closing) - 1; i >= 0; i-- {
+		d.closing[i]()
+	}
+}
+
+func (d *demo) atStop(f func()) { d.closing = append(d.closing, f) }
+
+func (d *demo) start(ctx context.Context) error {
+	steps := []func(context.Context) error{
+		d.openDirectory, d.startPostgres, d.startStream, d.prepareBooks,
+	}
+	for _, step := range steps {
+		if err := step(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *demo) openDirectory(context.Context) error {
+	d.dir = d.DataDir
+	if d.dir == "" {
+		temporary, err := os.MkdirTemp("", "odometer-demo-")
+		if err != nil {
+			return fmt.Errorf("make a temporary directory: %w: give --data-dir", err)
+		}
+		d.dir = temporary
+		d.atStop(func() { _ = os.RemoveAll(temporary) })
+		// Postgres may have to run as another user than root.
+		if err := os.Chmod(temporary, 0o755); err != nil {
+			return err
+		}
+	} else if err := os.MkdirAll(d.dir, 0o755); err != nil {
+		return usagef("--data-dir: %w", err)
+	}
+	var err error
+	if d.dir, err = filepath.Abs(d.dir); err != nil {
+		return usagef("--data-dir: %w", err)
+	}
+	return d.openLog()
+}
+
+// openLog keeps the services' log out of the picture on the terminal.
+func (d *demo) openLog() error {
+	file, err := os.OpenFile(filepath.Join(d.dir, "odometer.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return usagef("--data-dir: %w", err)
+	}
+	d.atStop(func() { _ = file.Close() })
+	d.log = slog.New(slog.NewTextHandler(file, nil))
+	return nil
+}
+
+func (d *demo) startPostgres(ctx context.Context) (err error) {
+	d.postgres, err = localpg.Start(ctx, localpg.Options{
+		Dir: filepath.Join(d.dir, "postgres"),
+		Log: func(format string, args ...any) { fmt.Fprintf(d.t.err, format+"\n", args...) },
+	})
+	if err != nil {
+		return err
+	}
+	d.atStop(func() { _ = d.postgres.Stop() })
+	config, err := poolConfigOf(d.postgres.URL(), 16)
+	if err != nil {
+		return err
+	}
+	if d.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return err
+	}
+	d.atStop(d.pool.Close)
+	return nil
+}
+
+func (d *demo) startStream(context.Context) (err error) {
+	if d.server, err = startNATS(filepath.Join(d.dir, "nats")); err != nil {
+		return err
+	}
+	d.atStop(func() {
+		d.server.Shutdown()
+		d.server.WaitForShutdown()
+	})
+	if d.nats, err = connectInside(d.server); err != nil {
+		return err
+	}
+	d.atStop(d.nats.Close)
+	return nil
+}
+
+func (d *demo) prepareBooks(ctx context.Context) error {
+	if _, err := migrations.Up(ctx, d.pool); err != nil {
+		return err
+	}
+	if _, err := terms.LoadCatalogue(ctx, d.pool); errors.Is(err, terms.ErrNoCatalogue) {
+		if err := terms.ApplyCatalogue(ctx, d.pool, terms.SampleCatalogue()); err != nil {
+			return err
+		}
+	}
+	if err := subscribeDemoTenants(ctx, d.pool, time.Now()); err != nil {
+		return err
+	}
+	return d.openSecret()
+}
+
+// openSecret keeps the tokens of an earlier run valid when the data is kept.
+func (d *demo) openSecret() error {
+	path := filepath.Join(d.dir, "jwt-secret")
+	if kept, err := os.ReadFile(path); err == nil {
+		d.secret = kept
+		return nil
+	}
+	fresh := make([]byte, 32)
+	if _, err := rand.Read(fresh); err != nil {
+		return err
+	}
+	d.secret = []byte(hex.EncodeToString(fresh))
+	if err := os.WriteFile(path, d.secret, 0o600); err != nil {
+		return fmt.Errorf("keep the secret of the tokens: %w", err)
+	}
+	return nil
+}
+
+// perform lets services and agents work until time is up or the user has seen
+// enough, then proves the books.
+func (d *demo) perform(ctx context.Context) error {
+	keys, err := query.KeysFromSecret(d.secret, query.Expect{})
+	if err != nil {
+		return err
+	}
+	d.ops = freeAddress("127.0.0.1:9090")
+	house := services{
+		t: &terminal{out: d.t.out, err: d.t.err, log: d.log}, pool: d.pool, nats: d.nats, registry: newRegistry(),
+		httpAddr: d.Addr, opsAddr: d.ops, keys: keys, requestsPerMinute: 10, synced: true,
+	}
+	// The services outlive the agents: what was published is still counted.
+	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopServing()
+	group, serving := errgroup.WithContext(serving)
+	group.Go(func() error { return house.run(serving) })
+
+	work, cancel := context.WithCancel(ctx)
+	defer cancel()
+	context.AfterFunc(serving, cancel) // a service that fails ends the showing
+	if d.For > 0 {
+		work, cancel = context.WithTimeout(work, d.For)
+		defer cancel()
+	}
+	result, err := d.work(work, serving)
+	stopServing()
+	if failed := group.Wait(); failed != nil {
+		return failed
+	}
+	if err != nil {
+		return err
+	}
+	return result
+}
+
+// work runs the agents and shows the books meanwhile; then it waits until all
+// is counted and returns what the check finds.
+func (d *demo) work(ctx, serving context.Context) (finding error, err error) {
+	if _, err := ingest.EnsureStream(serving, mustJetStream(d.nats), ingest.StreamConfig{}); err != nil {
+		return nil, err
+	}
+	before, err := loadCounts(serving, d.pool)
+	if err != nil {
+		return nil, err
+	}
+	agents, err := newDemoAgents(d.nats, d.Rate)
+	if err != nil {
+		return nil, err
+	}
+	d.sayWhere()
+	group, ctx := errgroup.WithContext(ctx)
+	group.Go(func() error { return agents.work(ctx) })
+	group.Go(func() error { return d.show(ctx, agents) })
+	if err := group.Wait(); err != nil && !ended(ctx, err) {
+		return nil, err
+	}
+	if serving.Err() != nil {
+		return nil, nil // the service that failed tells why
+	}
+	return d.check(serving, agents, before)
+}
+
+func (d *demo) sayWhere() {
+	token, err := query.SignToken(d.secret, query.Claims{Tenant: demoTenants[0].id, Scopes: []string{"usage:read"}}, 24*time.Hour)
+	if err != nil {
+		panic(err) // the claims above are well-formed
+	}
+	fmt.Fprintf(d.t.out, "usage API    curl -H 'Authorization: Bearer %s' http://%s/api/v1/usage\n", token, d.Addr)
+	fmt.Fprintf(d.t.out, "metrics      http://%s/metrics\n", d.ops)
+	fmt.Fprintf(d.t.out, "NATS         %s\n", d.server.ClientURL())
+	fmt.Fprintf(d.t.out, "Postgres     %s\n", d.postgres.URL())
+	fmt.Fprintf(d.t.out, "log          %s\n\n", filepath.Join(d.dir, "odometer.log"))
+}
+
+// freeAddress is the preferred address, or any free one beside it when another
+// program has that.
+func freeAddress(preferred string) string {
+	l, err := net.Listen("tcp", preferred)
+	if err != nil {
+		host, _, _ := net.SplitHostPort(preferred)
+		if l, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
+			return preferred
+		}
+	}
+	defer l.Close()
+	return l.Addr().String()
+}

@@ -1,0 +1,167 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
+
+	"odometer"
+	"odometer/ingest"
+	"odometer/terms"
+)
+
+// demoAgents are simulated agents: mostly they work, sometimes they repeat
+// themselves, and now and then they send rubbish.
+type demoAgents struct {
+	publisher *ingest.Publisher
+	js        jetstream.JetStream
+	rate      int
+
+	mu      sync.Mutex
+	granted map[demoKey]int64 // units that the stream has acknowledged, by new keys
+
+	published atomic.Int64 // messages that the stream has acknowledged
+}
+
+// demoKey is a counter's key without its period.
+type demoKey struct {
+	tenant uuid.UUID
+	agent  string
+}
+
+// tick is how often an agent wakes up; what is due by then goes as one batch.
+const tick = 100 * time.Millisecond
+
+// remembered is how many batches an agent keeps to repeat the oldest, as after
+// an answer that got lost: long enough ago for the stream to store it again.
+const remembered = 30
+
+func newDemoAgents(nc *nats.Conn, rate int) (*demoAgents, error) {
+	publisher, err := ingest.NewPublisher(nc)
+	if err != nil {
+		return nil, err
+	}
+	return &demoAgents{publisher: publisher, js: mustJetStream(nc), rate: rate, granted: map[demoKey]int64{}}, nil
+}
+
+func mustJetStream(nc *nats.Conn) jetstream.JetStream {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		panic(err) // it fails only for options that are not given here
+	}
+	return js
+}
+
+// work lets every agent of every tenant publish until ctx ends. What is under
+// way then is finished, so that all that was sent is known.
+func (a *demoAgents) work(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	agents := terms.SampleCatalogue().Agents
+	perTick := float64(a.rate) * tick.Seconds() / float64(len(agents)*len(demoTenants))
+	for _, tenant := range demoTenants {
+		for _, agent := range agents {
+			group.Go(func() error { return a.one(ctx, tenant.id, agent, perTick) })
+		}
+	}
+	return group.Wait()
+}
+
+func (a *demoAgents) one(ctx context.Context, tenant uuid.UUID, agent odometer.Agent, perTick float64) error {
+	ticker := time.NewTicker(tick)
+	defer ticker.Stop()
+	due := rand.Float64()
+	var sent [][]ingest.Event // the last few batches, oldest first
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+		finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
+		due += perTick
+		fresh := freshEvents(tenant, agent, int(due))
+		due -= float64(len(fresh))
+		err := a.send(finish, fresh, false)
+		if err == nil && len(sent) == remembered && rand.IntN(20) == 0 {
+			err = a.send(finish, sent[0], true)
+		}
+		if err == nil && rand.IntN(50) == 0 {
+			err = a.rubbish(finish, tenant, agent, fresh)
+		}
+		cancel()
+		if err != nil {
+			return err
+		}
+		if len(fresh) > 0 {
+			sent = append(sent[max(0, len(sent)-remembered+1):], fresh)
+		}
+	}
+}
+
+func freshEvents(tenant uuid.UUID, agent odometer.Agent, n int) []ingest.Event {
+	events := make([]ingest.Event, n)
+	for i := range events {
+		events[i] = ingest.Event{
+			Tenant: tenant, Agent: agent.ID, ActionType: agent.Actions[0],
+			IdempotencyKey: uuid.NewString(), Quantity: 1,
+			OccurredAt: time.Now(), Metadata: []byte(`{"model":"small","run":"demo"}`),
+		}
+	}
+	return events
+}
+
+// send publishes events and notes what the stream has promised to count.
+func (a *demoAgents) send(ctx context.Context, events []ingest.Event, again bool) error {
+	results, err := a.publisher.PublishBatch(ctx, events)
+	if err != nil {
+		return fmt.Errorf("agents publish: %w", err)
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	for i, r := range results {
+		if r.Err != nil {
+			return fmt.Errorf("agents publish: %w", r.Err)
+		}
+		if !r.Ack.Duplicate {
+			a.published.Add(1)
+		}
+		if !again {
+			a.granted[demoKey{events[i].Tenant, events[i].Agent}] += events[i].Quantity
+		}
+	}
+	return nil
+}
+
+// rubbish is what agents in the field send: the sender's checks are passed by.
+func (a *demoAgents) rubbish(ctx context.Context, tenant uuid.UUID, agent odometer.Agent, fresh []ingest.Event) error {
+	key, action := uuid.NewString(), agent.Actions[0]
+	payloads := []string{
+		`{"idempotency_key":`,
+		fmt.Sprintf(`{"idempotency_key":"%s","action_type":"%s","quantity":-1}`, key, action),
+		fmt.Sprintf(`{"idempotency_key":"%s","action_type":"make_coffee"}`, key),
+		fmt.Sprintf(`{"idempotency_key":"%s","action_type":"%s","occurred_at":"2001-01-01T00:00:00Z"}`, key, action),
+		fmt.Sprintf(`{"idempotency_key":"%s","action_type":"%s","resource_id":"\u0000"}`, key, action),
+	}
+	payload := payloads[rand.IntN(len(payloads))]
+	switch chosen := rand.IntN(7); {
+	case chosen == 0:
+		tenant, payload = demoStranger, fmt.Sprintf(`{"idempotency_key":"%s","action_type":"%s"}`, key, action)
+	case chosen == 1 && len(fresh) > 0:
+		payload = fmt.Sprintf(`{"idempotency_key":"%s","action_type":"%s","quantity":7}`, fresh[0].IdempotencyKey, action)
+	}
+	subject := ingest.Subject(odometer.Usage, tenant, agent.ID)
+	_, err := a.js.Publish(ctx, subject, []byte(payload), jetstream.WithMsgID(ingest.MessageID(subject, []byte(payload))))
+	if err != nil {
+		return fmt.Errorf("agents publish rubbish: %w", err)
+	}
+	a.published.Add(1)
+	return nil
+}

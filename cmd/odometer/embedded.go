@@ -1,0 +1,60 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	natsserver "github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// startNATS runs a NATS server inside this process that keeps its stream in
+// dir and syncs it before it acknowledges. It listens on a free loopback port,
+// for publishers from outside.
+func startNATS(dir string) (*natsserver.Server, error) {
+	server, err := natsserver.NewServer(&natsserver.Options{
+		ServerName: "odometer",
+		Host:       "127.0.0.1",
+		Port:       natsserver.RANDOM_PORT,
+		JetStream:  true,
+		StoreDir:   dir,
+		SyncAlways: true,
+		NoLog:      true,
+		NoSigs:     true, // the signals are ours
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start NATS in %s: %w", dir, err)
+	}
+	go server.Start()
+	if !server.ReadyForConnections(10 * time.Second) {
+		server.Shutdown()
+		return nil, fmt.Errorf("start NATS in %s: it is not ready after 10 s: look whether another process uses that directory", dir)
+	}
+	return server, nil
+}
+
+// connectInside connects to a server of this process without a socket.
+func connectInside(server *natsserver.Server) (*nats.Conn, error) {
+	nc, err := nats.Connect("", nats.InProcessServer(server), nats.MaxReconnects(-1), nats.Name("odometer"))
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS inside: %w", err)
+	}
+	return nc, nil
+}
+
+// pauseFor waits, or less when ctx ends.
+func pauseFor(ctx context.Context, d time.Duration) error {
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(d):
+		return nil
+	}
+}
+
+// ended reports whether an error only says that ctx has ended.
+func ended(ctx context.Context, err error) bool {
+	return ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err()))
+}

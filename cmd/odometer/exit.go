@@ -1,0 +1,68 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/jackc/pgx/v5/pgconn"
+	"github.com/nats-io/nats.go"
+
+	"odometer/aggregator"
+	"odometer/ingest"
+	"odometer/migrations"
+	"odometer/query"
+	"odometer/terms"
+)
+
+// errSaid ends a command whose finding is already on the terminal.
+var errSaid = errors.New("found or left something")
+
+// usageError is what the one who called can mend.
+type usageError struct{ error }
+
+func (e usageError) Unwrap() error { return e.error }
+
+func usagef(format string, args ...any) error { return usageError{fmt.Errorf(format, args...)} }
+
+// unreachable is a dependency that did not answer.
+type unreachable struct{ error }
+
+func (e unreachable) Unwrap() error { return e.error }
+
+// exitCode is the one table of what an error means to whoever called.
+func exitCode(err error) int {
+	var network net.Error
+	var connect *pgconn.ConnectError
+	switch {
+	case errors.Is(err, errSaid):
+		return exitFound
+	case errors.As(err, new(usageError)),
+		errors.Is(err, migrations.ErrBehind),
+		errors.Is(err, migrations.ErrWouldDestroy),
+		errors.Is(err, terms.ErrRefused),
+		errors.Is(err, terms.ErrNoSubscription),
+		errors.Is(err, terms.ErrNoCatalogue),
+		errors.Is(err, aggregator.ErrUnfit),
+		errors.Is(err, ingest.ErrStreamUnfit),
+		errors.As(err, new(*terms.InUseError)),
+		errors.As(err, new(*query.Refusal)):
+		return exitUsage
+	case errors.As(err, new(unreachable)),
+		errors.As(err, &connect),
+		errors.As(err, &network),
+		errors.Is(err, context.DeadlineExceeded),
+		errors.Is(err, nats.ErrNoServers),
+		errors.Is(err, nats.ErrTimeout),
+		errors.Is(err, ingest.ErrNoStream):
+		return exitUnreachable
+	}
+	return exitFound
+}
+
+// oneLine is an error as a tired operator can read it.
+func oneLine(err error) string {
+	return strings.Join(strings.Fields(err.Error()), " ")
+}

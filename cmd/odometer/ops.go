@@ -1,0 +1,137 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+	"github.com/prometheus/client_golang/prometheus/promhttp"
+
+	"odometer/migrations"
+)
+
+func newRegistry() *prometheus.Registry {
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
+	return registry
+}
+
+// listen takes an address before anything else starts, so that a taken one is
+// said at once and by the name of its flag.
+func listen(addr, flag string) (net.Listener, error) {
+	l, err := net.Listen("tcp", addr)
+	if err != nil {
+		return nil, usagef("--%s %s: %w: give another address", flag, addr, err)
+	}
+	return l, nil
+}
+
+// serve answers until ctx ends, then lets running requests finish.
+func serve(ctx context.Context, l net.Listener, handler http.Handler) error {
+	server := &http.Server{
+		Handler:           handler,
+		ReadHeaderTimeout: 5 * time.Second,
+		ReadTimeout:       30 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    64 << 10,
+	}
+	finished := make(chan struct{})
+	context.AfterFunc(ctx, func() {
+		defer close(finished)
+		last, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+		defer cancel()
+		_ = server.Shutdown(last) // what has not finished by then is cut
+	})
+	if err := server.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve on %s: %w", l.Addr(), err)
+	}
+	<-finished
+	return nil
+}
+
+// opsHandler is for operators and their machines; it asks for no token and
+// belongs on an address of its own.
+func (s *services) opsHandler() http.Handler {
+	mux := http.NewServeMux()
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, "ok")
+	})
+	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
+		if err := s.ready(r.Context()); err != nil {
+			http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
+			return
+		}
+		fmt.Fprintln(w, "ready")
+	})
+	return mux
+}
+
+const unknownPartitionsSQL = `
+select
+    count(*),
+    count(*) filter (where complete_until is null)
+from stream_positions`
+
+// ready is nil when the dependencies answer and, where the aggregator runs,
+// each partition is known to be complete up to some time.
+func (s *services) ready(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if err := s.pool.Ping(ctx); err != nil {
+		return errors.New("Postgres does not answer")
+	}
+	if err := migrations.Check(ctx, s.pool); err != nil {
+		return err
+	}
+	if s.nats == nil {
+		return nil
+	}
+	if !s.nats.IsConnected() {
+		return errors.New("NATS does not answer")
+	}
+	var partitions, unknown int
+	if err := s.pool.QueryRow(ctx, unknownPartitionsSQL).Scan(&partitions, &unknown); err != nil {
+		return errors.New("Postgres does not tell the positions")
+	}
+	if partitions == 0 || unknown > 0 {
+		return fmt.Errorf("%d of %d partitions were never read to their end", unknown, partitions)
+	}
+	return nil
+}
+
+// waitForSchema waits until Postgres answers, and fails when its schema is not
+// the one that this binary knows.
+func (s *services) waitForSchema(ctx context.Context) error {
+	pause, said := 100*time.Millisecond, false
+	for {
+		err := s.checkSchema(ctx)
+		if err == nil || errors.Is(err, migrations.ErrBehind) || errors.Is(err, migrations.ErrAhead) {
+			return err
+		}
+		if ctx.Err() != nil {
+			return nil
+		}
+		if !said {
+			s.t.log.Warn("waiting for Postgres", "err", err)
+			said = true
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-time.After(pause):
+		}
+		pause = min(2*pause, 5*time.Second)
+	}
+}
+
+func (s *services) checkSchema(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	return migrations.Check(ctx, s.pool)
+}

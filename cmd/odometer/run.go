@@ -1,0 +1,188 @@
+package main
+
+import (
+	"context"
+	"slices"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"odometer/aggregator"
+	"odometer/ingest"
+	"odometer/query"
+)
+
+// Names of the services that run can be told.
+const (
+	aggregatorService = "aggregator"
+	queryService      = "query"
+)
+
+var allServices = []string{aggregatorService, queryService}
+
+type runCmd struct {
+	Services []string `arg:"" optional:"" enum:"aggregator,query" help:"The services to run, of ${enum}; none named: all of them."`
+
+	databaseSettings
+	natsSettings
+	streamSettings
+	authSettings
+	JWKSURL string `name:"jwks-url" help:"Where the issuer's keys are, for RS256, ES256 and EdDSA tokens." env:"ODOMETER_JWKS_URL" placeholder:"URL"`
+
+	HTTPAddr               string `name:"http-addr" default:"127.0.0.1:8080" help:"Where the API listens." env:"ODOMETER_HTTP_ADDR"`
+	OpsAddr                string `default:"127.0.0.1:9090" help:"Where /metrics, /healthz and /readyz listen." env:"ODOMETER_OPS_ADDR"`
+	BatchSize              int    `default:"5000" help:"Messages that one transaction counts at most." env:"ODOMETER_BATCH_SIZE"`
+	UsageRequestsPerMinute int    `default:"10" help:"Requests for usage that a tenant may make in a minute; 0 for no limit." env:"ODOMETER_USAGE_REQUESTS_PER_MINUTE"`
+	MetricsPerTenant       bool   `help:"Label metrics by tenant: a series for each." env:"ODOMETER_METRICS_PER_TENANT"`
+}
+
+func (c *runCmd) runs(service string) bool {
+	return len(c.Services) == 0 || slices.Contains(c.Services, service)
+}
+
+// Run runs the services until the process is told to stop. It waits for its
+// dependencies as long as it takes; only what waiting cannot heal ends it.
+func (c *runCmd) Run(ctx context.Context, t *terminal) error {
+	stream, err := c.streamConfig()
+	if err != nil {
+		return err
+	}
+	if c.BatchSize < 1 || c.BatchSize > 50_000 {
+		return usagef("--batch-size %d: want 1 to 50000", c.BatchSize)
+	}
+	config, err := c.poolConfig(16)
+	if err != nil {
+		return err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return usagef("--database-url: %w", err)
+	}
+	defer pool.Close()
+	var nc *nats.Conn
+	if c.runs(aggregatorService) {
+		if nc, err = c.connect(aggregatorService, true); err != nil {
+			return err
+		}
+		defer nc.Close()
+	}
+	var keys *query.Keys
+	if c.runs(queryService) {
+		if keys, err = c.keys(ctx, t); err != nil {
+			return err
+		}
+	}
+	s := services{
+		t: t, pool: pool, nats: nc, registry: newRegistry(),
+		httpAddr: c.HTTPAddr, opsAddr: c.OpsAddr, monitorURL: c.NATSMonitorURL,
+		stream: stream, batchSize: c.BatchSize, metricsPerTenant: c.MetricsPerTenant,
+		keys: keys, requestsPerMinute: c.UsageRequestsPerMinute,
+	}
+	return s.run(ctx)
+}
+
+// keys are those that the settings name: a secret, or an issuer's set.
+func (c *runCmd) keys(ctx context.Context, t *terminal) (*query.Keys, error) {
+	key, err := secret("jwt-secret", c.JWTSecret, c.JWTSecretFile)
+	expect := query.Expect{Issuer: c.JWTIssuer, Audience: c.JWTAudience}
+	switch {
+	case err != nil:
+		return nil, err
+	case key != "" && c.JWKSURL != "":
+		return nil, usagef("--jwt-secret and --jwks-url are both given: give one")
+	case c.JWKSURL != "":
+		keys, err := query.KeysFromURL(ctx, c.JWKSURL, expect, t.log)
+		if err != nil {
+			return nil, usageError{err}
+		}
+		return keys, nil
+	case key == "":
+		return nil, usagef("neither --jwt-secret nor --jwks-url is set: give one of the flags, or ODOMETER_JWT_SECRET or ODOMETER_JWKS_URL; the API does not run without authentication")
+	}
+	if query.WeakSecret([]byte(key)) {
+		t.log.Warn("the secret of the tokens is short enough to be guessed: make one with `openssl rand -hex 32`", "bytes", len(key))
+	}
+	keys, err := query.KeysFromSecret([]byte(key), expect)
+	if err != nil {
+		return nil, usageError{err}
+	}
+	return keys, nil
+}
+
+// services are the parts of the program that run until they are told to stop.
+type services struct {
+	t        *terminal
+	pool     *pgxpool.Pool
+	nats     *nats.Conn // nil without the aggregator
+	registry *prometheus.Registry
+
+	httpAddr, opsAddr string
+	monitorURL        string
+	stream            ingest.StreamConfig
+	batchSize         int
+	metricsPerTenant  bool
+	keys              *query.Keys // nil without the query service
+	requestsPerMinute int
+	synced            bool // NATS is known to sync before it acknowledges
+}
+
+func (s *services) run(ctx context.Context) error {
+	group, ctx := errgroup.WithContext(ctx)
+	ops, err := listen(s.opsAddr, "ops-addr")
+	if err != nil {
+		return err
+	}
+	if s.keys != nil {
+		api, err := listen(s.httpAddr, "http-addr")
+		if err != nil {
+			return err
+		}
+		handler := query.NewHandler(query.Options{
+			Pool: s.pool, Keys: s.keys, RequestsPerMinute: s.requestsPerMinute, Log: s.t.log, Registerer: s.registry,
+		})
+		group.Go(func() error { return serve(ctx, api, handler) })
+		s.t.log.Info("the API listens", "addr", api.Addr().String())
+	}
+	group.Go(func() error { return serve(ctx, ops, s.opsHandler()) })
+	group.Go(func() error {
+		if err := s.waitForSchema(ctx); err != nil || s.nats == nil {
+			return err
+		}
+		return s.aggregate(ctx)
+	})
+	return group.Wait()
+}
+
+func (s *services) aggregate(ctx context.Context) error {
+	a, err := aggregator.New(aggregator.Options{
+		Pool: s.pool, NATS: s.nats, Stream: s.stream, BatchSize: s.batchSize, Log: s.t.log,
+		Metrics: aggregator.NewMetrics(s.registry, s.metricsPerTenant),
+	})
+	if err != nil {
+		return err
+	}
+	if !s.synced {
+		s.sayWhetherSynced(ctx)
+	}
+	return a.Run(ctx)
+}
+
+// sayWhetherSynced tells whether an acknowledged event survives a power cut.
+func (s *services) sayWhetherSynced(ctx context.Context) {
+	const remedy = "set sync_interval: always in its jetstream block"
+	if s.monitorURL == "" {
+		s.t.log.Warn("cannot verify that NATS syncs before it acknowledges: give --nats-monitor-url, and " + remedy)
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	switch synced, err := ingest.SyncAlways(ctx, s.monitorURL); {
+	case err != nil:
+		s.t.log.Warn("cannot verify that NATS syncs before it acknowledges", "err", err)
+	case !synced:
+		s.t.log.Error("NATS acknowledges before it syncs: a power cut loses acknowledged events: " + remedy)
+	}
+}

@@ -1,0 +1,221 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+
+	"odometer"
+	"odometer/ingest"
+	"odometer/migrations"
+)
+
+// patience is how long a one-shot command waits for a dependency.
+const patience = 10 * time.Second
+
+// databaseSettings say where the books are.
+type databaseSettings struct {
+	DatabaseURL     string `help:"The Postgres database, as postgres://user:password@host/name." env:"ODOMETER_DATABASE_URL" placeholder:"URL"`
+	DatabaseURLFile string `help:"A file that holds the database's URL." env:"ODOMETER_DATABASE_URL_FILE" placeholder:"FILE"`
+}
+
+// poolConfig is the pool's configuration, with room for n connections at least.
+func (s *databaseSettings) poolConfig(n int32) (*pgxpool.Config, error) {
+	url, err := secret("database-url", s.DatabaseURL, s.DatabaseURLFile)
+	if err != nil {
+		return nil, err
+	}
+	if url == "" {
+		return nil, missing("database-url")
+	}
+	config, err := poolConfigOf(url, n)
+	if err != nil {
+		return nil, usagef("--database-url: %w", err)
+	}
+	if config.ConnConfig.ConnectTimeout == 0 {
+		config.ConnConfig.ConnectTimeout = 5 * time.Second
+	}
+	return config, nil
+}
+
+// poolConfigOf is how this program talks to any database.
+func poolConfigOf(url string, n int32) (*pgxpool.Config, error) {
+	config, err := pgxpool.ParseConfig(url)
+	if err != nil {
+		return nil, err
+	}
+	config.MaxConns = max(config.MaxConns, n)
+	// No statement here runs long enough to earn back its compilation, which
+	// small tables without statistics can provoke at every call.
+	config.AfterConnect = func(ctx context.Context, conn *pgx.Conn) error {
+		_, err := conn.Exec(ctx, "set jit = off")
+		return err
+	}
+	return config, nil
+}
+
+// open connects for a one-shot command: it gives up after a while.
+func (s *databaseSettings) open(ctx context.Context) (*pgxpool.Pool, error) {
+	config, err := s.poolConfig(4)
+	if err != nil {
+		return nil, err
+	}
+	pool, err := pgxpool.NewWithConfig(ctx, config)
+	if err != nil {
+		return nil, usagef("--database-url: %w", err)
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	if err := pool.Ping(ctx); err != nil {
+		pool.Close()
+		return nil, unreachable{fmt.Errorf("Postgres does not answer at %s: %w: check --database-url and that it runs", at(config), err)}
+	}
+	return pool, nil
+}
+
+// openMigrated is open for commands that need the schema as this binary knows it.
+func (s *databaseSettings) openMigrated(ctx context.Context) (*pgxpool.Pool, error) {
+	pool, err := s.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if err := migrations.Check(ctx, pool); err != nil {
+		pool.Close()
+		return nil, err
+	}
+	return pool, nil
+}
+
+// at is a database's place without its password.
+func at(c *pgxpool.Config) string {
+	return fmt.Sprintf("%s:%d/%s", c.ConnConfig.Host, c.ConnConfig.Port, c.ConnConfig.Database)
+}
+
+// natsSettings say where the stream is.
+type natsSettings struct {
+	NATSURL        string `name:"nats-url" help:"The NATS server, as nats://host:4222; several separated by commas." env:"ODOMETER_NATS_URL" placeholder:"URL"`
+	NATSCreds      string `name:"nats-creds" help:"A credentials file for NATS." env:"ODOMETER_NATS_CREDS" placeholder:"FILE"`
+	NATSMonitorURL string `name:"nats-monitor-url" help:"The server's monitoring address, to check that it syncs before it acknowledges." env:"ODOMETER_NATS_MONITOR_URL" placeholder:"URL"`
+}
+
+// connect opens a connection that comes back by itself. With patient it also
+// returns before the server has answered for the first time.
+func (s *natsSettings) connect(name string, patient bool) (*nats.Conn, error) {
+	if s.NATSURL == "" {
+		return nil, missing("nats-url")
+	}
+	options := []nats.Option{
+		nats.Name("odometer " + name),
+		nats.MaxReconnects(-1),
+		nats.ReconnectWait(250 * time.Millisecond),
+		nats.RetryOnFailedConnect(patient),
+		nats.Timeout(2 * time.Second),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {}), // each call reports its own error
+	}
+	if s.NATSCreds != "" {
+		if _, err := os.Stat(s.NATSCreds); err != nil {
+			return nil, usagef("--nats-creds: %w", err)
+		}
+		options = append(options, nats.UserCredentials(s.NATSCreds))
+	}
+	nc, err := nats.Connect(s.NATSURL, options...)
+	if err != nil {
+		return nil, unreachable{fmt.Errorf("NATS does not answer at %s: %w: check --nats-url and that it runs", s.NATSURL, err)}
+	}
+	return nc, nil
+}
+
+// streamSettings are how the stream is made when it does not exist yet.
+type streamSettings struct {
+	Partitions     int   `help:"Partitions of the stream, when it is created." default:"4" env:"ODOMETER_PARTITIONS"`
+	StreamMaxAge   days  `help:"How long the stream keeps messages, when it is created." default:"35d" env:"ODOMETER_STREAM_MAX_AGE"`
+	StreamMaxBytes int64 `help:"Bytes the stream may hold, when it is created; -1 for no limit." default:"-1" env:"ODOMETER_STREAM_MAX_BYTES"`
+	StreamReplicas int   `help:"Replicas of the stream, when it is created." default:"1" env:"ODOMETER_STREAM_REPLICAS"`
+	EventRetention days  `help:"How long events are kept after they were stored." default:"90d" env:"ODOMETER_EVENT_RETENTION"`
+}
+
+// streamConfig checks the settings against each other.
+func (s *streamSettings) streamConfig() (ingest.StreamConfig, error) {
+	const margin = 7 * 24 * time.Hour
+	switch {
+	case s.Partitions < 1 || s.Partitions > 256:
+		return ingest.StreamConfig{}, usagef("--partitions %d: want 1 to 256", s.Partitions)
+	case s.StreamReplicas < 1 || s.StreamReplicas > 5:
+		return ingest.StreamConfig{}, usagef("--stream-replicas %d: want 1 to 5", s.StreamReplicas)
+	case time.Duration(s.EventRetention) < odometer.MaxAge:
+		return ingest.StreamConfig{}, usagef("--event-retention %s: keys are remembered for 90 days by the events themselves: give at least 90d", s.EventRetention)
+	case time.Duration(s.StreamMaxAge) <= 0, time.Duration(s.StreamMaxAge)+margin > time.Duration(s.EventRetention):
+		return ingest.StreamConfig{}, usagef("--stream-max-age %s: give more than 0 and at least 7 days less than --event-retention (%s), so that every message can be checked against its event",
+			s.StreamMaxAge, s.EventRetention)
+	}
+	return ingest.StreamConfig{
+		Partitions: s.Partitions, MaxAge: time.Duration(s.StreamMaxAge), MaxBytes: s.StreamMaxBytes, Replicas: s.StreamReplicas,
+	}, nil
+}
+
+// days is a duration that may also be given in days: 35d.
+type days time.Duration
+
+// UnmarshalText reads 35d, or anything that time.ParseDuration reads.
+func (d *days) UnmarshalText(text []byte) error {
+	s := string(text)
+	if n, found := strings.CutSuffix(s, "d"); found {
+		var count float64
+		if _, err := fmt.Sscanf(n, "%g", &count); err != nil {
+			return fmt.Errorf("%q is no number of days", s)
+		}
+		*d = days(count * 24 * float64(time.Hour))
+		return nil
+	}
+	plain, err := time.ParseDuration(s)
+	*d = days(plain)
+	return err
+}
+
+func (d days) String() string {
+	if day := 24 * time.Hour; time.Duration(d)%day == 0 {
+		return fmt.Sprintf("%dd", time.Duration(d)/day)
+	}
+	return time.Duration(d).String()
+}
+
+// tenant is a tenant's id as an argument.
+type tenant uuid.UUID
+
+// UnmarshalText reads the canonical form only, as everywhere else.
+func (t *tenant) UnmarshalText(text []byte) error {
+	id, ok := odometer.ParseTenant(string(text))
+	if !ok {
+		return fmt.Errorf("%q is not a UUID in lower-case canonical form (as 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01)", text)
+	}
+	*t = tenant(id)
+	return nil
+}
+
+// secret is a setting that is given itself or in a file.
+func secret(name, value, file string) (string, error) {
+	if file == "" {
+		return value, nil
+	}
+	if value != "" {
+		return "", usagef("--%s and --%s-file are both given: give one", name, name)
+	}
+	content, err := os.ReadFile(file)
+	if err != nil {
+		return "", usagef("--%s-file: %w", name, err)
+	}
+	return strings.TrimSpace(string(content)), nil
+}
+
+// missing names a setting with its flag and its variable.
+func missing(name string) error {
+	variable := "ODOMETER_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
+	return usagef("--%s is not set: give the flag or the variable %s", name, variable)
+}

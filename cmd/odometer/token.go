@@ -1,0 +1,57 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"odometer/query"
+)
+
+// authSettings say whose tokens are believed.
+type authSettings struct {
+	JWTSecret     string `name:"jwt-secret" help:"The shared secret of HS256 tokens." env:"ODOMETER_JWT_SECRET" placeholder:"SECRET"`
+	JWTSecretFile string `name:"jwt-secret-file" help:"A file that holds it." env:"ODOMETER_JWT_SECRET_FILE" placeholder:"FILE"`
+	JWTIssuer     string `name:"jwt-issuer" help:"The issuer that tokens must name." env:"ODOMETER_JWT_ISSUER" placeholder:"ISS"`
+	JWTAudience   string `name:"jwt-audience" help:"The audience that tokens must name." env:"ODOMETER_JWT_AUDIENCE" placeholder:"AUD"`
+}
+
+type tokenCmd struct {
+	authSettings
+	Tenant *tenant       `help:"The tenant's UUID; an admin needs none." placeholder:"UUID"`
+	Role   string        `enum:"tenant,admin" default:"tenant" help:"${enum}."`
+	Scope  string        `default:"usage:read" help:"What the token allows: usage:read, usage:write, or both separated by a space."`
+	TTL    time.Duration `name:"ttl" default:"1h" help:"How long it is valid."`
+}
+
+// Run prints the token and nothing else.
+func (c *tokenCmd) Run(_ context.Context, t *terminal) error {
+	key, err := secret("jwt-secret", c.JWTSecret, c.JWTSecretFile)
+	switch {
+	case err != nil:
+		return err
+	case key == "":
+		return missing("jwt-secret")
+	case c.Tenant == nil && c.Role != string(query.Admin):
+		return usagef("--tenant is not set: a token of role %s is for one tenant", c.Role)
+	case c.TTL <= 0:
+		return usagef("--ttl %s: give a duration above 0", c.TTL)
+	}
+	claims := query.Claims{
+		Role: query.Role(c.Role), Scopes: strings.Fields(c.Scope),
+		Issuer: c.JWTIssuer, Audience: c.JWTAudience, Subject: os.Getenv("USER"),
+	}
+	if c.Tenant != nil {
+		claims.Tenant = uuid.UUID(*c.Tenant)
+	}
+	token, err := query.SignToken([]byte(key), claims, c.TTL)
+	if err != nil {
+		return usageError{err}
+	}
+	fmt.Fprintln(t.out, token)
+	return nil
+}
