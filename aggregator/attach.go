@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"odometer/ingest"
@@ -14,6 +15,7 @@ import (
 // attached is a stream that is known to continue what was read of it.
 type attached struct {
 	stream     *ingest.Stream
+	lookup     nats.JetStreamManager
 	partitions int
 	epochs     epochs
 	places     map[int]place
@@ -36,7 +38,11 @@ func (a *Aggregator) attach(ctx context.Context) (*attached, error) {
 		return nil, natsError(fmt.Errorf("look at stream %s: %w", ingest.StreamName, err))
 	}
 	a.sayDifferences(stream)
-	at := &attached{stream: stream, partitions: stream.Partitions, firstTime: info.State.FirstTime}
+	lookup, err := a.NATS.JetStream()
+	if err != nil {
+		return nil, err
+	}
+	at := &attached{stream: stream, lookup: lookup, partitions: stream.Partitions, firstTime: info.State.FirstTime}
 	if err := a.load(ctx, at, info); err != nil {
 		return nil, err
 	}
@@ -115,8 +121,10 @@ func (at *attached) holds(ctx context.Context, info *jetstream.StreamInfo, seq i
 	if seq < int64(info.State.FirstSeq) || storedAt == nil {
 		return true, nil
 	}
-	msg, err := at.stream.GetMsg(ctx, uint64(seq))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
+	// Not a direct get: its answer carries the message's own headers beside the
+	// server's, so that an agent could forge the time.
+	msg, err := at.lookup.GetMsg(ingest.StreamName, uint64(seq), nats.Context(ctx))
+	if errors.Is(err, nats.ErrMsgNotFound) {
 		return false, nil
 	}
 	if err != nil {

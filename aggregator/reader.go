@@ -5,18 +5,10 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"odometer/ingest"
-)
-
-// What may be under way between the server and the workers.
-const (
-	pullMessages = 5000
-	pullBytes    = 8 << 20
-	pullExpiry   = 30 * time.Second
-	pullBeat     = 5 * time.Second
-	consumerIdle = 30 * time.Second // the server forgets our consumer after this
 )
 
 // Pace of the marks that tell workers how far the stream was read, and of the
@@ -50,9 +42,7 @@ type reader struct {
 	a       *Aggregator
 	at      *attached
 	workers []*worker // by partition; nil where another process reads
-	arrived chan jetstream.Msg
 	looks   chan look
-	failed  chan error
 
 	through  mark   // the last message that was dealt
 	expected uint64 // consumer sequence of the next message
@@ -63,9 +53,7 @@ func (a *Aggregator) newReader(at *attached, held map[int]bool) *reader {
 	r := &reader{
 		a: a, at: at,
 		workers:  make([]*worker, at.partitions),
-		arrived:  make(chan jetstream.Msg, 256),
 		looks:    make(chan look),
-		failed:   make(chan error, 1),
 		expected: 1,
 	}
 	for p := range held {
@@ -88,11 +76,11 @@ func (r *reader) begin() int64 {
 // run consumes and deals until ctx ends or a message is missing.
 func (r *reader) run(ctx context.Context) error {
 	r.through.seq = r.begin()
-	consuming, err := r.consume(ctx)
+	pull, err := newPull(ctx, r.a.NATS, r.at.stream, r.through.seq)
 	if err != nil {
 		return err
 	}
-	defer consuming.Stop()
+	defer pull.stop()
 	ticker := time.NewTicker(markEvery)
 	defer ticker.Stop()
 	marked := r.through.seq
@@ -100,10 +88,8 @@ func (r *reader) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case err := <-r.failed:
-			return err
-		case msg := <-r.arrived:
-			if err := r.deal(ctx, msg); err != nil {
+		case msg := <-pull.arrived:
+			if err := r.receive(ctx, pull, msg); err != nil {
 				return err
 			}
 		case l := <-r.looks:
@@ -111,6 +97,9 @@ func (r *reader) run(ctx context.Context) error {
 				return err
 			}
 		case <-ticker.C:
+			if pull.silent() {
+				return natsError(fmt.Errorf("read the stream: %w", nats.ErrNoHeartbeat))
+			}
 			if r.through.seq > marked {
 				marked = r.through.seq
 				r.markAll(ctx, r.through)
@@ -119,46 +108,19 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
-// consume opens an ephemeral consumer without acknowledgements behind the
-// lowest position. (A filter per partition was measured several times slower.)
-func (r *reader) consume(ctx context.Context) (jetstream.ConsumeContext, error) {
-	consumer, err := r.at.stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
-		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
-		OptStartSeq:       uint64(r.through.seq + 1),
-		AckPolicy:         jetstream.AckNonePolicy,
-		InactiveThreshold: consumerIdle,
-		MemoryStorage:     true,
-		Replicas:          1,
-	})
-	if err != nil {
-		return nil, natsError(fmt.Errorf("read from sequence %d: %w", r.through.seq+1, err))
+func (r *reader) receive(ctx context.Context, p *pull, msg *nats.Msg) error {
+	if p.fromServer(msg) {
+		return p.obey(msg)
 	}
-	consuming, err := consumer.Consume(
-		func(msg jetstream.Msg) {
-			select {
-			case r.arrived <- msg:
-			case <-ctx.Done():
-			}
-		},
-		jetstream.PullMaxMessagesWithBytesLimit(pullMessages, pullBytes),
-		jetstream.PullExpiry(pullExpiry),
-		jetstream.PullHeartbeat(pullBeat),
-		jetstream.ConsumeErrHandler(func(_ jetstream.ConsumeContext, err error) {
-			select {
-			case r.failed <- natsError(fmt.Errorf("read the stream: %w", err)):
-			default: // one reason is enough to begin again
-			}
-		}),
-	)
-	if err != nil {
-		return nil, natsError(fmt.Errorf("read from sequence %d: %w", r.through.seq+1, err))
+	if err := r.deal(ctx, msg); err != nil {
+		return err
 	}
-	return consuming, nil
+	return p.handled()
 }
 
 // deal hands a message to its partition's worker. It waits for a busy one:
 // that is how a slow database slows the reading.
-func (r *reader) deal(ctx context.Context, msg jetstream.Msg) error {
+func (r *reader) deal(ctx context.Context, msg *nats.Msg) error {
 	meta, err := msg.Metadata()
 	if err != nil {
 		return natsError(fmt.Errorf("read the stream: %w", err))
@@ -169,10 +131,10 @@ func (r *reader) deal(ctx context.Context, msg jetstream.Msg) error {
 	r.expected++
 	r.stuck = 0
 	r.through = mark{seq: int64(meta.Sequence.Stream), storedAt: meta.Timestamp.UTC().Truncate(time.Microsecond)}
-	kind, partition, tenant, agent, ok := ingest.ParseStored(msg.Subject())
+	kind, partition, tenant, agent, ok := ingest.ParseStored(msg.Subject)
 	if !ok || partition >= len(r.workers) {
 		return fmt.Errorf("%w: message %d has subject %q, which stream %s cannot have made: check its subject transform",
-			ErrUnfit, r.through.seq, msg.Subject(), ingest.StreamName)
+			ErrUnfit, r.through.seq, msg.Subject, ingest.StreamName)
 	}
 	w := r.workers[partition]
 	if w == nil || r.through.seq <= w.begin {
@@ -180,7 +142,7 @@ func (r *reader) deal(ctx context.Context, msg jetstream.Msg) error {
 	}
 	return w.take(ctx, item{mark: r.through, message: &ingest.Message{
 		Kind: kind, TenantToken: tenant, AgentToken: agent,
-		Header: msg.Headers(), Data: msg.Data(), StoredAt: r.through.storedAt,
+		Header: msg.Header, Data: msg.Data, StoredAt: r.through.storedAt,
 		Position: r.at.epochs.of(r.through.seq),
 	}})
 }
