@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -10,12 +11,13 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"odometer/ingest"
+	"odometer/terms"
 )
 
 // attached is a stream that is known to continue what was read of it.
 type attached struct {
 	stream     *ingest.Stream
-	lookup     nats.JetStreamManager
+	nc         *nats.Conn
 	partitions int
 	epochs     epochs
 	places     map[int]place
@@ -33,19 +35,21 @@ func (a *Aggregator) attach(ctx context.Context) (*attached, error) {
 	if err != nil {
 		return nil, natsError(err)
 	}
+	a.sayDifferences(stream)
+	if err := a.knowCatalogue(ctx); err != nil {
+		return nil, err
+	}
+	at := &attached{stream: stream, nc: a.NATS, partitions: stream.Partitions}
+	if err := a.load(ctx, at, stream.CachedInfo()); err != nil {
+		return nil, err
+	}
+	// After the positions: another reader may advance them at any moment, and
+	// what it has read since the look would seem to be a lost tail.
 	info, err := stream.Info(ctx)
 	if err != nil {
 		return nil, natsError(fmt.Errorf("look at stream %s: %w", ingest.StreamName, err))
 	}
-	a.sayDifferences(stream)
-	lookup, err := a.NATS.JetStream()
-	if err != nil {
-		return nil, err
-	}
-	at := &attached{stream: stream, lookup: lookup, partitions: stream.Partitions, firstTime: info.State.FirstTime}
-	if err := a.load(ctx, at, info); err != nil {
-		return nil, err
-	}
+	at.firstTime = info.State.FirstTime
 	intact, err := at.intact(ctx, info)
 	if err != nil {
 		return nil, err
@@ -57,6 +61,16 @@ func (a *Aggregator) attach(ctx context.Context) (*attached, error) {
 	}
 	a.sayUnread(at, info)
 	return at, nil
+}
+
+// knowCatalogue shows each agent's and action's metric from the start.
+func (a *Aggregator) knowCatalogue(ctx context.Context) error {
+	catalogue, err := terms.LoadCatalogue(ctx, a.Pool)
+	if err != nil && !errors.Is(err, terms.ErrNoCatalogue) {
+		return err
+	}
+	a.Metrics.know(&catalogue)
+	return nil
 }
 
 // sayDifferences names, once, where the stream is not as configured.
@@ -84,6 +98,11 @@ func (a *Aggregator) load(ctx context.Context, at *attached, info *jetstream.Str
 		}
 		if err := makePlaces(ctx, a.Pool, created(info), at.partitions); err != nil {
 			return err
+		}
+	}
+	for _, p := range at.places {
+		if p.Epoch != at.epochs.last().Epoch {
+			return fmt.Errorf("load the positions: an epoch began meanwhile: %w", errMoved)
 		}
 	}
 	if n := len(at.places); n != at.partitions {
@@ -121,16 +140,38 @@ func (at *attached) holds(ctx context.Context, info *jetstream.StreamInfo, seq i
 	if seq < int64(info.State.FirstSeq) || storedAt == nil {
 		return true, nil
 	}
-	// Not a direct get: its answer carries the message's own headers beside the
-	// server's, so that an agent could forge the time.
-	msg, err := at.lookup.GetMsg(ingest.StreamName, uint64(seq), nats.Context(ctx))
-	if errors.Is(err, nats.ErrMsgNotFound) {
-		return false, nil
+	stored, err := at.storedTime(ctx, seq)
+	if err != nil || stored == nil {
+		return false, err
 	}
+	return stored.Truncate(time.Microsecond).Equal(*storedAt), nil
+}
+
+// storedTime is when the stream stored a message, nil when it has none there.
+// It asks the API itself: the client library also reads the message's headers,
+// by which an agent could forge the time (in a direct get) or, with headers
+// that no library can read, keep everyone from ever attaching again.
+func (at *attached) storedTime(ctx context.Context, seq int64) (*time.Time, error) {
+	answer, err := at.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+ingest.StreamName, fmt.Appendf(nil, `{"seq":%d}`, seq))
 	if err != nil {
-		return false, natsError(fmt.Errorf("look at message %d: %w", seq, err))
+		return nil, natsError(fmt.Errorf("look at message %d: %w", seq, err))
 	}
-	return msg.Time.Truncate(time.Microsecond).Equal(*storedAt), nil
+	var said struct {
+		Error   *jetstream.APIError `json:"error"`
+		Message struct {
+			Time time.Time `json:"time"`
+		} `json:"message"`
+	}
+	err = json.Unmarshal(answer.Data, &said)
+	switch {
+	case err != nil:
+		return nil, natsError(fmt.Errorf("look at message %d: %w", seq, err))
+	case said.Error != nil && said.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
+		return nil, nil
+	case said.Error != nil:
+		return nil, natsError(fmt.Errorf("look at message %d: %w", seq, said.Error))
+	}
+	return &said.Message.Time, nil
 }
 
 // sayUnread alarms when messages left the stream by age before they were read:
@@ -138,7 +179,8 @@ func (at *attached) holds(ctx context.Context, info *jetstream.StreamInfo, seq i
 func (a *Aggregator) sayUnread(at *attached, info *jetstream.StreamInfo) {
 	for partition, p := range at.places {
 		gone := int64(info.State.FirstSeq) - p.Seq - 1
-		if gone > 0 && p.completeUntil != nil && info.State.FirstTime.After(*p.completeUntil) {
+		empty := info.State.Msgs == 0
+		if gone > 0 && p.completeUntil != nil && (empty || info.State.FirstTime.After(*p.completeUntil)) {
 			a.Log.Error("messages left the stream unread: usage may be lost; read more often or raise --stream-max-age",
 				"partition", partition, "messages_at_most", gone, "read_until", p.completeUntil, "stream_begins", info.State.FirstTime)
 		}

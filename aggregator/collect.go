@@ -41,7 +41,7 @@ const maxBatchBytes = 8 << 20
 func (b *batch) add(i item) {
 	if i.message != nil {
 		b.items = append(b.items, i)
-		b.bytes += len(i.message.Data)
+		b.bytes += i.message.Bytes()
 	}
 	if i.complete.IsZero() {
 		i.complete = b.complete // an older promise still holds
@@ -84,7 +84,7 @@ func (a *Aggregator) newWorker(partition int, at *attached) *worker {
 	p := at.places[partition]
 	w := &worker{
 		a: a, partition: partition, begin: p.Seq, epochs: at.epochs,
-		in:    make(chan item, 1024),
+		in:    make(chan item, 256),
 		ready: make(chan *batch),
 		at:    p.Position,
 		terms: &termsInForce{partition: partition, since: at.firstTime.Add(-odometer.MaxAge)},

@@ -108,8 +108,8 @@ made as (
     from added a
     join billing_periods p on p.tenant_id = a.tenant_id and p.period_start = a.period_start
     where not exists (
-        select from raised r
-        where r.tenant_id = a.tenant_id and r.agent = a.agent and r.period_start = a.period_start
+        select from usage_counters c
+        where c.tenant_id = a.tenant_id and c.agent = a.agent and c.period_start = a.period_start
     )
     returning tenant_id, agent, period_start, count, count as quantity
 ),

@@ -92,7 +92,7 @@ func (a *Aggregator) lastIntact(ctx context.Context, at *attached, info *jetstre
 		if found, err = at.newestHeld(ctx, info, steps); err != nil {
 			return footprint{}, err
 		}
-		if found.seq > 0 || len(steps) == 0 {
+		if found.seq > 0 || oldest == 0 {
 			break
 		}
 		before = oldest
@@ -136,6 +136,7 @@ const batchFootprintsSQL = `
 select batch_id, stream_epoch, to_seq, last_stored_at
 from batches
 where batch_id < $1
+  and last_stored_at is not null
 order by batch_id desc
 limit 1000`
 

@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -22,12 +23,22 @@ type lease struct {
 // same database: "odo".
 const lockClass = 0x6f646f
 
+// When a machine vanishes without a word, its locks must not outlive it by the
+// hours that TCP would take to notice.
+const keepaliveSQL = `
+set tcp_keepalives_idle = 5;
+set tcp_keepalives_interval = 2;
+set tcp_keepalives_count = 3`
+
 func openLease(ctx context.Context, pool *pgxpool.Pool) (*lease, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	conn, err := pgx.ConnectConfig(ctx, pool.Config().ConnConfig.Copy())
 	if err != nil {
 		return nil, fmt.Errorf("connect for the partition locks: %w", err)
+	}
+	if _, err := conn.Exec(ctx, keepaliveSQL); err != nil {
+		return nil, errors.Join(fmt.Errorf("prepare the partition locks: %w", err), conn.Close(ctx))
 	}
 	return &lease{conn: conn, held: map[int]bool{}}, nil
 }

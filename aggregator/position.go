@@ -63,7 +63,7 @@ func loadEpochs(ctx context.Context, q querier) (epochs, error) {
 }
 
 const loadPlacesSQL = `
-select partition, stream_epoch, seq, stored_at, complete_until, terms
+select partition, stream_epoch, seq, stored_at, complete_until
 from stream_positions
 order by partition`
 
@@ -76,7 +76,7 @@ func loadPlaces(ctx context.Context, q querier, sql string) (map[int]place, erro
 	var partition int
 	var p place
 	_, err := pgx.ForEachRow(rows, []any{
-		&partition, &p.Epoch, &p.Seq, &p.storedAt, &p.completeUntil, &p.terms,
+		&partition, &p.Epoch, &p.Seq, &p.storedAt, &p.completeUntil,
 	}, func() error {
 		found[partition] = p
 		p.storedAt, p.completeUntil = nil, nil
@@ -118,7 +118,7 @@ func makePlaces(ctx context.Context, pool *pgxpool.Pool, created time.Time, part
 const advanceSQL = `
 update stream_positions
 set seq = $4,
-    stored_at = $5,
+    stored_at = case when seq = $4 then stored_at else $5 end,
     complete_until = greatest(complete_until, $6)
 where partition = $1
   and stream_epoch = $2
@@ -127,7 +127,7 @@ where partition = $1
 // advance moves a partition's position over messages of other partitions, or
 // only says until when it is complete.
 func advance(ctx context.Context, pool *pgxpool.Pool, partition int, from odometer.Position, m mark) error {
-	tag, err := pool.Exec(ctx, advanceSQL, partition, from.Epoch, from.Seq, m.seq, nullTime(m.storedAt), nullTime(m.complete))
+	tag, err := pool.Exec(ctx, advanceSQL, partition, from.Epoch, from.Seq, m.seq, nullTime(m.storedAt), nullTime(m.completeUntil()))
 	if err != nil {
 		return fmt.Errorf("advance partition %d to %d: %w", partition, m.seq, err)
 	}

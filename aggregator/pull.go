@@ -18,7 +18,7 @@ const (
 	pullMessages = 5000
 	pullBytes    = 8 << 20
 	pullExpiry   = 30 * time.Second
-	pullBeat     = 5 * time.Second  // the server shows life this often
+	pullBeat     = time.Second      // the server shows life this often
 	consumerIdle = 30 * time.Second // the server forgets our consumer after this
 )
 
@@ -32,10 +32,12 @@ const (
 type pull struct {
 	nc      *nats.Conn
 	sub     *nats.Subscription
-	inbox   string
+	inbox   string // each request has its own reply subject below it
 	next    string // the subject that requests go to
 	arrived chan *nats.Msg
-	open    int // messages that the present request may still bring
+	asked   int    // requests so far
+	reply   string // the present request's
+	open    int    // messages that it may still bring
 	heard   time.Time
 }
 
@@ -57,7 +59,7 @@ func newPull(ctx context.Context, nc *nats.Conn, stream jetstream.Stream, behind
 		nc: nc, inbox: nc.NewInbox(), arrived: make(chan *nats.Msg, 256),
 		next: "$JS.API.CONSUMER.MSG.NEXT." + ingest.StreamName + "." + consumer.CachedInfo().Name,
 	}
-	p.sub, err = nc.Subscribe(p.inbox, func(msg *nats.Msg) {
+	p.sub, err = nc.Subscribe(p.inbox+".*", func(msg *nats.Msg) {
 		select {
 		case p.arrived <- msg:
 		case <-ctx.Done():
@@ -84,8 +86,10 @@ func (p *pull) ask() error {
 	if err != nil {
 		return err
 	}
+	p.asked++
+	p.reply = fmt.Sprintf("%s.%d", p.inbox, p.asked)
 	p.open, p.heard = pullMessages, time.Now()
-	if err := p.nc.PublishRequest(p.next, p.inbox, request); err != nil {
+	if err := p.nc.PublishRequest(p.next, p.reply, request); err != nil {
 		return natsError(fmt.Errorf("ask for messages: %w", err))
 	}
 	return nil
@@ -102,11 +106,16 @@ func (p *pull) handled() error {
 }
 
 // fromServer reports whether a message is the server's word about a request.
-func (p *pull) fromServer(msg *nats.Msg) bool { return msg.Subject == p.inbox }
+func (p *pull) fromServer(msg *nats.Msg) bool { return strings.HasPrefix(msg.Subject, p.inbox+".") }
 
-// obey does what the server's word asks for.
+// obey does what the server's word asks for. Its last word on a request that
+// has been followed by another changes nothing: else each would be renewed for
+// ever beside its successor.
 func (p *pull) obey(msg *nats.Msg) error {
 	p.heard = time.Now()
+	if msg.Subject != p.reply {
+		return nil
+	}
 	status, word := msg.Header.Get("Status"), msg.Header.Get("Description")
 	switch {
 	case status == "100": // a heartbeat
@@ -119,5 +128,12 @@ func (p *pull) obey(msg *nats.Msg) error {
 	}
 }
 
-// silent reports whether the server has shown no life for too long.
-func (p *pull) silent() bool { return time.Since(p.heard) > 3*pullBeat }
+// revive asks again when the server has shown no life for too long: a request
+// that ends exactly on its bytes ends without a word. A server that is gone is
+// found by the looks at the stream.
+func (p *pull) revive() error {
+	if time.Since(p.heard) < 3*pullBeat {
+		return nil
+	}
+	return p.ask()
+}

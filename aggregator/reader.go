@@ -3,6 +3,7 @@ package aggregator
 import (
 	"context"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -33,6 +34,7 @@ type mark struct {
 // look is what a glance at the stream's end showed.
 type look struct {
 	first, last int64
+	dealt       int64     // what had been dealt before the glance
 	before      time.Time // the server's time before the glance: all stored by then is at or before last
 }
 
@@ -44,8 +46,9 @@ type reader struct {
 	workers []*worker // by partition; nil where another process reads
 	looks   chan look
 
-	through  mark   // the last message that was dealt
-	expected uint64 // consumer sequence of the next message
+	through  mark         // the last message that was dealt
+	dealt    atomic.Int64 // its sequence, for poll
+	expected uint64       // consumer sequence of the next message
 	stuck    int
 }
 
@@ -97,8 +100,8 @@ func (r *reader) run(ctx context.Context) error {
 				return err
 			}
 		case <-ticker.C:
-			if pull.silent() {
-				return natsError(fmt.Errorf("read the stream: %w", nats.ErrNoHeartbeat))
+			if err := pull.revive(); err != nil {
+				return err
 			}
 			if r.through.seq > marked {
 				marked = r.through.seq
@@ -131,6 +134,7 @@ func (r *reader) deal(ctx context.Context, msg *nats.Msg) error {
 	r.expected++
 	r.stuck = 0
 	r.through = mark{seq: int64(meta.Sequence.Stream), storedAt: meta.Timestamp.UTC().Truncate(time.Microsecond)}
+	r.dealt.Store(r.through.seq)
 	kind, partition, tenant, agent, ok := ingest.ParseStored(msg.Subject)
 	if !ok || partition >= len(r.workers) {
 		return fmt.Errorf("%w: message %d has subject %q, which stream %s cannot have made: check its subject transform",
@@ -150,8 +154,8 @@ func (r *reader) deal(ctx context.Context, msg *nats.Msg) error {
 // see learns where the stream ends. What is read through to there is complete
 // until the server's time before the look.
 func (r *reader) see(ctx context.Context, l look) error {
-	if l.last < r.through.seq {
-		return natsError(fmt.Errorf("%w: it ends at %d, but was read through %d", errStream, l.last, r.through.seq))
+	if l.last < l.dealt {
+		return natsError(fmt.Errorf("%w: it ends at %d, but was read through %d", errStream, l.last, l.dealt))
 	}
 	if l.first > r.through.seq+1 && l.first > l.last {
 		r.through = mark{seq: l.last} // everything has aged out; there is nothing left to read
@@ -198,6 +202,7 @@ func (r *reader) poll(ctx context.Context) error {
 	defer ticker.Stop()
 	var before time.Time
 	for {
+		dealt := r.dealt.Load()
 		info, err := r.look(ctx)
 		if ctx.Err() != nil {
 			return nil
@@ -206,7 +211,7 @@ func (r *reader) poll(ctx context.Context) error {
 			return err
 		}
 		if !before.IsZero() {
-			l := look{first: int64(info.State.FirstSeq), last: int64(info.State.LastSeq), before: before}
+			l := look{first: int64(info.State.FirstSeq), last: int64(info.State.LastSeq), dealt: dealt, before: before}
 			select {
 			case r.looks <- l:
 			case <-ctx.Done():

@@ -44,6 +44,9 @@ func (w *worker) sortOut(ctx context.Context, conn *pgx.Conn, j *judged, fresh i
 			t.dead = append(t.dead, deadLetter{i, claim.conflict(i)})
 		}
 	}
+	if len(t.counted) != fresh {
+		return fmt.Errorf("count partition %d: %d events were inserted, %d messages say they were", w.partition, fresh, len(t.counted))
+	}
 	return nil
 }
 

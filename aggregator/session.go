@@ -1,12 +1,15 @@
 package aggregator
 
 import (
+	"cmp"
 	"context"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
+	"odometer"
 	"odometer/terms"
 )
 
@@ -24,11 +27,10 @@ func (a *Aggregator) session(ctx context.Context, l *lease, reading func()) erro
 	if err != nil {
 		return err
 	}
-	if err := a.standBy(ctx, l, at.partitions); err != nil {
-		return err
-	}
-	if at.places, err = loadPlaces(ctx, a.Pool, loadPlacesSQL); err != nil {
-		return err
+	// Only places that attach has compared with the stream may be read from;
+	// what another reader did meanwhile is found by the compare-and-set.
+	if waited, err := a.standBy(ctx, l, at.partitions); err != nil || waited {
+		return cmp.Or(err, errGained)
 	}
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -42,7 +44,7 @@ func (a *Aggregator) session(ctx context.Context, l *lease, reading func()) erro
 	group.Go(func() error { return r.run(ctx) })
 	group.Go(func() error { return r.poll(ctx) })
 	group.Go(func() error { return l.watch(ctx, at.partitions) })
-	group.Go(func() error { return a.rollOver(ctx) })
+	group.Go(func() error { return a.rollOver(ctx, at.partitions) })
 	group.Go(func() error { return untilDisconnected(ctx, disconnected) })
 	reading()
 	a.Log.Info("aggregator reads", "partitions", len(l.held), "of", at.partitions, "epoch", at.epochs.last().Epoch)
@@ -50,19 +52,18 @@ func (a *Aggregator) session(ctx context.Context, l *lease, reading func()) erro
 }
 
 // standBy waits until the lease holds a partition.
-func (a *Aggregator) standBy(ctx context.Context, l *lease, partitions int) error {
-	said := false
+func (a *Aggregator) standBy(ctx context.Context, l *lease, partitions int) (waited bool, err error) {
 	for {
 		if _, err := l.take(ctx, partitions); err != nil || len(l.held) > 0 {
-			return err
+			return waited, err
 		}
-		if !said {
+		if !waited {
 			a.Log.Info("aggregator stands by: other readers hold every partition", "partitions", partitions)
-			said = true
+			waited = true
 		}
 		select {
 		case <-ctx.Done():
-			return ctx.Err()
+			return waited, ctx.Err()
 		case <-time.After(standbyPause):
 		}
 	}
@@ -79,28 +80,24 @@ func untilDisconnected(ctx context.Context, disconnected <-chan nats.Status) err
 	}
 }
 
-// rolledAtOnce bounds the tenants of one transaction, and so how long a
-// partition waits when all periods end with the month.
+// rolledAtOnce bounds the tenants of one look, and so how long a partition
+// waits when all periods end with the month.
 const rolledAtOnce = 500
 
 // rollOver brings in the periods that time has begun, also of tenants that
-// send nothing.
-func (a *Aggregator) rollOver(ctx context.Context) error {
+// send nothing. What fails is said and tried again; it stops no counting.
+func (a *Aggregator) rollOver(ctx context.Context, partitions int) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
 	for {
-		now := a.Now()
-		due, err := terms.Due(ctx, a.Pool, now, rolledAtOnce)
-		if err == nil && len(due) > 0 {
-			err = terms.RollOver(ctx, a.Pool, due, now, now)
-		}
+		due, err := a.rollOverDue(ctx, partitions)
 		if ctx.Err() != nil {
 			return nil
 		}
 		if err != nil {
-			return err
+			a.Log.Error("periods are due and do not roll over; it is tried again", "err", err)
 		}
-		if len(due) == rolledAtOnce {
+		if due == rolledAtOnce && err == nil {
 			continue
 		}
 		select {
@@ -109,4 +106,25 @@ func (a *Aggregator) rollOver(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// rollOverDue rolls over what is due, partition by partition, so that the
+// others count meanwhile.
+func (a *Aggregator) rollOverDue(ctx context.Context, partitions int) (due int, err error) {
+	now := a.Now()
+	tenants, err := terms.Due(ctx, a.Pool, now, rolledAtOnce)
+	if err != nil {
+		return 0, err
+	}
+	byPartition := map[int][]uuid.UUID{}
+	for _, t := range tenants {
+		p := odometer.PartitionOf(t, partitions)
+		byPartition[p] = append(byPartition[p], t)
+	}
+	for _, some := range byPartition {
+		if err := terms.RollOver(ctx, a.Pool, some, now, now); err != nil {
+			return 0, err
+		}
+	}
+	return len(tenants), nil
 }

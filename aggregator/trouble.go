@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 )
 
-// Reasons for which a session ends although nothing is broken.
+// Reasons for which a session, or a batch, begins again.
 var (
 	errGained = errors.New("a further partition became free")
 	errMoved  = errors.New("the position was moved by another reader")
@@ -56,6 +56,7 @@ func poison(err error) (*pgconn.PgError, bool) {
 	if !errors.As(err, &pg) || len(pg.Code) != 5 {
 		return nil, false
 	}
+	// A counter that somebody else has made is no fault of a message.
 	class := pg.Code[:2]
-	return pg, class == "22" || class == "23"
+	return pg, (class == "22" || class == "23") && pg.ConstraintName != "usage_counters_pkey"
 }

@@ -23,6 +23,18 @@ type Message struct {
 	Position    odometer.Position // where the stream stored it; passed on to the event
 }
 
+// Bytes is about how much memory the message takes.
+func (m *Message) Bytes() int {
+	n := len(m.Data)
+	for name, values := range m.Header {
+		n += len(name)
+		for _, v := range values {
+			n += len(v)
+		}
+	}
+	return n
+}
+
 // Decode reads a message as the contract describes an event, and judges all
 // that needs nothing but the message itself. The reasons, in this order:
 //

@@ -78,7 +78,7 @@ const maxPeriods = 5000
 // except that a running period ends there.
 func relay(stored laid, sub odometer.Subscription, start, end, now time.Time) (layout, error) {
 	wanted := sub.Lay(start, end)
-	wanted = append(wanted, sub.Roll(wanted[len(wanted)-1].End, now)...)
+	wanted = append(wanted, sub.Roll(wanted[len(wanted)-1].End, reach(stored, now))...)
 	if len(wanted) > maxPeriods {
 		return layout{}, fmt.Errorf("%w: from %s to now there would be %d periods of a %s: give a later --period-start",
 			ErrRefused, start.Format(time.RFC3339), len(wanted), sub.Interval)
@@ -101,6 +101,18 @@ func relay(stored laid, sub odometer.Subscription, start, end, now time.Time) (l
 	}
 	out.fit(wanted, known, sub.Status, now)
 	return out, nil
+}
+
+// reach is now, or the start of a period that an event ahead of its time has
+// had laid already: dropped, it would leave the event in the period before.
+func reach(stored laid, now time.Time) time.Time {
+	until := now
+	for _, p := range stored.periods {
+		if p.Start.After(until) && !p.Start.After(now.Add(odometer.MaxAhead)) {
+			until = p.Start
+		}
+	}
+	return until
 }
 
 // fit sorts the wanted periods into rows that are there already and new ones.

@@ -43,21 +43,26 @@ func RollOver(ctx context.Context, pool *pgxpool.Pool, tenants []uuid.UUID, now,
 		if err := lockTenants(ctx, tx, tenants...); err != nil {
 			return err
 		}
-		found, err := LoadTenants(ctx, tx, tenants, time.Time{})
-		if err != nil {
-			return err
-		}
-		var rows periodRows
-		for id, t := range found {
-			if len(t.Periods) > 0 {
-				rows.add(id, t.Subscription.Roll(t.Periods[len(t.Periods)-1].End, until)...)
-			}
-		}
-		if err := insertPeriods(ctx, tx, rows); err != nil {
-			return err
-		}
-		return settle(ctx, tx, found, now)
+		return rollOverLocked(ctx, tx, tenants, now, until)
 	})
+}
+
+// rollOverLocked is RollOver under the locks of the tenants' partitions.
+func rollOverLocked(ctx context.Context, tx pgx.Tx, tenants []uuid.UUID, now, until time.Time) error {
+	found, err := LoadTenants(ctx, tx, tenants, time.Time{})
+	if err != nil {
+		return err
+	}
+	var rows periodRows
+	for id, t := range found {
+		if len(t.Periods) > 0 {
+			rows.add(id, t.Subscription.Roll(t.Periods[len(t.Periods)-1].End, until)...)
+		}
+	}
+	if err := insertPeriods(ctx, tx, rows); err != nil {
+		return err
+	}
+	return settle(ctx, tx, found, now)
 }
 
 // settle brings what time has decided into the rows: the freeze of ended

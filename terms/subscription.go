@@ -42,6 +42,11 @@ func Set(ctx context.Context, pool *pgxpool.Pool, a Agreement, now time.Time) (*
 		if err := lockTenants(ctx, tx, a.Tenant); err != nil {
 			return err
 		}
+		// What has ended by now keeps the terms it ended with, also when no
+		// aggregator has run since.
+		if err := rollOverLocked(ctx, tx, []uuid.UUID{a.Tenant}, now, now); err != nil {
+			return err
+		}
 		err := a.apply(ctx, tx, now)
 		if err != nil {
 			return err

@@ -98,7 +98,9 @@ func loadPeriods(ctx context.Context, q querier, tenants []uuid.UUID, since time
 			at := closed
 			period.ClosedAt = &at
 		}
-		into[id].Periods = append(into[id].Periods, period)
+		if t := into[id]; t != nil {
+			t.Periods = append(t.Periods, period)
+		}
 		return nil
 	})
 	if err != nil {

@@ -10,6 +10,10 @@
 // first batch after it and by none before it, and a change waits for a batch
 // no longer than that batch's own transaction takes.
 //
+// Whoever else locks a position and changes events or counters (a replay, a
+// close, a repair) must raise `terms` too: a batch that waited for the lock sees
+// the books as they were before it waited.
+//
 // A closed period is never touched. A period that has ended keeps the plan,
 // limits and prices that were in force at its end (they are frozen by the
 // rollover); everything else acts on the whole running period.

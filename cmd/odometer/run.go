@@ -53,7 +53,7 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) error {
 	if c.BatchSize < 1 || c.BatchSize > 50_000 {
 		return usagef("--batch-size %d: want 1 to 50000", c.BatchSize)
 	}
-	config, err := c.poolConfig(16)
+	config, err := c.poolConfig(int32(c.Partitions + 12)) // one each, the API's, and some to spare
 	if err != nil {
 		return err
 	}
@@ -147,19 +147,23 @@ func (s *services) run(ctx context.Context) error {
 		s.t.log.Info("the API listens", "addr", api.Addr().String())
 	}
 	group.Go(func() error { return serve(ctx, ops, s.opsHandler()) })
+	var metrics *aggregator.Metrics
+	if s.nats != nil {
+		metrics = aggregator.NewMetrics(s.registry, s.metricsPerTenant)
+	}
 	group.Go(func() error {
 		if err := s.waitForSchema(ctx); err != nil || s.nats == nil {
 			return err
 		}
-		return s.aggregate(ctx)
+		return s.aggregate(ctx, metrics)
 	})
 	return group.Wait()
 }
 
-func (s *services) aggregate(ctx context.Context) error {
+func (s *services) aggregate(ctx context.Context, metrics *aggregator.Metrics) error {
 	a, err := aggregator.New(aggregator.Options{
 		Pool: s.pool, NATS: s.nats, Stream: s.stream, BatchSize: s.batchSize, Log: s.t.log,
-		Metrics: aggregator.NewMetrics(s.registry, s.metricsPerTenant),
+		Metrics: metrics,
 	})
 	if err != nil {
 		return err
