@@ -264,6 +264,43 @@ func TestRollingOverForAnOldEventLaysEverythingThatIsDue(t *testing.T) {
 	wantSpans(t, spans(loadAcme(t, pool)), "2026-08-01 2026-09-01", "2026-09-01 2026-10-01", "2026-10-01 2026-11-01", "2026-11-01 2026-12-01")
 }
 
+func TestAPlanChangeDoesNotActOnAPeriodThatHasEnded(t *testing.T) {
+	t.Parallel()
+	for _, rolled := range []bool{true, false} { // whether the rollover came first must not matter
+		pool := withSample(t)
+		set(t, pool, bundle("2026-10-01", "2026-11-01"), "2026-10-20")
+		if rolled {
+			rollOver(t, pool, "2026-11-02")
+		}
+		other := bundle("2026-10-01", "2026-11-01")
+		other.PlanID = "price_inboxpilot_monthly"
+		set(t, pool, other, "2026-11-02")
+		after := loadAcme(t, pool)
+		if after.Periods[0].PlanID != "price_bundle_monthly" || after.Periods[1].PlanID != "price_inboxpilot_monthly" {
+			t.Errorf("rolled over before %v: plans %s, then %s", rolled, after.Periods[0].PlanID, after.Periods[1].PlanID)
+		}
+	}
+}
+
+func TestAnEventAheadOfItsTimeKeepsItsPeriodWhenThePlanChanges(t *testing.T) {
+	t.Parallel()
+	pool := withSample(t)
+	set(t, pool, bundle("2026-10-01", "2026-11-01"), "2026-10-20")
+	eve := day("2026-11-01").Add(-2 * time.Minute)
+	if err := RollOver(t.Context(), pool, []uuid.UUID{acme}, eve, eve.Add(odometer.MaxAhead)); err != nil {
+		t.Fatal(err)
+	}
+	addEvent(t, pool, day("2026-11-01").Add(time.Minute), 1)
+	other := bundle("2026-10-01", "2026-11-01")
+	other.PlanID = "price_inboxpilot_monthly"
+	if _, err := Set(t.Context(), pool, other, eve); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(map[string]int64{"2026-11-01": 1}, counts(t, pool)); diff != "" {
+		t.Errorf("counts (-want +got):\n%s", diff)
+	}
+}
+
 func TestEveryChangeRaisesTheTermsOfItsPartition(t *testing.T) {
 	t.Parallel()
 	pool := withSample(t)

@@ -1,0 +1,250 @@
+package aggregator
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"fmt"
+	"log/slog"
+	"net"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"odometer/ingest"
+)
+
+// journal is a log that a test can read while it is written.
+type journal struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (j *journal) Write(p []byte) (int, error) {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return j.buf.Write(p)
+}
+
+func (j *journal) says(words string) bool {
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	return strings.Contains(j.buf.String(), words)
+}
+
+func (j *journal) keep(o *Options) { o.Log = slog.New(slog.NewTextHandler(j, nil)) }
+
+// completeAfter waits until every partition is known to be complete after t.
+func (h *house) completeAfter(t time.Time) {
+	h.t.Helper()
+	h.eventually("complete after "+t.String(), func() bool {
+		return h.number(`select count(*) from stream_positions where complete_until is null or complete_until < $1`, t) == 0
+	})
+}
+
+func TestAQuietRestartKeepsTheFootprintOfALostTail(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	tenant := h.subscribe(1)[0]
+	h.publish(email(tenant, "a", 1), email(tenant, "b", 1))
+	h.server.Stop()
+	saved := h.server.Save()
+	h.server.Start()
+	h.eventually("connected", h.nc.IsConnected)
+	h.publish(email(tenant, "c", 1), email(tenant, "d", 1), email(tenant, "e", 1))
+	for range 2 { // the second session finds nothing to read
+		stop := h.run()
+		h.settled()
+		h.completeAfter(time.Now())
+		stop()
+	}
+	if n := h.number(`select count(*) from stream_positions where stored_at is null`); n != 0 {
+		t.Errorf("%d positions forgot when their message was stored", n)
+	}
+	h.server.Stop()
+	h.server.Restore(saved)
+	h.server.Start()
+	h.eventually("connected", h.nc.IsConnected)
+	h.publish(email(tenant, "f", 1), email(tenant, "g", 1), email(tenant, "h", 1), email(tenant, "i", 1))
+	h.run()
+	h.eventually("a to i are counted", func() bool { return h.count(tenant, "inbox") == 9 })
+	h.balanced()
+}
+
+// hpub publishes with a header block that no client library would send.
+func (h *house) hpub(subject, header, body string) {
+	h.t.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(h.server.URL(), "nats://"))
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	defer conn.Close()
+	fmt.Fprintf(conn, "CONNECT {\"verbose\":true,\"headers\":true,\"no_responders\":true}\r\nHPUB %s %d %d\r\n%s%s\r\nPING\r\n",
+		subject, len(header), len(header)+len(body), header, body)
+	for lines := bufio.NewScanner(conn); lines.Scan(); {
+		if lines.Text() == "PONG" {
+			return
+		}
+	}
+	h.t.Fatal("the server did not take the message")
+}
+
+func TestHeadersThatNobodyCanReadKeepNobodyFromAttaching(t *testing.T) {
+	t.Parallel()
+	for name, header := range map[string]string{
+		"no colon":   "NATS/1.0\r\nrubbish without a colon\r\n\r\n",
+		"no version": "RUBBISH\r\n\r\n",
+		"binary":     "NATS/1.0\r\n\x00\xff: \xff\x00\r\n\r\n",
+		"a status":   "NATS/1.0 503\r\n\r\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			h := newHouse(t)
+			tenant := h.subscribe(1)[0]
+			h.publish(email(tenant, "a", 1))
+			h.hpub("usage."+tenant.String()+".inbox", header, `{"idempotency_key":"x","action_type":"email_processed"}`)
+			h.eventually("stored", func() bool {
+				stream, err := h.js.Stream(t.Context(), ingest.StreamName)
+				return err == nil && stream.CachedInfo().State.LastSeq == 2
+			})
+			stop := h.run()
+			h.settled()
+			stop()
+			h.run()
+			h.publish(email(tenant, "b", 1))
+			h.settled()
+			if got := h.number(`select count(*) from usage_events where idempotency_key = 'b'`); got != 1 {
+				t.Errorf("after the restart b is counted %d times", got)
+			}
+		})
+	}
+}
+
+// holdPartitions takes the locks of all partitions, as another reader would.
+func holdPartitions(t *testing.T, h *house) (release func()) {
+	t.Helper()
+	conn, err := h.pool.Acquire(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	for p := range 4 {
+		if _, err := conn.Exec(t.Context(), `select pg_advisory_lock($1, $2)`, lockClass, p); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return func() { unlock(t, conn) }
+}
+
+func unlock(t *testing.T, conn *pgxpool.Conn) {
+	t.Helper()
+	if _, err := conn.Exec(t.Context(), `select pg_advisory_unlock_all()`); err != nil {
+		t.Fatal(err)
+	}
+	conn.Release()
+}
+
+func TestWhoTakesOverComparesThePositionsItFindsWithTheStream(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	tenant := h.subscribe(1)[0]
+	stop := h.run()
+	h.completeAfter(time.Now())
+	stop()
+	release := holdPartitions(t, h)
+	var log journal
+	h.run(log.keep)
+	h.eventually("it stands by", func() bool { return log.says("stands by") })
+	for _, key := range []string{"a", "b", "c", "d", "e"} {
+		h.publish(email(tenant, key, 1))
+	}
+	// What a reader left that had counted three messages of a tail that is lost.
+	if _, err := h.pool.Exec(t.Context(), `update stream_positions set seq = 3, stored_at = now() - interval '1 hour'`); err != nil {
+		t.Fatal(err)
+	}
+	release()
+	h.eventually("all five are counted", func() bool { return h.count(tenant, "inbox") == 5 })
+	if !log.says("a new epoch begins") {
+		t.Error("the cut was not said")
+	}
+}
+
+func TestMessagesThatAgedOutUnreadAreSaid(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	tenant := h.subscribe(1)[0]
+	stop := h.run()
+	h.publish(email(tenant, "a", 1))
+	h.settled()
+	h.completeAfter(time.Now())
+	stop()
+	stream, err := h.js.Stream(t.Context(), ingest.StreamName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.MaxAge = 2 * time.Second // the least that the duplicate window allows
+	if _, err := h.js.UpdateStream(t.Context(), config); err != nil {
+		t.Fatal(err)
+	}
+	h.publish(email(tenant, "b", 1), email(tenant, "c", 1))
+	h.eventually("aged out", func() bool {
+		info, err := stream.Info(t.Context())
+		return err == nil && info.State.Msgs == 0
+	})
+	var log journal
+	h.run(log.keep)
+	h.eventually("it is said", func() bool { return log.says("left the stream unread") })
+}
+
+func TestRequestsToTheServerDoNotMultiply(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	tenant := h.subscribe(1)[0]
+	const thousands = 40 // eight requests' worth
+	for i := range thousands {
+		events := make([]ingest.Event, 1000)
+		for k := range events {
+			events[k] = email(tenant, fmt.Sprintf("%d-%d", i, k), 1)
+		}
+		h.publish(events...)
+	}
+	h.run()
+	h.settled()
+	stream, err := h.js.Stream(t.Context(), ingest.StreamName)
+	if err != nil {
+		t.Fatal(err)
+	}
+	consumers := stream.ListConsumers(context.Background())
+	for c := range consumers.Info() {
+		if c.NumWaiting > 2 {
+			t.Errorf("%d requests are open, want one and perhaps its successor", c.NumWaiting)
+		}
+	}
+	if err := consumers.Err(); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func TestAQuietPartitionIsKnownDuringABacklog(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	tenant := h.subscribe(1)[0]
+	for i := range 60 {
+		events := make([]ingest.Event, 1000)
+		for k := range events {
+			events[k] = email(tenant, fmt.Sprintf("%d-%d", i, k), 1)
+		}
+		h.publish(events...)
+	}
+	h.run(func(o *Options) { o.BatchSize = 500 })
+	h.eventually("every partition is known", func() bool {
+		return h.number(`select count(*) from stream_positions where complete_until is null`) == 0 &&
+			h.number(`select count(*) from stream_positions`) == 4
+	})
+	if lowest := h.number(`select min(seq) from stream_positions`); lowest >= 60_000 {
+		t.Errorf("they became known only with the backlog's end, at %d", lowest)
+	}
+}
