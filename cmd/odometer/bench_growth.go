@@ -1,0 +1,223 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"golang.org/x/sync/errgroup"
+
+	"odometer/terms"
+)
+
+// growthFactor times the write race's events are counted on top of what is
+// stored: long enough for the transient after a checkpoint to end, in which
+// every page that is touched for the first time goes into the log as a whole.
+const growthFactor = 10
+
+// windowShare of the span is the length of a window in which a rate is taken.
+const windowShare = 4
+
+// climb is how an aggregator did on a table that held many events.
+type climb struct {
+	windows []float64 // events a second, window by window, from a checkpoint on
+	steady  float64   // events a second over the second half of the events
+}
+
+func (c climb) first() float64 { return c.windows[0] }
+
+func (c *benchCmd) raceGrowth(ctx context.Context, g *ground, report *benchReport) error {
+	work := newWorkload(writeTenants)
+	s, err := g.openStream(ctx, "growth")
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	events := c.Events * growthFactor
+	g.t.log.Info("filling the stream", "events", events)
+	last, err := s.fill(ctx, work, events, func(i int) int { return i })
+	if err != nil {
+		return err
+	}
+	all := make([][]climb, len(c.Stored))
+	for round := range c.Rounds {
+		for i, stored := range c.Stored {
+			g.t.log.Info("storing events", "round", round+1, "events", stored)
+			found, err := c.climb(ctx, g, s, work, stored, last)
+			if err != nil {
+				return fmt.Errorf("with %d events stored: %w", stored, err)
+			}
+			all[i] = append(all[i], found)
+			g.t.log.Info("growth", "round", round+1, "stored", stored, "first", int(found.first()), "steady", int(found.steady))
+		}
+	}
+	report.Growth = growthTable(c.Stored, all)
+	return nil
+}
+
+// climb stores events in a new database and counts the stream on top of them.
+func (c *benchCmd) climb(ctx context.Context, g *ground, s *benchStream, work *workload, stored int, last tails) (found climb, err error) {
+	d, err := g.openDatabase(ctx, "growth", amplePlan, work.tenants)
+	if err != nil {
+		return climb{}, err
+	}
+	defer func() {
+		if dropped := d.drop(context.WithoutCancel(ctx)); err == nil {
+			err = dropped
+		}
+	}()
+	before, err := d.store(ctx, stored, 3)
+	if err != nil {
+		return climb{}, err
+	}
+	r, err := g.enter(ctx, contestant{Role: aggregateRole, DatabaseURL: d.url, NATSURL: s.server.ClientURL()})
+	if err != nil {
+		return climb{}, err
+	}
+	defer func() {
+		if left := r.leave(); err == nil {
+			err = left
+		}
+	}()
+	if err := d.exec(ctx, "checkpoint"); err != nil {
+		return climb{}, err
+	}
+	if err := r.start(); err != nil {
+		return climb{}, err
+	}
+	events := c.Events * growthFactor
+	if found, err = d.watchClimb(ctx, events, c.Span/windowShare); err != nil {
+		return climb{}, err
+	}
+	if err := d.waitFor(ctx, last); err != nil {
+		return climb{}, err
+	}
+	return found, d.verify(ctx, books{events: before.events + events, units: before.units + work.units(events)})
+}
+
+const climbedSQL = `
+select coalesce(sum(messages), 0)
+from batches`
+
+// watchClimb takes the rates while the stream is counted.
+func (d *database) watchClimb(ctx context.Context, events int, window time.Duration) (found climb, err error) {
+	begin := time.Now()
+	windowBegin, windowFrom := begin, 0
+	var halfAt time.Time
+	half, count := 0, 0
+	for count < events {
+		if err := pauseFor(ctx, window/50); err != nil {
+			return climb{}, err
+		}
+		if err := d.QueryRow(ctx, climbedSQL).Scan(&count); err != nil {
+			return climb{}, fmt.Errorf("ask how much is counted: %w", err)
+		}
+		now := time.Now()
+		if took := now.Sub(windowBegin); took >= window || count == events && found.windows == nil {
+			found.windows = append(found.windows, float64(count-windowFrom)/took.Seconds())
+			windowBegin, windowFrom = now, count
+			if found.windows[len(found.windows)-1] == 0 && took > stuckTime {
+				return climb{}, fmt.Errorf("nothing was counted for %s after %d events", took, count)
+			}
+		}
+		if half == 0 && count >= events/2 {
+			half, halfAt = count, now
+		}
+		if count == events && count > half {
+			found.steady = float64(count-half) / now.Sub(halfAt).Seconds()
+		}
+	}
+	return found, nil
+}
+
+// Random keys in the order of their arrival, as in life: the index grows as
+// it would have.
+const storeSQL = `
+insert into usage_events (
+    tenant_id, event_id, agent, kind, action_type, resource_id, quantity, idempotency_key,
+    metadata, occurred_at, recorded_at, period_start, stream_epoch, stream_seq
+)
+select
+    ($1::uuid[])[1 + mod(n * 7919, cardinality($1::uuid[]))],
+    gen_random_uuid(),
+    ($2::text[])[1 + mod(n, cardinality($2::text[]))],
+    'usage',
+    ($3::text[])[1 + mod(n, cardinality($3::text[]))],
+    'mailbox/primary/message/' || gen_random_uuid(),
+    1 + mod(n, $4),
+    gen_random_uuid(),
+    jsonb_build_object('run', gen_random_uuid(), 'step', mod(n, 20), 'model', 'small', 'tokens', mod(n, 8000), 'cached', false),
+    stored_at - interval '1 second',
+    stored_at,
+    p.period_start,
+    0,
+    n
+from (select min(period_start) as period_start from billing_periods) p,
+    generate_series($5::bigint, $6::bigint) as n,
+    lateral (select now() - interval '14 days' * (1 - n / $7::float8) as stored_at) t`
+
+const sumSQL = `
+update usage_counters c
+set count = e.quantity,
+    last_event_at = e.last_event_at
+from (
+    select tenant_id, agent, period_start, sum(quantity) as quantity, max(occurred_at) as last_event_at
+    from usage_events
+    group by tenant_id, agent, period_start
+) e
+where (c.tenant_id, c.agent, c.period_start) = (e.tenant_id, e.agent, e.period_start)`
+
+const booksHeldSQL = `
+select count(*), coalesce(sum(quantity), 0)::bigint
+from usage_events`
+
+const (
+	storeAtOnce = 250_000 // rows of one statement
+	storers     = 2
+)
+
+// store makes n events of up to so many units each inside Postgres, with the
+// counters that belong to them, in the state of a table that was vacuumed.
+func (d *database) store(ctx context.Context, n int, quantity int) (held books, err error) {
+	tenants, agents, actions, err := d.senders(ctx)
+	if err != nil {
+		return held, err
+	}
+	group, storing := errgroup.WithContext(ctx)
+	for storer := range storers {
+		group.Go(func() error {
+			for from := storer * storeAtOnce; from < n; from += storers * storeAtOnce {
+				_, err := d.Exec(storing, storeSQL, tenants, agents, actions, quantity, from+1, min(n, from+storeAtOnce), n)
+				if err != nil {
+					return fmt.Errorf("store %d events: %w", n, err)
+				}
+			}
+			return nil
+		})
+	}
+	if err := group.Wait(); err != nil {
+		return held, err
+	}
+	if err := d.exec(ctx, sumSQL, "vacuum (analyze)"); err != nil {
+		return held, err
+	}
+	if err := d.QueryRow(ctx, booksHeldSQL).Scan(&held.events, &held.units); err != nil {
+		return held, fmt.Errorf("store %d events: %w", n, err)
+	}
+	return held, nil
+}
+
+const sendersSQL = `
+select array_agg(tenant_id)
+from subscriptions`
+
+func (d *database) senders(ctx context.Context) (tenants []uuid.UUID, agents, actions []string, err error) {
+	if err := d.QueryRow(ctx, sendersSQL).Scan(&tenants); err != nil {
+		return nil, nil, nil, fmt.Errorf("list the tenants: %w", err)
+	}
+	for _, a := range terms.SampleCatalogue().Agents {
+		agents, actions = append(agents, a.ID), append(actions, a.Actions[0])
+	}
+	return tenants, agents, actions, nil
+}

@@ -1,0 +1,263 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"odometer"
+	"odometer/ingest"
+)
+
+// pacing is how events are published: how many a second, how many at once, and
+// by how many publishers, so that none waits for another's sync.
+type pacing struct {
+	name       string
+	rate       int
+	batch      int
+	publishers int
+}
+
+var pacings = []pacing{
+	{"one by one", 1000, 1, 16},
+	{"in batches of 50", 5000, 50, 4},
+}
+
+// publication is an event that the stream holds.
+type publication struct {
+	at        time.Time // just before the call that published it
+	acked     time.Time // when that call returned
+	partition int
+	seq       int64
+}
+
+// sighting is a partition's position as another connection saw it.
+type sighting struct {
+	at  time.Time
+	seq int64
+}
+
+// delays are what one pacing showed in one round.
+type delays struct {
+	rate           float64 // events a second that were published
+	acked, visible [2]time.Duration
+}
+
+// delayOf is the time from the publish of each event until the transaction that
+// counted it was seen. seen holds each partition's sightings in order of time.
+func delayOf(published []publication, seen [][]sighting) (visible []time.Duration, err error) {
+	for _, p := range published {
+		of := seen[p.partition]
+		i, _ := slices.BinarySearchFunc(of, p.seq, func(s sighting, seq int64) int { return int(s.seq - seq) })
+		if i == len(of) {
+			return nil, fmt.Errorf("message %d of partition %d was never seen counted", p.seq, p.partition)
+		}
+		visible = append(visible, of[i].at.Sub(p.at))
+	}
+	return visible, nil
+}
+
+func (c *benchCmd) raceLatency(ctx context.Context, g *ground, report *benchReport) (err error) {
+	work := newWorkload(writeTenants)
+	d, err := g.openDatabase(ctx, "latency", amplePlan, work.tenants)
+	if err != nil {
+		return err
+	}
+	defer d.Close()
+	s, err := g.openStream(ctx, "latency")
+	if err != nil {
+		return err
+	}
+	defer s.close()
+	r, err := g.enter(ctx, contestant{Role: aggregateRole, DatabaseURL: d.url, NATSURL: s.server.ClientURL()})
+	if err != nil {
+		return err
+	}
+	defer func() {
+		if left := r.leave(); err == nil {
+			err = left
+		}
+	}()
+	if err := r.start(); err != nil {
+		return err
+	}
+	if err := d.waitUntilRead(ctx); err != nil {
+		return err
+	}
+	all := make([][]delays, len(pacings))
+	b := &beat{work: work, d: d, s: s}
+	// Not measured: statements are prepared, and the tenants' terms are read.
+	if _, err := b.run(ctx, pacings[0], c.Span/warmShare); err != nil {
+		return err
+	}
+	for round := range c.Rounds {
+		for i, p := range pacings {
+			found, err := b.run(ctx, p, c.Span)
+			if err != nil {
+				return err
+			}
+			all[i] = append(all[i], found)
+			g.t.log.Info("latency", "round", round+1, "published", p.name,
+				"acknowledged_p50", found.acked[0], "p50", found.visible[0], "p99", found.visible[1])
+		}
+	}
+	if err := d.verify(ctx, books{events: b.published, units: work.units(b.published)}); err != nil {
+		return err
+	}
+	for i, p := range pacings {
+		report.Latency = append(report.Latency, latencyLineOf(p, all[i]))
+	}
+	return nil
+}
+
+// warmShare of the span goes before the first run.
+const warmShare = 5
+
+// beat publishes at an even pace and watches the books meanwhile.
+type beat struct {
+	work      *workload
+	d         *database
+	s         *benchStream
+	published int // events, by all runs
+}
+
+func (b *beat) run(ctx context.Context, p pacing, span time.Duration) (delays, error) {
+	// Over a socket, as agents do.
+	nc, err := nats.Connect(b.s.server.ClientURL())
+	if err != nil {
+		return delays{}, fmt.Errorf("connect to NATS: %w", err)
+	}
+	defer nc.Close()
+	publisher, err := ingest.NewPublisher(nc)
+	if err != nil {
+		return delays{}, err
+	}
+	watching, stop := context.WithCancel(ctx)
+	group, watching := errgroup.WithContext(watching)
+	seen := make([][]sighting, b.s.Partitions)
+	group.Go(func() error { return b.d.watchPositions(watching, seen) })
+	published, err := b.publish(watching, publisher, p, span)
+	if err == nil {
+		last := make(tails, b.s.Partitions)
+		for _, one := range published {
+			last.note(one.partition, uint64(one.seq))
+		}
+		err = b.d.waitFor(watching, last)
+		_ = pauseFor(watching, 20*time.Millisecond) // the watcher shall see it, too
+	}
+	stop()
+	if failed := group.Wait(); failed != nil {
+		return delays{}, failed
+	}
+	if err != nil {
+		return delays{}, err
+	}
+	b.published += len(published)
+	return delaysOf(published, seen)
+}
+
+func delaysOf(published []publication, seen [][]sighting) (d delays, err error) {
+	visible, err := delayOf(published, seen)
+	if err != nil {
+		return d, err
+	}
+	var acked []time.Duration
+	first, last := published[0].at, published[0].at
+	for _, p := range published {
+		acked = append(acked, p.acked.Sub(p.at))
+		if p.at.Before(first) {
+			first = p.at
+		}
+		if p.at.After(last) {
+			last = p.at
+		}
+	}
+	d.rate = float64(len(published)) / last.Sub(first).Seconds()
+	d.acked = [2]time.Duration{percentile(acked, 0.5), percentile(acked, 0.99)}
+	d.visible = [2]time.Duration{percentile(visible, 0.5), percentile(visible, 0.99)}
+	return d, nil
+}
+
+// watchEvery is the pace of the looks at the positions, and so how much later
+// than it happened a commit may be seen.
+const watchEvery = time.Millisecond
+
+// watchPositions notes when each partition's position is seen to have moved.
+func (d *database) watchPositions(ctx context.Context, seen [][]sighting) error {
+	ticker := time.NewTicker(watchEvery)
+	defer ticker.Stop()
+	now := make(tails, len(seen))
+	for {
+		if err := d.readPositions(ctx, now); err != nil {
+			if ctx.Err() != nil {
+				return nil
+			}
+			return err
+		}
+		at := time.Now()
+		for p, seq := range now {
+			if n := len(seen[p]); n == 0 || seen[p][n-1].seq != seq {
+				seen[p] = append(seen[p], sighting{at, seq})
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// publish publishes for a while. Each publisher has its own slots in time,
+// evenly between those of the others; one that is late goes on at once.
+func (b *beat) publish(ctx context.Context, publisher *ingest.Publisher, p pacing, span time.Duration) ([]publication, error) {
+	var mu sync.Mutex
+	var all []publication
+	group, ctx := errgroup.WithContext(ctx)
+	slot := time.Duration(p.batch) * time.Second / time.Duration(p.rate)
+	calls := int(span / slot)
+	begin := time.Now()
+	for one := range p.publishers {
+		group.Go(func() error {
+			var own []publication
+			for call := one; call < calls; call += p.publishers {
+				if err := pauseFor(ctx, time.Until(begin.Add(time.Duration(call)*slot))); err != nil {
+					return err
+				}
+				sent, err := b.publishOnce(ctx, publisher, b.published+call*p.batch, p.batch)
+				if err != nil {
+					return err
+				}
+				own = append(own, sent...)
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			all = append(all, own...)
+			return nil
+		})
+	}
+	return all, group.Wait()
+}
+
+func (b *beat) publishOnce(ctx context.Context, publisher *ingest.Publisher, from, n int) ([]publication, error) {
+	events := make([]ingest.Event, n)
+	for i := range events {
+		events[i] = b.work.event(from + i)
+	}
+	at := time.Now()
+	results, err := publishAll(ctx, publisher, events, make(tails, b.s.Partitions))
+	acked := time.Now()
+	if err != nil {
+		return nil, fmt.Errorf("publish at an even pace: %w", err)
+	}
+	sent := make([]publication, n)
+	for i, r := range results {
+		sent[i] = publication{at, acked, odometer.PartitionOf(events[i].Tenant, b.s.Partitions), int64(r.Ack.Seq)}
+	}
+	return sent, nil
+}

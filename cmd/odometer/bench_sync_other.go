@@ -1,0 +1,8 @@
+//go:build !linux
+
+package main
+
+import "os"
+
+// syncData waits until the disk holds a file's content.
+func syncData(f *os.File) error { return f.Sync() }
