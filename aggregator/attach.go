@@ -73,6 +73,24 @@ func (a *Aggregator) knowCatalogue(ctx context.Context) error {
 	return nil
 }
 
+// keepKnowing shows what a later catalogue brings, also before it is used.
+func (a *Aggregator) keepKnowing(ctx context.Context) error {
+	tick := time.NewTicker(knowEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := a.knowCatalogue(ctx); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
+}
+
+const knowEvery = 5 * time.Second
+
 // sayDifferences names, once, where the stream is not as configured.
 func (a *Aggregator) sayDifferences(s *ingest.Stream) {
 	for _, d := range s.Differences {

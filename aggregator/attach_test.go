@@ -123,6 +123,25 @@ func TestHeadersThatNobodyCanReadKeepNobodyFromAttaching(t *testing.T) {
 	}
 }
 
+func TestALiteralWildcardInASubjectIsADeadLetter(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	tenant := h.subscribe(1)[0]
+	body := `{"idempotency_key":"x","action_type":"email_processed"}`
+	h.raw("usage.*.inbox", body)
+	h.raw("usage."+tenant.String()+".>", body)
+	h.publish(email(tenant, "a", 1))
+	h.run()
+	h.settled()
+	if got := h.number(`select count(*) from dead_letters where reason = 'invalid_field' and tenant_id is null and subject in ('usage.*.inbox', $1)`, "usage."+tenant.String()+".>"); got != 2 {
+		t.Errorf("%d dead letters, want both", got)
+	}
+	if got := h.count(tenant, "inbox"); got != 1 {
+		t.Errorf("counted %d, want what followed", got)
+	}
+	h.accounted()
+}
+
 // holdPartitions takes the locks of all partitions, as another reader would.
 func holdPartitions(t *testing.T, h *house) (release func()) {
 	t.Helper()

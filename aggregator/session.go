@@ -45,6 +45,7 @@ func (a *Aggregator) session(ctx context.Context, l *lease, reading func()) erro
 	group.Go(func() error { return r.poll(ctx) })
 	group.Go(func() error { return l.watch(ctx, at.partitions) })
 	group.Go(func() error { return a.rollOver(ctx, at.partitions) })
+	group.Go(func() error { return a.keepKnowing(ctx) })
 	group.Go(func() error { return untilDisconnected(ctx, disconnected) })
 	reading()
 	a.Log.Info("aggregator reads", "partitions", len(l.held), "of", at.partitions, "epoch", at.epochs.last().Epoch)

@@ -1,9 +1,7 @@
 package aggregator
 
 import (
-	"context"
 	"errors"
-	"net"
 
 	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/nats-io/nats.go"
@@ -34,18 +32,13 @@ func natsError(err error) error {
 // trouble names what a session waits for, so that a log line is written when
 // it changes and not at each attempt.
 func trouble(err error) string {
-	var pg *pgconn.PgError
-	var connect *pgconn.ConnectError
-	var network net.Error
 	switch {
 	case errors.As(err, new(errNATS)), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, jetstream.ErrNoStreamResponse):
 		return "NATS"
-	case errors.As(err, &connect), errors.As(err, &pg), errors.As(err, &network), errors.Is(err, context.DeadlineExceeded):
-		return "Postgres"
 	case errors.Is(err, errMoved):
 		return "its place: another reader moved it"
 	default:
-		return "another attempt"
+		return "Postgres"
 	}
 }
 

@@ -60,6 +60,9 @@ func (d *document) readType(e *odometer.Event) (agent string, r *odometer.Reject
 // readData reads the members of data as those of an event.
 func (d *document) readData(e *odometer.Event) *odometer.Rejection {
 	var data document
+	if d[ceDataBase64] != nil {
+		return d.refuse(ceDataBase64, "data as a JSON object, not as bytes: its quantity could not be seen")
+	}
 	if raw := d[ceData]; raw != nil {
 		if raw.Kind() != '{' {
 			return d.refuse(ceData, "an object")

@@ -166,6 +166,7 @@ func TestAFieldOutOfItsRangeIsNamed(t *testing.T) {
 		{"time is 5", storedCloudEvent(validCloud(`,"time":5`))},
 		{"data is []", storedCloudEvent(validCloud(`,"data":[]`))},
 		{`data is "{}"`, storedCloudEvent(validCloud(`,"data":"{}"`))},
+		{"data_base64 is", storedCloudEvent(validCloud(`,"data_base64":"e30="`))},
 		{"quantity is 0", storedCloudEvent(validCloud(`,"data":{"quantity":0}`))},
 		{"quantity is 0", storedCloudEvent(cloud(`"k"`, `"s"`, `"1.0"`, `"invoice.a"`, `,"data":{"quantity":0}`))},
 		{"metadata", storedCloudEvent(validCloud(`,"data":{"metadata":{"a":1e999}}`))},

@@ -31,12 +31,13 @@ const (
 	ceType
 	ceTime
 	ceData
+	ceDataBase64
 	fieldCount
 )
 
 var fieldNames = [fieldCount]string{
 	"idempotency_key", "action_type", "quantity", "resource_id", "occurred_at", "metadata", "tenant_id", "agent",
-	"id", "source", "specversion", "type", "time", "data",
+	"id", "source", "specversion", "type", "time", "data", "data_base64",
 }
 
 func (f field) String() string { return fieldNames[f] }

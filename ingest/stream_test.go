@@ -237,8 +237,13 @@ func TestOnlyStoredSubjectsAreParsed(t *testing.T) {
 	if !ok || kind != odometer.Adjustment || partition != 12 || tenant != "Any Thing" || agent != "x" {
 		t.Error(kind, partition, tenant, agent, ok)
 	}
+	// The server stores a literal wildcard without the transform.
+	kind, partition, tenant, agent, ok = ingest.ParseStored("usage.*.inbox")
+	if !ok || kind != odometer.Usage || partition != 0 || tenant != "*" || agent != "inbox" {
+		t.Error(kind, partition, tenant, agent, ok)
+	}
 	for _, subject := range []string{
-		"", "usage", "usage.1", "usage.1.t", "usage.1.t.", "usage.1..a", "usage.1.t.a.b", "usage.t.a", "usage.x.t.a", "usage.-1.t.a", "usage.+1.t.a",
+		"", "usage", "usage.1", "usage.1.t.", "usage.1..a", "usage.1.t.a.b", "usage.x.t.a", "usage.-1.t.a", "usage.+1.t.a",
 		"usage.99999999999.t.a", "other.1.t.a", "Usage.1.t.a",
 	} {
 		if _, _, _, _, ok := ingest.ParseStored(subject); ok {

@@ -29,11 +29,16 @@ func Subject(kind odometer.Kind, tenant uuid.UUID, agent string) string {
 // ParseStored takes a subject apart as the stream stores it,
 // `usage.<partition>.<tenant>.<agent>` or `adjust.…`. The tokens of tenant and
 // agent are returned as they are; whether they are well-formed is for Decode to
-// judge. It is not ok for any other form: a message that came into the stream
-// some other way, which belongs to no partition.
+// judge. A literal wildcard (`usage.*.inbox`) the server stores without the
+// transform: such a message, whose tokens no tenant or agent can have, belongs
+// to partition 0. It is not ok for any other form: a message that came into the
+// stream some other way.
 func ParseStored(subject string) (kind odometer.Kind, partition int, tenantToken, agentToken string, ok bool) {
 	first, rest, _ := strings.Cut(subject, ".")
-	number, rest, _ := strings.Cut(rest, ".")
+	number := "0"
+	if strings.Count(rest, ".") > 1 {
+		number, rest, _ = strings.Cut(rest, ".")
+	}
 	tenantToken, agentToken, ok = strings.Cut(rest, ".")
 	if !ok || tenantToken == "" || agentToken == "" || strings.Contains(agentToken, ".") {
 		return "", 0, "", "", false

@@ -99,6 +99,16 @@ order by a.position, a.agent`
 // one round trip. The error is a *Refusal where the tenant cannot have an
 // answer, anything else is the database's.
 func Usage(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID) (*Answer, error) {
+	return usage(ctx, pool, tenant, (*row).refuseCustomer)
+}
+
+// UsageOfAnyStatus is Usage for operators: also of a subscription that is past
+// due, canceled or expired, and without a plan. Usage is counted all the same.
+func UsageOfAnyStatus(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID) (*Answer, error) {
+	return usage(ctx, pool, tenant, (*row).refuse)
+}
+
+func usage(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID, refuse func(*row, uuid.UUID) *Refusal) (*Answer, error) {
 	rows, err := pool.Query(ctx, usageSQL, tenant, int64(odometer.PartitionHash(tenant)))
 	if err != nil {
 		return nil, fmt.Errorf("usage of tenant %s: %w", tenant, err)
@@ -107,7 +117,7 @@ func Usage(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID) (*Answer, 
 	if err != nil {
 		return nil, fmt.Errorf("usage of tenant %s: %w", tenant, err)
 	}
-	if refusal := found[0].refusal(tenant); refusal != nil {
+	if refusal := refuse(&found[0], tenant); refusal != nil {
 		return nil, refusal
 	}
 	return answer(tenant, found), nil
@@ -148,20 +158,31 @@ func (r *row) status() odometer.Status {
 	return s.StatusAt(r.Now)
 }
 
-func (r *row) refusal(tenant uuid.UUID) *Refusal {
+// refuseCustomer is the reason, if any, for which a customer has no answer, in
+// the contract's order.
+func (r *row) refuseCustomer(tenant uuid.UUID) *Refusal {
 	if r.Status == nil {
-		return refuse(ErrNoSubscription, "Tenant %s has no subscription. Subscribe to a plan, or ask the operator to set a subscription up.", tenant)
+		return r.refuse(tenant)
 	}
 	status := r.status()
 	switch {
 	case status != odometer.Active && status != odometer.Trial:
 		return refuse(ErrInactive, "The subscription's status is %s. Usage can be read while it is active or trial; renew it to see usage again.", status)
+	case r.PeriodStart != nil && status == odometer.Active && r.PlanID == nil:
+		return refuse(ErrNoPlan, "The subscription is active but has no plan. Ask the operator to assign one.")
+	}
+	return r.refuse(tenant)
+}
+
+// refuse is the reason, if any, for which there is nothing to answer with.
+func (r *row) refuse(tenant uuid.UUID) *Refusal {
+	switch {
+	case r.Status == nil:
+		return refuse(ErrNoSubscription, "Tenant %s has no subscription. Subscribe to a plan, or ask the operator to set a subscription up.", tenant)
 	case r.PeriodStart == nil && r.FirstPeriod != nil:
 		return refuse(ErrNotBegun, "The first billing period begins at %s. Ask again then.", r.FirstPeriod.UTC().Format(time.RFC3339))
 	case r.PeriodStart == nil:
 		return refuse(ErrNotBegun, "The subscription has no billing period. Ask the operator to set one up.")
-	case status == odometer.Active && r.PlanID == nil:
-		return refuse(ErrNoPlan, "The subscription is active but has no plan. Ask the operator to assign one.")
 	case r.CompleteUntil == nil:
 		return refuse(ErrNotRead, "Usage is not known yet: the events recorded so far have not all been read. Ask again in a few seconds.")
 	}

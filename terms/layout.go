@@ -3,6 +3,7 @@ package terms
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -99,8 +100,25 @@ func relay(stored laid, sub odometer.Subscription, start, end, now time.Time) (l
 			out.drop = append(out.drop, p.Start)
 		}
 	}
+	if err := keepsEnded(known, wanted, start); err != nil {
+		return layout{}, err
+	}
 	out.fit(wanted, known, sub.Status, now)
 	return out, nil
+}
+
+// keepsEnded refuses to take a period that has ended into a longer one: its
+// plan, limits and prices are those of its end, and would be lost. To end it
+// earlier is allowed; that is what a late word of a change comes to.
+func keepsEnded(known map[int64]laidPeriod, wanted []odometer.Period, start time.Time) error {
+	for _, old := range known {
+		i := slices.IndexFunc(wanted, func(w odometer.Period) bool { return w.Start.Equal(old.Start) })
+		if old.frozen && (i < 0 || wanted[i].End.After(old.End)) {
+			return fmt.Errorf("%w: from %s on the period [%s, %s), which has ended, would become part of a longer one: begin at its end or later",
+				ErrRefused, start.Format(time.RFC3339), old.Start.Format(time.RFC3339), old.End.Format(time.RFC3339))
+		}
+	}
+	return nil
 }
 
 // reach is now, or the start of a period that an event ahead of its time has

@@ -72,6 +72,14 @@ given as (
 lowered as (
     update usage_counters c
     set count = c.count - t.quantity,
+        last_event_at = (
+            select max(e.occurred_at)
+            from usage_events e
+            where e.tenant_id = $1
+              and e.agent = t.agent
+              and e.period_start = t.was
+              and e.event_id not in (select m.event_id from misplaced m)
+        ),
         updated_at = now()
     from taken t
     where c.tenant_id = $1

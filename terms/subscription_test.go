@@ -161,6 +161,19 @@ func TestAnEarlierStartTakesThePeriodIn(t *testing.T) {
 	}
 }
 
+func TestAnEndedPeriodIsNotTakenIntoALongerOne(t *testing.T) {
+	t.Parallel()
+	pool := withSample(t)
+	before := set(t, pool, bundle("2026-10-14", "2026-11-13"), "2026-11-20")
+	for _, c := range [][2]string{{"2026-09-24", "2026-12-03"}, {"2026-10-14", "2026-12-03"}} {
+		if _, err := Set(t.Context(), pool, bundle(c[0], c[1]), day("2026-11-20")); !errors.Is(err, ErrRefused) {
+			t.Errorf("%v: %v, want a refusal", c, err)
+		}
+	}
+	wantSpans(t, spans(loadAcme(t, pool)), before...)
+	wantSpans(t, set(t, pool, bundle("2026-10-14", "2026-11-01"), "2026-11-20"), "2026-10-14 2026-11-01", "2026-11-01 2026-12-01")
+}
+
 func TestAClosedPeriodIsNeverTouched(t *testing.T) {
 	t.Parallel()
 	pool := withSample(t)
@@ -328,7 +341,8 @@ func TestNoChangeLosesOrDoublesUsage(t *testing.T) {
 	seed := rand.Uint64()
 	t.Logf("seed %d", seed)
 	r := rand.New(rand.NewPCG(seed, 0))
-	now := day("2026-11-20")
+	now := day("2026-10-10")
+	refused := 0
 	intervals := []odometer.Interval{odometer.Daily, odometer.Weekly, odometer.Monthly, odometer.Once}
 	statuses := []odometer.Status{odometer.Active, odometer.Trial, odometer.PastDue, odometer.Canceled}
 	stored := int64(0)
@@ -340,11 +354,13 @@ func TestNoChangeLosesOrDoublesUsage(t *testing.T) {
 		if ends := a.Start.AddDate(0, 0, 1+r.IntN(20)); r.IntN(2) == 0 {
 			a.TrialEndsAt = &ends
 		}
-		if _, err := Set(t.Context(), pool, a, now); err != nil {
+		if _, err := Set(t.Context(), pool, a, now); errors.Is(err, ErrRefused) {
+			refused++ // it would have taken in a period that has ended
+		} else if err != nil {
 			t.Fatalf("step %d, %+v: %v", step, a, err)
 		}
 		for range 5 {
-			addEvent(t, pool, now.Add(-time.Duration(r.IntN(50*24))*time.Hour), int64(1+r.IntN(9)))
+			addEvent(t, pool, day("2026-11-20").Add(-time.Duration(r.IntN(50*24))*time.Hour), int64(1+r.IntN(9)))
 		}
 		for law, sql := range usageLaws {
 			if n := number(t, pool, sql); n != 0 {
@@ -357,10 +373,10 @@ func TestNoChangeLosesOrDoublesUsage(t *testing.T) {
 		}
 		stored = events
 	}
-	if stored < 100 {
-		t.Fatalf("only %d events found a period", stored)
+	if stored < 100 || refused > 100 {
+		t.Fatalf("only %d events found a period, %d changes were refused", stored, refused)
 	}
-	fmt.Fprintln(t.Output(), stored, "events moved about")
+	fmt.Fprintln(t.Output(), stored, "events moved about,", refused, "changes refused")
 }
 
 var usageLaws = map[string]string{

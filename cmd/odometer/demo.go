@@ -25,7 +25,7 @@ import (
 )
 
 type demoCmd struct {
-	For     time.Duration `help:"Stop by itself after this time, check the books, and exit by the check." placeholder:"20s"`
+	For     time.Duration `help:"Stop by itself after this time, check the books, and exit by the check." placeholder:"TIME"`
 	Rate    int           `default:"200" help:"Events that the agents publish in a second."`
 	Addr    string        `default:"127.0.0.1:8080" help:"Where the API listens."`
 	DataDir string        `help:"Keep stream and database here between runs; without it they are temporary." placeholder:"DIR"`
@@ -36,6 +36,14 @@ type demoCmd struct {
 func (c *demoCmd) Run(ctx context.Context, t *terminal) error {
 	if c.Rate < 1 || c.Rate > 20_000 {
 		return usagef("--rate %d: want 1 to 20000 events a second", c.Rate)
+	}
+	if c.For < 0 {
+		return usagef("--for %s: give a duration above 0", c.For)
+	}
+	if l, err := listen(c.Addr, "addr"); err != nil {
+		return err
+	} else if err := l.Close(); err != nil {
+		return usagef("--addr %s: %w", c.Addr, err)
 	}
 	d := &demo{demoCmd: c, t: t}
 	defer d.stop()
@@ -124,7 +132,7 @@ func (d *demo) startPostgres(ctx context.Context) (err error) {
 		Log: func(format string, args ...any) { fmt.Fprintf(d.t.err, format+"\n", args...) },
 	})
 	if err != nil {
-		return err
+		return usageError{err}
 	}
 	d.atStop(func() { _ = d.postgres.Stop() })
 	config, err := poolConfigOf(d.postgres.URL(), 16)
@@ -225,7 +233,12 @@ func (d *demo) perform(ctx context.Context) error {
 // work runs the agents and shows the books meanwhile; then it waits until all
 // is counted and returns what the check finds.
 func (d *demo) work(ctx, serving context.Context) (finding error, err error) {
-	if _, err := ingest.EnsureStream(serving, mustJetStream(d.nats), ingest.StreamConfig{}); err != nil {
+	stream, err := ingest.EnsureStream(serving, mustJetStream(d.nats), ingest.StreamConfig{})
+	if err != nil {
+		return nil, err
+	}
+	// What an earlier run left in the stream is counted first.
+	if err := d.settle(serving, int64(stream.CachedInfo().State.LastSeq)); err != nil {
 		return nil, err
 	}
 	before, err := loadCounts(serving, d.pool)

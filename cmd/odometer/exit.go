@@ -34,11 +34,13 @@ func (e unreachable) Unwrap() error { return e.error }
 
 // exitCode is the one table of what an error means to whoever called.
 func exitCode(err error) int {
-	var network net.Error
+	var network *net.OpError
 	var connect *pgconn.ConnectError
 	switch {
 	case errors.Is(err, errSaid):
 		return exitFound
+	case errors.Is(err, query.ErrNotRead):
+		return exitUnreachable // the books are behind the stream: it is the aggregator that does not answer
 	case errors.As(err, new(usageError)),
 		errors.Is(err, migrations.ErrBehind),
 		errors.Is(err, migrations.ErrWouldDestroy),

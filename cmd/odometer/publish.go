@@ -24,9 +24,9 @@ type publishCmd struct {
 	Agent      string     `help:"The agent's id." placeholder:"ID"`
 	Action     string     `help:"The action type, one of the agent's in the catalogue." placeholder:"TYPE"`
 	Quantity   *int64     `help:"Units; 1 when not given." placeholder:"N"`
-	Key        string     `help:"The idempotency key; a new one when not given." placeholder:"KEY"`
+	Key        *string    `help:"The idempotency key; a new one when not given." placeholder:"KEY"`
 	OccurredAt *time.Time `help:"When it occurred; when the stream stores it when not given." placeholder:"TIME"`
-	ResourceID string     `help:"What it was done to." placeholder:"ID"`
+	ResourceID *string    `help:"What it was done to." placeholder:"ID"`
 	Metadata   string     `help:"A JSON object to keep with the event." placeholder:"JSON"`
 	File       string     `short:"f" help:"Publish a file of events instead, - for standard input: a line is the JSON payload plus tenant_id and agent." placeholder:"FILE"`
 	JSON       bool       `help:"Print JSON."`
@@ -38,10 +38,11 @@ func (c *publishCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	send := c.one
+	send, check := c.one, c.checkOne
 	if c.File != "" {
-		send = c.file
-	} else if err := c.checkOne(); err != nil {
+		send, check = c.file, c.checkFile
+	}
+	if err := check(); err != nil {
 		return err
 	}
 	nc, err := c.connect("publish", false)
@@ -56,7 +57,36 @@ func (c *publishCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
+	ctx, stop := giveUpWithout(ctx, nc)
+	defer stop()
 	return send(ctx, t, publisher)
+}
+
+// giveUpWithout ends the context when NATS has been away for too long.
+func giveUpWithout(ctx context.Context, nc *nats.Conn) (context.Context, func()) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		away := time.Duration(0)
+		for pauseFor(ctx, time.Second) == nil {
+			if away += time.Second; nc.IsConnected() {
+				away = 0
+			}
+			if away >= patience {
+				cancel(unreachable{fmt.Errorf("NATS has been away for %s: check that it runs, then run this again, which is safe", patience)})
+			}
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+func (c *publishCmd) checkFile() error {
+	if c.Tenant != nil || c.Agent != "" || c.Action != "" || c.Quantity != nil || c.Key != nil || c.OccurredAt != nil || c.ResourceID != nil || c.Metadata != "" {
+		return usagef("--file is given together with flags of a single event: the file's lines say it all, give one or the other")
+	}
+	if info, err := os.Stat(c.File); c.File != "-" && err == nil && info.IsDir() {
+		return usagef("--file %s is a directory: give a file of NDJSON", c.File)
+	}
+	return nil
 }
 
 // ensureStream makes the stream when it is not there yet. Credentials that may
@@ -84,6 +114,10 @@ func (c *publishCmd) checkOne() error {
 		return usagef("--action is not set")
 	case c.Quantity != nil && (*c.Quantity < 1 || *c.Quantity > odometer.MaxQuantity):
 		return usagef("--quantity %d: want 1 to %d", *c.Quantity, odometer.MaxQuantity)
+	case c.Key != nil && *c.Key == "":
+		return usagef("--key is empty: give a key, or leave the flag out for a new one")
+	case c.ResourceID != nil && *c.ResourceID == "":
+		return usagef("--resource-id is empty: give an id, or leave the flag out for none")
 	}
 	return nil
 }
@@ -92,10 +126,13 @@ func (c *publishCmd) checkOne() error {
 func (c *publishCmd) event() ingest.Event {
 	e := ingest.Event{
 		Tenant: uuid.UUID(*c.Tenant), Agent: c.Agent, ActionType: c.Action,
-		IdempotencyKey: c.Key, ResourceID: c.ResourceID,
+		IdempotencyKey: uuid.NewString(),
 	}
-	if e.IdempotencyKey == "" {
-		e.IdempotencyKey = uuid.NewString()
+	if c.Key != nil {
+		e.IdempotencyKey = *c.Key
+	}
+	if c.ResourceID != nil {
+		e.ResourceID = *c.ResourceID
 	}
 	if c.Quantity != nil {
 		e.Quantity = *c.Quantity
@@ -149,11 +186,16 @@ func (c *publishCmd) file(ctx context.Context, t *terminal, publisher *ingest.Pu
 	}
 	bar := newBar(t, "publish", size)
 	report, err := ingest.PublishFile(ctx, publisher, in, func(p ingest.FileProgress) { bar.at(p.Bytes) })
-	bar.done()
+	bar.done(err)
 	if printed := c.printReport(t, report); printed != nil {
 		return printed
 	}
+	var away unreachable
 	switch {
+	case errors.As(context.Cause(ctx), &away):
+		return away
+	case ctx.Err() != nil:
+		return fmt.Errorf("interrupted after line %d: run it again, what is stored is counted once", report.Lines)
 	case err != nil:
 		return err
 	case report.Invalid > 0:
@@ -228,10 +270,14 @@ func (b *bar) at(bytes int64) {
 	}
 }
 
-func (b *bar) done() {
+func (b *bar) done(err error) {
 	if b.tracker == nil {
 		return
 	}
-	b.tracker.MarkAsDone()
+	if err != nil {
+		b.tracker.MarkAsErrored()
+	} else {
+		b.tracker.MarkAsDone()
+	}
 	<-b.rendered
 }

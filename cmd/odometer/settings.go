@@ -2,13 +2,16 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"strings"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgconn"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 
@@ -75,9 +78,23 @@ func (s *databaseSettings) open(ctx context.Context) (*pgxpool.Pool, error) {
 	defer cancel()
 	if err := pool.Ping(ctx); err != nil {
 		pool.Close()
-		return nil, unreachable{fmt.Errorf("Postgres does not answer at %s: %w: check --database-url and that it runs", at(config), err)}
+		return nil, notConnected(config, err)
 	}
 	return pool, nil
+}
+
+// notConnected tells a server that refuses what the URL says from one that
+// does not answer.
+func notConnected(config *pgxpool.Config, err error) error {
+	var refusal *pgconn.PgError
+	if errors.As(err, &refusal) && (strings.HasPrefix(refusal.Code, "28") || strings.HasPrefix(refusal.Code, "3D")) {
+		return usagef("Postgres at %s refuses: %s: check --database-url", at(config), refusal.Message)
+	}
+	var network *net.OpError
+	if errors.As(err, &network) {
+		err = network.Err
+	}
+	return unreachable{fmt.Errorf("Postgres does not answer at %s: %w: check --database-url and that it runs", at(config), err)}
 }
 
 // openMigrated is open for commands that need the schema as this binary knows it.
@@ -204,7 +221,8 @@ func secret(name, value, file string) (string, error) {
 	if file == "" {
 		return value, nil
 	}
-	if value != "" {
+	// A variable gives way to the flag that names a file.
+	if value != "" && value != os.Getenv(variableOf(name)) {
 		return "", usagef("--%s and --%s-file are both given: give one", name, name)
 	}
 	content, err := os.ReadFile(file)
@@ -216,6 +234,9 @@ func secret(name, value, file string) (string, error) {
 
 // missing names a setting with its flag and its variable.
 func missing(name string) error {
-	variable := "ODOMETER_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
-	return usagef("--%s is not set: give the flag or the variable %s", name, variable)
+	return usagef("--%s is not set: give the flag or the variable %s", name, variableOf(name))
+}
+
+func variableOf(name string) string {
+	return "ODOMETER_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }

@@ -22,10 +22,10 @@ type authSettings struct {
 
 type tokenCmd struct {
 	authSettings
-	Tenant *tenant       `help:"The tenant's UUID; an admin needs none." placeholder:"UUID"`
-	Role   string        `enum:"tenant,admin" default:"tenant" help:"${enum}."`
-	Scope  string        `default:"usage:read" help:"What the token allows: usage:read, usage:write, or both separated by a space."`
-	TTL    time.Duration `name:"ttl" default:"1h" help:"How long it is valid."`
+	Tenant *tenant `help:"The tenant's UUID; an admin needs none." placeholder:"UUID"`
+	Role   string  `enum:"tenant,admin" default:"tenant" help:"${enum}."`
+	Scope  string  `default:"usage:read" help:"What the token allows: usage:read, usage:write, or both separated by a space."`
+	TTL    days    `name:"ttl" default:"1h" help:"How long it is valid: 1h, 30d."`
 }
 
 // Run prints the token and nothing else.
@@ -45,10 +45,15 @@ func (c *tokenCmd) Run(_ context.Context, t *terminal) error {
 		Role: query.Role(c.Role), Scopes: strings.Fields(c.Scope),
 		Issuer: c.JWTIssuer, Audience: c.JWTAudience, Subject: os.Getenv("USER"),
 	}
+	for _, scope := range claims.Scopes {
+		if scope != "usage:read" && scope != "usage:write" {
+			return usagef("--scope %q: want usage:read, usage:write, or both", scope)
+		}
+	}
 	if c.Tenant != nil {
 		claims.Tenant = uuid.UUID(*c.Tenant)
 	}
-	token, err := query.SignToken([]byte(key), claims, c.TTL)
+	token, err := query.SignToken([]byte(key), claims, time.Duration(c.TTL))
 	if err != nil {
 		return usageError{err}
 	}

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"strconv"
 	"time"
@@ -11,6 +12,7 @@ import (
 
 	"odometer"
 	"odometer/query"
+	"odometer/terms"
 )
 
 type usageCmd struct {
@@ -28,7 +30,10 @@ func (c *usageCmd) Run(ctx context.Context, t *terminal) error {
 	defer pool.Close()
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	answer, err := query.Usage(ctx, pool, uuid.UUID(c.Tenant))
+	answer, err := query.UsageOfAnyStatus(ctx, pool, uuid.UUID(c.Tenant))
+	if errors.Is(err, query.ErrNoSubscription) {
+		return fmt.Errorf("tenant %s: %w: set one with: odometer subscription set", uuid.UUID(c.Tenant), terms.ErrNoSubscription)
+	}
 	if err != nil {
 		return err
 	}
