@@ -72,8 +72,9 @@ type worker struct {
 	committed atomic.Int64
 
 	// Of commitAll:
-	at    odometer.Position
-	terms *termsInForce
+	at        odometer.Position
+	terms     *termsInForce
+	repeating bool // most of the last batch were repeats
 
 	// Of collect:
 	written time.Time // when the last batch was handed over

@@ -48,6 +48,7 @@ func (w *worker) settle(ctx context.Context, b *batch) error {
 		switch refusal, refused := poison(err); {
 		case err == nil:
 			w.moved(b)
+			w.repeating = 2*t.duplicates > len(b.items)
 			w.terms.trim()
 			w.tell(b, t, time.Since(began))
 			return nil

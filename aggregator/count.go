@@ -35,8 +35,13 @@ func (w *worker) count(ctx context.Context, b *batch, j *judged) (*tally, error)
 		return nil, fmt.Errorf("connect to count: %w", err)
 	}
 	defer conn.Release() // closes a connection that is still inside a transaction, which undoes it
-	t, err := w.insert(ctx, conn.Conn(), b, j)
-	if err != nil {
+	t, events := &tally{dead: j.dead}, j.events
+	if w.repeating {
+		if events, err = w.setRepeatsAside(ctx, conn.Conn(), events, t); err != nil {
+			return nil, err
+		}
+	}
+	if err := w.insert(ctx, conn.Conn(), b, j, events, t); err != nil {
 		_, _ = conn.Exec(ctx, "rollback") // saves the connection if it can be saved
 		return nil, err
 	}
@@ -130,9 +135,9 @@ select
     array(select overage from crossed)`
 
 // insert opens the transaction and does everything but the bookkeeping.
-func (w *worker) insert(ctx context.Context, conn *pgx.Conn, b *batch, j *judged) (*tally, error) {
-	c := newColumns(len(j.events))
-	for _, p := range j.events {
+func (w *worker) insert(ctx context.Context, conn *pgx.Conn, b *batch, j *judged, events []placed, t *tally) error {
+	c := newColumns(len(events))
+	for _, p := range events {
 		c.add(p.item, p.period)
 	}
 	var steps pgx.Batch
@@ -144,7 +149,7 @@ func (w *worker) insert(ctx context.Context, conn *pgx.Conn, b *batch, j *judged
 	answers := conn.SendBatch(ctx, &steps)
 	defer answers.Close()
 	if _, err := answers.Exec(); err != nil {
-		return nil, fmt.Errorf("begin to count: %w", err)
+		return fmt.Errorf("begin to count: %w", err)
 	}
 	var advanced, fresh, sums, counters int
 	var tenants []uuid.UUID
@@ -153,18 +158,17 @@ func (w *worker) insert(ctx context.Context, conn *pgx.Conn, b *batch, j *judged
 	err := answers.QueryRow().Scan(&advanced, &fresh, &sums, &counters, &tenants, &agents, &overages)
 	switch {
 	case err != nil:
-		return nil, fmt.Errorf("count %d events of partition %d: %w", len(j.events), w.partition, err)
+		return fmt.Errorf("count %d events of partition %d: %w", len(events), w.partition, err)
 	case advanced == 0:
-		return nil, errTerms // or moved; whoever reads the terms again finds out
+		return errTerms // or moved; whoever reads the terms again finds out
 	case sums != counters:
-		return nil, fmt.Errorf("count %d events of partition %d: %d sums found %d counters", len(j.events), w.partition, sums, counters)
+		return fmt.Errorf("count %d events of partition %d: %d sums found %d counters", len(events), w.partition, sums, counters)
 	}
 	if err := answers.Close(); err != nil {
-		return nil, fmt.Errorf("count %d events of partition %d: %w", len(j.events), w.partition, err)
+		return fmt.Errorf("count %d events of partition %d: %w", len(events), w.partition, err)
 	}
-	t := &tally{dead: j.dead}
 	for i := range tenants {
 		t.crossed = append(t.crossed, crossing{tenants[i], agents[i], overages[i]})
 	}
-	return t, w.sortOut(ctx, conn, j, fresh, t)
+	return w.sortOut(ctx, conn, events, j.homeless, fresh, t)
 }

@@ -93,6 +93,7 @@ func (c *contestant) prepare(ctx context.Context, t *terminal, nc *nats.Conn) (f
 			return c.countNaively(ctx, stream, pool)
 		}, nil
 	}
+	collectOften()
 	a, err := aggregator.New(aggregator.Options{
 		Pool: pool, NATS: nc, Log: t.log, Metrics: aggregator.NewMetrics(newRegistry(), false),
 	})
@@ -165,7 +166,7 @@ func (g *ground) enter(ctx context.Context, c contestant) (*runner, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find this program: %w", err)
 	}
-	r := &runner{cmd: exec.CommandContext(ctx, self, "bench", "--log-level=error",
+	r := &runner{cmd: exec.CommandContext(ctx, self, "bench", "--log-level=warn",
 		"--contestant-role", c.Role, "--contestant-database-url", c.DatabaseURL,
 		"--contestant-nats-url", c.NATSURL, "--contestant-messages", strconv.Itoa(c.Messages),
 		"--contestant-connections", strconv.Itoa(c.Connections))}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"os"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -160,7 +162,17 @@ func (s *services) run(ctx context.Context) error {
 	return group.Wait()
 }
 
+// collectOften trades a little processor for memory: what the aggregator holds
+// lives only as long as a batch, so half of Go's usual head room is enough.
+// GOGC says otherwise when it is set.
+func collectOften() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(50)
+	}
+}
+
 func (s *services) aggregate(ctx context.Context, metrics *aggregator.Metrics) error {
+	collectOften()
 	a, err := aggregator.New(aggregator.Options{
 		Pool: s.pool, NATS: s.nats, Stream: s.stream, BatchSize: s.batchSize, Log: s.t.log,
 		Metrics: metrics,
