@@ -10,6 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"odometer"
 	"odometer/ingest"
 	"odometer/terms"
 )
@@ -21,6 +22,7 @@ type attached struct {
 	partitions int
 	epochs     epochs
 	places     map[int]place
+	lastDead   odometer.Position
 	firstTime  time.Time // of the oldest message that the stream still holds
 }
 
@@ -117,6 +119,10 @@ func (a *Aggregator) load(ctx context.Context, at *attached, info *jetstream.Str
 		if err := makePlaces(ctx, a.Pool, created(info), at.partitions); err != nil {
 			return err
 		}
+	}
+	var err error
+	if at.lastDead, err = loadLastDead(ctx, a.Pool); err != nil {
+		return err
 	}
 	for _, p := range at.places {
 		if p.Epoch != at.epochs.last().Epoch {

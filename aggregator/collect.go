@@ -74,7 +74,8 @@ type worker struct {
 	// Of commitAll:
 	at        odometer.Position
 	terms     *termsInForce
-	repeating bool // most of the last batch were repeats
+	lastDead  odometer.Position // no dead letter lies behind, but those of this session
+	repeating bool              // most of the last batch were repeats
 
 	// Of collect:
 	written time.Time // when the last batch was handed over
@@ -87,7 +88,7 @@ func (a *Aggregator) newWorker(partition int, at *attached) *worker {
 		a: a, partition: partition, begin: p.Seq, epochs: at.epochs,
 		in:    make(chan item, 256),
 		ready: make(chan *batch),
-		at:    p.Position,
+		at:    p.Position, lastDead: at.lastDead,
 		terms: &termsInForce{partition: partition, since: at.firstTime.Add(-odometer.MaxAge)},
 	}
 	w.committed.Store(p.Seq)

@@ -39,6 +39,9 @@ func (w *worker) settle(ctx context.Context, b *batch) error {
 		return nil
 	}
 	began := time.Now()
+	if err := w.recall(ctx, b); err != nil {
+		return err
+	}
 	for {
 		j, err := w.judge(ctx, b)
 		if err != nil {

@@ -30,6 +30,7 @@ type house struct {
 	js     jetstream.JetStream
 	pool   *pgxpool.Pool
 	pub    *ingest.Publisher
+	form   ingest.StreamConfig
 }
 
 func newHouse(t testing.TB) *house {
@@ -39,7 +40,18 @@ func newHouse(t testing.TB) *house {
 
 func newHouseOn(t testing.TB, pool *pgxpool.Pool) *house {
 	t.Helper()
-	h := &house{t: t, server: natstest.Run(t), pool: pool}
+	return newHouseWith(t, pool, ingest.StreamConfig{})
+}
+
+// newHouseFor is newHouse with a stream of its own form.
+func newHouseFor(t testing.TB, stream ingest.StreamConfig) *house {
+	t.Helper()
+	return newHouseWith(t, pgtest.New(t), stream)
+}
+
+func newHouseWith(t testing.TB, pool *pgxpool.Pool, stream ingest.StreamConfig) *house {
+	t.Helper()
+	h := &house{t: t, server: natstest.Run(t), pool: pool, form: stream}
 	h.nc = h.server.Connect(t)
 	var err error
 	if h.js, err = jetstream.New(h.nc); err != nil {
@@ -48,7 +60,7 @@ func newHouseOn(t testing.TB, pool *pgxpool.Pool) *house {
 	if h.pub, err = ingest.NewPublisher(h.nc); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := ingest.EnsureStream(t.Context(), h.js, ingest.StreamConfig{}); err != nil {
+	if _, err := ingest.EnsureStream(t.Context(), h.js, stream); err != nil {
 		t.Fatal(err)
 	}
 	if err := terms.ApplyCatalogue(t.Context(), pool, terms.SampleCatalogue()); err != nil {
@@ -116,7 +128,7 @@ func (h *house) raw(subject string, payload string, header ...string) {
 func (h *house) aggregator(change ...func(*Options)) *Aggregator {
 	h.t.Helper()
 	o := Options{
-		Pool: h.pool, NATS: h.nc, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
+		Pool: h.pool, NATS: h.nc, Stream: h.form, Log: slog.New(slog.NewTextHandler(h.t.Output(), nil)),
 		Metrics: NewMetrics(prometheus.NewRegistry(), false),
 	}
 	for _, c := range change {
@@ -151,6 +163,14 @@ func (h *house) run(change ...func(*Options)) (stop func()) {
 	return stop
 }
 
+// attach makes the positions, as the stream's first reader does.
+func (h *house) attach() {
+	h.t.Helper()
+	if _, err := h.aggregator().attach(h.t.Context()); err != nil {
+		h.t.Fatal(err)
+	}
+}
+
 // eventually waits for what must come true by itself.
 func (h *house) eventually(what string, is func() bool) {
 	h.t.Helper()
@@ -164,6 +184,16 @@ func (h *house) eventually(what string, is func() bool) {
 			h.t.Fatalf("not within a minute: %s", what)
 		}
 	}
+}
+
+// streamEnd is the stream's last sequence.
+func (h *house) streamEnd() int64 {
+	h.t.Helper()
+	stream, err := h.js.Stream(h.t.Context(), ingest.StreamName)
+	if err != nil {
+		h.t.Fatal(err)
+	}
+	return int64(stream.CachedInfo().State.LastSeq)
 }
 
 // settled waits until all partitions are read through the stream's end.

@@ -29,8 +29,8 @@ func (t *Tenant) Due(at time.Time) bool {
 	return len(t.Subscription.Roll(t.Periods[len(t.Periods)-1].End, at)) > 0
 }
 
-// LoadTenants reads subscriptions and the periods that end after since. A
-// tenant without a subscription is missing from the result.
+// LoadTenants reads subscriptions and the periods that end after since, and the
+// last one in any case: it is what the next would follow. A tenant without a subscription is missing from the result.
 func LoadTenants(ctx context.Context, q querier, tenants []uuid.UUID, since time.Time) (map[uuid.UUID]*Tenant, error) {
 	found := make(map[uuid.UUID]*Tenant, len(tenants))
 	if err := loadSubscriptions(ctx, q, tenants, found); err != nil {
@@ -80,9 +80,12 @@ select
     trial,
     coalesce(closed_epoch, 0),
     coalesce(closed_seq, -1)
-from billing_periods
+from billing_periods p
 where tenant_id = any($1)
-  and period_end > $2
+  and (
+      period_end > $2
+      or period_start = (select max(l.period_start) from billing_periods l where l.tenant_id = p.tenant_id)
+  )
 order by tenant_id, period_start`
 
 func loadPeriods(ctx context.Context, q querier, tenants []uuid.UUID, since time.Time, into map[uuid.UUID]*Tenant) error {

@@ -1,0 +1,133 @@
+package aggregator
+
+import (
+	"context"
+	"testing"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"odometer/migrations/pgtest"
+)
+
+// lasts waits while something goes on.
+func (h *house) lasts(d time.Duration) {
+	h.t.Helper()
+	until := time.After(d)
+	h.eventually("time passes", func() bool {
+		select {
+		case <-until:
+			return true
+		default:
+			return false
+		}
+	})
+}
+
+// Postgres and NATS go away and come back under load, in order and not: what
+// was acknowledged to the publishers is what is counted, and each change is
+// said once.
+func TestOutagesCostNothing(t *testing.T) {
+	t.Parallel()
+	server := pgtest.Server(t)
+	pool, err := pgxpool.New(t.Context(), server.URL()+"&pool_max_conns=8")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	h := newHouseOn(t, pool)
+	l := h.load(20, h.subscribe(5)...)
+	j, keep := h.logbook()
+	h.run(keep)
+	restart := func() {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		if err := server.Restart(ctx); err != nil {
+			t.Fatal(err)
+		}
+	}
+	kill := func() {
+		if err := server.Kill(); err != nil {
+			t.Fatal(err)
+		}
+	}
+	nothing := func() {}
+	outages := []struct {
+		name     string
+		down, up func()
+	}{
+		{"Postgres is killed", kill, restart},
+		{"Postgres is stopped and started", restart, nothing},
+		{"NATS is stopped", h.server.Stop, h.server.Start},
+		{"NATS is killed", h.server.Kill, h.server.Start},
+	}
+	for n, o := range outages {
+		h.flows(l, 100)
+		o.down()
+		h.eventually("it says that it waits: "+o.name, func() bool { return len(j.said("aggregator waits")) > n })
+		h.lasts(time.Second)
+		o.up()
+		h.eventually("it says that it goes on: "+o.name, func() bool { return len(j.said("aggregator reads again")) > n })
+		h.flows(l, 100)
+		for _, text := range []string{"aggregator waits", "aggregator reads again"} {
+			if lines := j.said(text); len(lines) != n+1 {
+				t.Fatalf("%s: said %d times %q, want %d: %q", o.name, len(lines), text, n+1, lines)
+			}
+		}
+	}
+	if n := h.number(`select count(*) from stream_epochs`); n != 1 {
+		t.Errorf("%d epochs, want 1: nothing was lost", n)
+	}
+	h.counted(l)
+	h.accounted()
+}
+
+// Both are away, one after the other: it names what it waits for.
+func TestItSaysWhatItWaitsFor(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	l := h.load(5, h.subscribe(2)...)
+	c := newCutter()
+	pool := c.pool(t, h.pool)
+	j, keep := h.logbook()
+	h.run(keep, func(o *Options) { o.Pool = pool })
+	h.flows(l, 20)
+	h.server.Stop()
+	h.eventually("it waits for NATS", func() bool { return len(j.said("aggregator waits for=NATS")) == 1 })
+	c.all(true)
+	h.eventually("it waits for Postgres", func() bool { return len(j.said("aggregator waits for=Postgres")) == 1 })
+	h.start()
+	c.mu.Lock()
+	c.away = false
+	c.mu.Unlock()
+	h.eventually("it goes on", func() bool { return len(j.said("aggregator reads again")) == 1 })
+	if lines := j.said("aggregator waits"); len(lines) != 2 {
+		t.Errorf("said %q, want one line for each", lines)
+	}
+	h.counted(l)
+	h.accounted()
+}
+
+// Neither is there when it starts.
+func TestItWaitsForWhatIsNotThereYet(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	tenant := h.subscribe(1)[0]
+	h.publish(email(tenant, "waits", 1))
+	c := newCutter()
+	c.away = true
+	pool := c.pool(t, h.pool)
+	j, keep := h.logbook()
+	h.server.Stop()
+	h.run(keep, func(o *Options) { o.Pool = pool })
+	h.eventually("it waits for Postgres", func() bool { return len(j.said("aggregator waits for=Postgres")) == 1 })
+	c.mu.Lock()
+	c.away = false
+	c.mu.Unlock()
+	h.eventually("it waits for NATS", func() bool { return len(j.said("aggregator waits for=NATS")) == 1 })
+	h.start()
+	h.eventually("it counts", func() bool { return h.count(tenant, "inbox") == 1 })
+	if lines := j.said("aggregator waits"); len(lines) != 2 {
+		t.Errorf("said %q, want one line for each", lines)
+	}
+}
