@@ -30,7 +30,8 @@ func (t *Tenant) Due(at time.Time) bool {
 }
 
 // LoadTenants reads subscriptions and the periods that end after since, and the
-// last one in any case: it is what the next would follow. A tenant without a subscription is missing from the result.
+// last one in any case: it is what the next would follow. A tenant without a
+// subscription is missing from the result.
 func LoadTenants(ctx context.Context, q querier, tenants []uuid.UUID, since time.Time) (map[uuid.UUID]*Tenant, error) {
 	found := make(map[uuid.UUID]*Tenant, len(tenants))
 	if err := loadSubscriptions(ctx, q, tenants, found); err != nil {

@@ -174,9 +174,10 @@ func (d *database) clear(ctx context.Context) error {
 const forgetStreamSQL = `
 truncate batches, stream_positions, stream_epochs`
 
-// forgetStream keeps what was counted, for a stream that was never read.
+// forgetStream keeps what was counted, for a stream that was never read. The
+// table has the statistics that autovacuum gives it within a minute.
 func (d *database) forgetStream(ctx context.Context) error {
-	return d.exec(ctx, forgetStreamSQL, "checkpoint")
+	return d.exec(ctx, forgetStreamSQL, "analyze usage_events", "checkpoint")
 }
 
 func (d *database) exec(ctx context.Context, statements ...string) error {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -62,12 +63,8 @@ func (c *benchCmd) climb(ctx context.Context, g *ground, s *benchStream, work *w
 	if err != nil {
 		return climb{}, err
 	}
-	defer func() {
-		if dropped := d.drop(context.WithoutCancel(ctx)); err == nil {
-			err = dropped
-		}
-	}()
-	before, err := d.store(ctx, stored, 3)
+	defer func() { err = errors.Join(err, d.drop(context.WithoutCancel(ctx))) }()
+	before, err := d.store(ctx, stored, 2)
 	if err != nil {
 		return climb{}, err
 	}
@@ -75,11 +72,7 @@ func (c *benchCmd) climb(ctx context.Context, g *ground, s *benchStream, work *w
 	if err != nil {
 		return climb{}, err
 	}
-	defer func() {
-		if left := r.leave(); err == nil {
-			err = left
-		}
-	}()
+	defer func() { err = errors.Join(err, r.leave()) }()
 	if err := d.exec(ctx, "checkpoint"); err != nil {
 		return climb{}, err
 	}
@@ -103,32 +96,46 @@ from batches`
 // watchClimb takes the rates while the stream is counted.
 func (d *database) watchClimb(ctx context.Context, events int, window time.Duration) (found climb, err error) {
 	begin := time.Now()
-	windowBegin, windowFrom := begin, 0
-	var halfAt time.Time
-	half, count := 0, 0
-	for count < events {
+	from := reading{at: begin} // where the window began
+	var half, last reading     // where the second half began; the one before
+	for last.at = begin; last.count < events; {
 		if err := pauseFor(ctx, window/50); err != nil {
 			return climb{}, err
 		}
-		if err := d.QueryRow(ctx, climbedSQL).Scan(&count); err != nil {
+		now := reading{}
+		if err := d.QueryRow(ctx, climbedSQL).Scan(&now.count); err != nil {
 			return climb{}, fmt.Errorf("ask how much is counted: %w", err)
 		}
-		now := time.Now()
-		if took := now.Sub(windowBegin); took >= window || count == events && found.windows == nil {
-			found.windows = append(found.windows, float64(count-windowFrom)/took.Seconds())
-			windowBegin, windowFrom = now, count
-			if found.windows[len(found.windows)-1] == 0 && took > stuckTime {
-				return climb{}, fmt.Errorf("nothing was counted for %s after %d events", took, count)
-			}
+		now.at = time.Now()
+		switch {
+		case now.count > last.count:
+			last = now
+		case now.at.Sub(last.at) > stuckTime:
+			return climb{}, fmt.Errorf("nothing was counted for %s after %d events", stuckTime, now.count)
 		}
-		if half == 0 && count >= events/2 {
-			half, halfAt = count, now
+		if now.at.Sub(from.at) >= window || now.count == events && found.windows == nil {
+			found.windows = append(found.windows, now.rateSince(from))
+			from = now
 		}
-		if count == events && count > half {
-			found.steady = float64(count-half) / now.Sub(halfAt).Seconds()
+		if half.count == 0 && now.count >= events/2 {
+			half = now
 		}
 	}
+	if half.count == events { // it went faster than we look
+		half = reading{at: begin}
+	}
+	found.steady = last.rateSince(half)
 	return found, nil
+}
+
+// reading is how many events were counted at a time.
+type reading struct {
+	at    time.Time
+	count int
+}
+
+func (r reading) rateSince(before reading) float64 {
+	return float64(r.count-before.count) / r.at.Sub(before.at).Seconds()
 }
 
 // Random keys in the order of their arrival, as in life: the index grows as
@@ -145,7 +152,7 @@ select
     'usage',
     ($3::text[])[1 + mod(n, cardinality($3::text[]))],
     'mailbox/primary/message/' || gen_random_uuid(),
-    1 + mod(n, $4),
+    $4,
     gen_random_uuid(),
     jsonb_build_object('run', gen_random_uuid(), 'step', mod(n, 20), 'model', 'small', 'tokens', mod(n, 8000), 'cached', false),
     stored_at - interval '1 second',
@@ -177,9 +184,9 @@ const (
 	storers     = 2
 )
 
-// store makes n events of up to so many units each inside Postgres, with the
-// counters that belong to them, in the state of a table that was vacuumed.
-func (d *database) store(ctx context.Context, n int, quantity int) (held books, err error) {
+// store makes n events of so many units each inside Postgres, with the counters
+// that belong to them, in the state of a table that was vacuumed.
+func (d *database) store(ctx context.Context, n, units int) (held books, err error) {
 	tenants, agents, actions, err := d.senders(ctx)
 	if err != nil {
 		return held, err
@@ -188,7 +195,7 @@ func (d *database) store(ctx context.Context, n int, quantity int) (held books, 
 	for storer := range storers {
 		group.Go(func() error {
 			for from := storer * storeAtOnce; from < n; from += storers * storeAtOnce {
-				_, err := d.Exec(storing, storeSQL, tenants, agents, actions, quantity, from+1, min(n, from+storeAtOnce), n)
+				_, err := d.Exec(storing, storeSQL, tenants, agents, actions, units, from+1, min(n, from+storeAtOnce), n)
 				if err != nil {
 					return fmt.Errorf("store %d events: %w", n, err)
 				}

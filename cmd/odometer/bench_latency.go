@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 	"sync"
@@ -78,41 +79,22 @@ func (c *benchCmd) raceLatency(ctx context.Context, g *ground, report *benchRepo
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if left := r.leave(); err == nil {
-			err = left
-		}
-	}()
+	defer func() { err = errors.Join(err, r.leave()) }()
 	if err := r.start(); err != nil {
 		return err
 	}
 	if err := d.waitUntilRead(ctx); err != nil {
 		return err
 	}
-	all := make([][]delays, len(pacings))
 	b := &beat{work: work, d: d, s: s}
-	// Not measured: statements are prepared, and the tenants' terms are read.
-	if _, err := b.run(ctx, pacings[0], c.Span/warmShare); err != nil {
-		return err
-	}
-	for round := range c.Rounds {
-		for i, p := range pacings {
-			found, err := b.run(ctx, p, c.Span)
-			if err != nil {
-				return err
-			}
-			all[i] = append(all[i], found)
-			g.t.log.Info("latency", "round", round+1, "published", p.name,
-				"acknowledged_p50", found.acked[0], "p50", found.visible[0], "p99", found.visible[1])
-		}
-	}
-	if err := d.verify(ctx, books{events: b.published, units: work.units(b.published)}); err != nil {
+	all, err := b.rounds(ctx, g.t, c.Rounds, c.Span)
+	if err != nil {
 		return err
 	}
 	for i, p := range pacings {
 		report.Latency = append(report.Latency, latencyLineOf(p, all[i]))
 	}
-	return nil
+	return d.verify(ctx, books{events: b.published, units: work.units(b.published)})
 }
 
 // warmShare of the span goes before the first run.
@@ -124,6 +106,27 @@ type beat struct {
 	d         *database
 	s         *benchStream
 	published int // events, by all runs
+}
+
+// rounds runs each pacing in turn. Before them goes a run that is not measured:
+// in it statements are prepared and the tenants' terms are read.
+func (b *beat) rounds(ctx context.Context, t *terminal, rounds int, span time.Duration) ([][]delays, error) {
+	if _, err := b.run(ctx, pacings[0], span/warmShare); err != nil {
+		return nil, err
+	}
+	all := make([][]delays, len(pacings))
+	for round := range rounds {
+		for i, p := range pacings {
+			found, err := b.run(ctx, p, span)
+			if err != nil {
+				return nil, err
+			}
+			all[i] = append(all[i], found)
+			t.log.Info("latency", "round", round+1, "published", p.name,
+				"acknowledged_p50", found.acked[0], "p50", found.visible[0], "p99", found.visible[1])
+		}
+	}
+	return all, nil
 }
 
 func (b *beat) run(ctx context.Context, p pacing, span time.Duration) (delays, error) {

@@ -146,6 +146,9 @@ func (w *writing) runNaive(ctx context.Context, connections int) (l lap, err err
 	if err := errors.Join(err, r.leave()); err != nil {
 		return lap{}, fmt.Errorf("count the events: %w", err)
 	}
+	if l.events == 0 {
+		return lap{}, fmt.Errorf("nothing was counted in %s: the machine is too busy", w.Span/naiveShare)
+	}
 	after, err := w.naive.eventBytes(ctx)
 	if err != nil {
 		return lap{}, err

@@ -23,10 +23,12 @@ const (
 	queryTenants = 10_000
 	queryClients = 16
 	queryPlan    = "price_bundle_monthly"
-	queryStored  = 100_000 // events of the tenants, so that some are beyond their limits
+	queryStored  = 100_000 // events of the tenants
+	queryUnits   = 1000    // of each: limits are passed, and answers tell of overage and alerts
 
-	loadRate  = 5000 // events a second that are counted meanwhile
-	loadBatch = 50
+	loadRate    = 5000 // events a second that are counted meanwhile
+	loadBatch   = 500
+	loadWriters = 4
 )
 
 // The contestants of the query race, in the order of the table.
@@ -48,23 +50,23 @@ type answers struct {
 type asking struct {
 	*benchCmd
 	*ground
-	work      *workload
-	d         *database
-	s         *benchStream
-	client    *http.Client
-	url       string
-	bearers   []string // of each tenant
-	stored    books    // before the race
-	published int      // events, by all rounds
+	workload *workload
+	d        *database
+	s        *benchStream
+	client   *http.Client
+	url      string
+	bearers  []string // of each tenant
+	books    books    // what must stand there
+	numbered int      // events that have a number, by all rounds
 }
 
 func (c *benchCmd) raceQueries(ctx context.Context, g *ground, report *benchReport) (err error) {
-	a := &asking{benchCmd: c, ground: g, work: newWorkload(queryTenants)}
-	if a.d, err = g.openDatabase(ctx, "asked", queryPlan, a.work.tenants); err != nil {
+	a := &asking{benchCmd: c, ground: g, workload: newWorkload(queryTenants)}
+	if a.d, err = g.openDatabase(ctx, "asked", queryPlan, a.workload.tenants); err != nil {
 		return err
 	}
 	defer a.d.Close()
-	if a.stored, err = a.d.store(ctx, queryStored, 200); err != nil {
+	if a.books, err = a.d.store(ctx, queryStored, queryUnits); err != nil {
 		return err
 	}
 	if a.s, err = g.openStream(ctx, "asked"); err != nil {
@@ -75,21 +77,18 @@ func (c *benchCmd) raceQueries(ctx context.Context, g *ground, report *benchRepo
 	if err != nil {
 		return err
 	}
-	defer func() {
-		if left := r.leave(); err == nil {
-			err = left
-		}
-	}()
-	if err := errors.Join(r.start(), a.d.waitUntilRead(ctx)); err != nil {
+	defer func() { err = errors.Join(err, r.leave()) }()
+	if err := r.start(); err != nil {
+		return err
+	}
+	if err := a.d.waitUntilRead(ctx); err != nil {
 		return err
 	}
 	serving, stop := context.WithCancel(ctx)
 	group, serving := errgroup.WithContext(serving)
 	defer func() {
 		stop()
-		if failed := group.Wait(); err == nil {
-			err = failed
-		}
+		err = errors.Join(err, group.Wait())
 	}()
 	if err := a.serve(serving, group); err != nil {
 		return err
@@ -107,7 +106,7 @@ func (a *asking) serve(ctx context.Context, group *errgroup.Group) error {
 	if err != nil {
 		return err
 	}
-	for _, tenant := range a.work.tenants {
+	for _, tenant := range a.workload.tenants {
 		token, err := query.SignToken(secret, query.Claims{Tenant: tenant, Scopes: []string{"usage:read"}}, time.Hour)
 		if err != nil {
 			return err
@@ -217,8 +216,7 @@ func (a *asking) get(ctx context.Context, tenant int) error {
 	return nil
 }
 
-// crowdUnderLoad is the crowd while events are published and counted. It fails
-// when they are not: then nothing was measured under load.
+// crowdUnderLoad is the crowd while events are published and counted.
 func (a *asking) crowdUnderLoad(ctx context.Context) (answers, error) {
 	publisher, err := ingest.NewPublisher(a.s.nc)
 	if err != nil {
@@ -227,37 +225,54 @@ func (a *asking) crowdUnderLoad(ctx context.Context) (answers, error) {
 	loading, stop := context.WithCancel(ctx)
 	defer stop()
 	group, loading := errgroup.WithContext(loading)
-	var sent atomic.Int64
+	writers := make([]loadWriter, loadWriters)
+	var slots atomic.Int64
 	begin := time.Now()
-	last := make(tails, a.s.Partitions)
-	group.Go(func() error { return a.load(loading, publisher, last, &sent) })
+	for i := range writers {
+		writers[i].end = make(tails, a.s.Partitions)
+		group.Go(func() error { return writers[i].work(loading, a, publisher, begin, &slots) })
+	}
 	found, err := a.crowd(ctx, a.get)
 	stop()
 	if failed := group.Wait(); failed != nil || err != nil {
 		return answers{}, errors.Join(failed, err)
 	}
-	if err := a.d.waitFor(ctx, last); err != nil {
-		return answers{}, err
+	var sent int
+	for _, w := range writers {
+		if err := a.d.waitFor(ctx, w.end); err != nil {
+			return answers{}, err
+		}
+		sent += w.sent.events
+		a.books.events, a.books.units = a.books.events+w.sent.events, a.books.units+w.sent.units
 	}
-	found.counted = float64(sent.Load()) / time.Since(begin).Seconds()
-	return found, a.d.verify(ctx, books{events: a.stored.events + a.published, units: a.stored.units + a.work.units(a.published)})
+	a.numbered += int(slots.Load()) * loadBatch
+	found.counted = float64(sent) / time.Since(begin).Seconds()
+	return found, a.d.verify(ctx, a.books)
 }
 
-// load publishes at an even pace until ctx ends, and finishes what is under way.
-func (a *asking) load(ctx context.Context, publisher *ingest.Publisher, last tails, sent *atomic.Int64) error {
-	pause := loadBatch * time.Second / loadRate
-	for due := time.Now(); ; due = due.Add(pause) {
-		if pauseFor(ctx, time.Until(due)) != nil {
+// loadWriter is one of those who publish meanwhile.
+type loadWriter struct {
+	end  tails
+	sent books
+}
+
+// work publishes at an even pace until ctx ends, and finishes what is under
+// way. The writers share the slots in time; one that is late goes on at once.
+func (w *loadWriter) work(ctx context.Context, a *asking, publisher *ingest.Publisher, begin time.Time, slots *atomic.Int64) error {
+	const length = loadBatch * time.Second / loadRate
+	for {
+		slot := int(slots.Add(1) - 1)
+		if pauseFor(ctx, time.Until(begin.Add(time.Duration(slot)*length))) != nil {
 			return nil
 		}
 		events := make([]ingest.Event, loadBatch)
 		for i := range events {
-			events[i] = a.work.event(a.published + i)
+			events[i] = a.workload.event(a.numbered + slot*loadBatch + i)
+			w.sent.units += events[i].Quantity
 		}
-		if _, err := publishAll(context.WithoutCancel(ctx), publisher, events, last); err != nil {
+		w.sent.events += loadBatch
+		if _, err := publishAll(context.WithoutCancel(ctx), publisher, events, w.end); err != nil {
 			return fmt.Errorf("publish meanwhile: %w", err)
 		}
-		a.published += loadBatch
-		sent.Add(loadBatch)
 	}
 }

@@ -51,9 +51,11 @@ func median[T any](all []T, get func(T) float64) float64 {
 
 // medianRatio is the median of the ratios of all to base, round by round.
 func medianRatio[T any](all, base []T, get func(T) float64) float64 {
-	ratios := make([]float64, len(all))
+	var ratios []float64
 	for i := range all {
-		ratios[i] = get(all[i]) / get(base[i])
+		if to := get(base[i]); to > 0 { // a pause of the machine gives no ratio
+			ratios = append(ratios, get(all[i])/to)
+		}
 	}
 	return median(ratios, func(r float64) float64 { return r })
 }

@@ -97,7 +97,7 @@ func printQuery(t *terminal, lines []queryLine) {
 			counted = thousands(l.Counted)
 		}
 		rows = append(rows, table.Row{l.Contestant, thousands(l.PerSecond), ratioText(l.OfSelect),
-			millis(l.P50), millis(l.P95), millis(l.P99), counted})
+			fmt.Sprintf("%.2f", l.P50), fmt.Sprintf("%.2f", l.P95), fmt.Sprintf("%.2f", l.P99), counted})
 	}
 	t.table(table.Row{"query", "requests/s", "of select 1", "p50 ms", "p95 ms", "p99 ms", "events/s counted"}, rows, 2, 3, 4, 5, 6, 7)
 	fmt.Fprintf(t.out, "%d clients on connections that they keep, %s tenants; token, statement and JSON included. Clients, API, NATS,\n"+

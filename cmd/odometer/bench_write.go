@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 )
@@ -151,11 +152,7 @@ func (w *writing) aggregate(ctx context.Context, s *benchStream, last tails) (l 
 	if err != nil {
 		return lap{}, err
 	}
-	defer func() {
-		if left := r.leave(); err == nil {
-			err = left
-		}
-	}()
+	defer func() { err = errors.Join(err, r.leave()) }()
 	before, err := w.aggregated.eventBytes(ctx)
 	if err != nil {
 		return lap{}, err
@@ -179,11 +176,7 @@ func (w *writing) runReading(ctx context.Context) (l lap, err error) {
 	if err != nil {
 		return lap{}, err
 	}
-	defer func() {
-		if left := r.leave(); err == nil {
-			err = left
-		}
-	}()
+	defer func() { err = errors.Join(err, r.leave()) }()
 	effort, begin := w.effort(r.pid()), time.Now()
 	if err := r.start(); err != nil {
 		return lap{}, err
