@@ -91,6 +91,7 @@ func TestItSaysWhatItWaitsFor(t *testing.T) {
 	pool := c.pool(t, h.pool)
 	j, keep := h.logbook()
 	h.run(keep, func(o *Options) { o.Pool = pool })
+	h.eventually("it reads", func() bool { return len(j.said("reads partitions=")) == 1 })
 	h.flows(l, 20)
 	h.server.Stop()
 	h.eventually("it waits for NATS", func() bool { return len(j.said("aggregator waits for=NATS")) == 1 })

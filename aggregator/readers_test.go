@@ -79,12 +79,8 @@ func (h *house) flows(l load, n int64) {
 // counted compares the counters with what was acknowledged, exactly.
 func (h *house) counted(l load) {
 	h.t.Helper()
-	began := time.Now()
 	acked := l.stop()
-	h.t.Logf("stopping the load took %v", time.Since(began))
-	began = time.Now()
 	h.settled()
-	h.t.Logf("settling took %v", time.Since(began))
 	var total int64
 	for tenant, n := range acked {
 		total += n

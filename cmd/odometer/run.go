@@ -163,11 +163,11 @@ func (s *services) run(ctx context.Context) error {
 }
 
 // collectOften trades a little processor for memory: what the aggregator holds
-// lives only as long as a batch, so half of Go's usual head room is enough.
+// lives only as long as a batch, so less than the usual head room is enough.
 // GOGC says otherwise when it is set.
 func collectOften() {
 	if os.Getenv("GOGC") == "" {
-		debug.SetGCPercent(50)
+		debug.SetGCPercent(70)
 	}
 }
 
