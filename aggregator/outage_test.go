@@ -2,11 +2,15 @@ package aggregator
 
 import (
 	"context"
+	"net"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
 
+	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
 )
 
@@ -130,5 +134,75 @@ func TestItWaitsForWhatIsNotThereYet(t *testing.T) {
 	h.eventually("it counts", func() bool { return h.count(tenant, "inbox") == 1 })
 	if lines := j.said("aggregator waits"); len(lines) != 2 {
 		t.Errorf("said %q, want one line for each", lines)
+	}
+}
+
+// swallowing connects to NATS and can take what is sent to nowhere.
+type swallowing struct {
+	server *natstest.Server
+	mu     sync.Mutex
+	on     bool
+	lost   int // writes
+	conn   net.Conn
+}
+
+func (s *swallowing) InProcessConn() (net.Conn, error) {
+	conn, err := s.server.InProcessConn()
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.conn = conn
+	return swallowingConn{conn, s}, nil
+}
+
+type swallowingConn struct {
+	net.Conn
+	s *swallowing
+}
+
+func (c swallowingConn) Write(b []byte) (int, error) {
+	c.s.mu.Lock()
+	defer c.s.mu.Unlock()
+	if c.s.on {
+		c.s.lost++
+		return len(b), nil
+	}
+	return c.Conn.Write(b)
+}
+
+// The connection to NATS breaks while an answer is awaited that never comes:
+// it is asked again as soon as the connection is back.
+func TestAnAnswerThatIsLostIsNotWaitedFor(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	tenant := h.subscribe(1)[0]
+	h.publish(email(tenant, "waits", 1))
+	s := &swallowing{server: h.server}
+	nc, err := nats.Connect("", nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	set := func(on bool) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		s.on = on
+	}
+	set(true)
+	h.run(func(o *Options) { o.NATS = nc })
+	h.eventually("it has asked", func() bool {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		return s.lost > 0
+	})
+	set(false)
+	_ = s.conn.Close()
+	h.eventually("connected again", func() bool { return nc.Stats().Reconnects > 0 && nc.IsConnected() })
+	began := time.Now()
+	h.eventually("it counts", func() bool { return h.count(tenant, "inbox") == 1 })
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("it went on %v after the connection was back", took)
 	}
 }

@@ -23,7 +23,7 @@ func (a *Aggregator) session(ctx context.Context, l *lease, reading func()) erro
 	if !a.NATS.IsConnected() {
 		return natsError(nats.ErrDisconnected)
 	}
-	at, err := a.attach(ctx)
+	at, err := a.attachConnected(ctx)
 	if err != nil {
 		return err
 	}
@@ -50,6 +50,19 @@ func (a *Aggregator) session(ctx context.Context, l *lease, reading func()) erro
 	reading()
 	a.Log.Info("aggregator reads", "partitions", len(l.held), "of", at.partitions, "epoch", at.epochs.last().Epoch)
 	return group.Wait()
+}
+
+// attachConnected is attach as long as the connection lasts: an answer that was
+// on its way when it broke would be waited for in vain.
+func (a *Aggregator) attachConnected(ctx context.Context) (*attached, error) {
+	disconnected := a.NATS.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	defer a.NATS.RemoveStatusListener(disconnected)
+	group, ctx := errgroup.WithContext(ctx)
+	ctx, attached := context.WithCancel(ctx)
+	group.Go(func() error { return untilDisconnected(ctx, disconnected) })
+	at, err := a.attach(ctx)
+	attached()
+	return at, cmp.Or(group.Wait(), err)
 }
 
 // standBy waits until the lease holds a partition.

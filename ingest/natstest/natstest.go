@@ -142,9 +142,11 @@ func (s *Server) shutDown(now *server.Server) {
 // connected are the clients that Connect made and that still live.
 func (s *Server) connected() []*nats.Conn {
 	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.clients = slices.DeleteFunc(s.clients, (*nats.Conn).IsClosed)
-	return slices.Clone(s.clients)
+	clients := slices.Clone(s.clients)
+	s.mu.Unlock()
+	// Not under the lock: a client that reconnects holds its own and waits for
+	// ours in InProcessConn.
+	return slices.DeleteFunc(clients, (*nats.Conn).IsClosed)
 }
 
 // Kill ends the server as kill -9 would: clients are cut off, and the store
