@@ -83,7 +83,7 @@ func ApplyCatalogue(ctx context.Context, pool *pgxpool.Pool, c odometer.Catalogu
 		return fmt.Errorf("apply catalogue: %w", err)
 	}
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if err := lockAll(ctx, tx); err != nil {
+		if err := LockAll(ctx, tx); err != nil {
 			return err
 		}
 		if err := checkUse(ctx, tx, c); err != nil {

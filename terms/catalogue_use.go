@@ -75,11 +75,18 @@ join usage_counters u using (agent)
 join billing_periods p using (tenant_id, period_start)
 where u.agent <> all($1)
   and u.count > 0
-  and p.status = 'open'
+  and (
+      p.status = 'open'
+      or p.settled_at is null and exists (
+          select from period_totals t
+          where t.tenant_id = p.tenant_id and t.period_start = p.period_start and t.agent = u.agent and t.overage > 0
+      )
+  )
 group by u.agent
 order by u.agent`
 
-// agentsInUse are those that none of the kept ones is, and that still count.
+// agentsInUse are those that none of the kept ones is, and that still count or
+// have overage that Stripe was not told in full.
 func agentsInUse(ctx context.Context, tx pgx.Tx, kept []odometer.Agent) ([]InUse, error) {
 	ids := make([]string, len(kept))
 	for i, a := range kept {

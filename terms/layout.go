@@ -18,6 +18,11 @@ type laidPeriod struct {
 	frozen bool
 }
 
+// spans reports whether another period has the same bounds.
+func (p *laidPeriod) spans(other odometer.Period) bool {
+	return p.Start.Equal(other.Start) && p.End.Equal(other.End)
+}
+
 // laid is how a tenant's time is divided now.
 type laid struct {
 	periods  []laidPeriod // in order
@@ -76,7 +81,8 @@ const maxPeriods = 5000
 
 // relay divides a tenant's time from start on as the subscription says, up to
 // and including the period that holds now. What lies before start stays,
-// except that a running period ends there.
+// except that a running period ends there; a closed period may be said again
+// with its own bounds, so that a late word can still change what follows it.
 func relay(stored laid, sub odometer.Subscription, start, end, now time.Time) (layout, error) {
 	wanted := sub.Lay(start, end)
 	wanted = append(wanted, sub.Roll(wanted[len(wanted)-1].End, reach(stored, now))...)
@@ -88,6 +94,8 @@ func relay(stored laid, sub odometer.Subscription, start, end, now time.Time) (l
 	known := map[int64]laidPeriod{}
 	for _, p := range stored.periods {
 		switch {
+		case p.ClosedAt != nil && slices.ContainsFunc(wanted, p.spans):
+			wanted = slices.DeleteFunc(wanted, p.spans) // said as it stands, it stays as it is
 		case p.ClosedAt != nil && p.End.After(start):
 			return layout{}, fmt.Errorf("%w: %s overlaps the closed period [%s, %s), which never changes: begin at its end or later",
 				ErrRefused, start.Format(time.RFC3339), p.Start.Format(time.RFC3339), p.End.Format(time.RFC3339))
@@ -102,6 +110,10 @@ func relay(stored laid, sub odometer.Subscription, start, end, now time.Time) (l
 	}
 	if err := keepsEnded(known, wanted, start); err != nil {
 		return layout{}, err
+	}
+	if len(wanted) == 0 && len(out.drop) > 0 {
+		return layout{}, fmt.Errorf("%w: after the closed period from %s nothing is to follow, but the one from %s has begun: let that one end instead",
+			ErrRefused, start.Format(time.RFC3339), out.drop[0].Format(time.RFC3339))
 	}
 	out.fit(wanted, known, sub.Status, now)
 	return out, nil

@@ -40,7 +40,7 @@ func RollOver(ctx context.Context, pool *pgxpool.Pool, tenants []uuid.UUID, now,
 		until = now
 	}
 	return pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if err := lockTenants(ctx, tx, tenants...); err != nil {
+		if err := Lock(ctx, tx, tenants...); err != nil {
 			return err
 		}
 		return rollOverLocked(ctx, tx, tenants, now, until)

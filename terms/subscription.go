@@ -39,7 +39,7 @@ func Set(ctx context.Context, pool *pgxpool.Pool, a Agreement, now time.Time) (*
 	}
 	var after *Tenant
 	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if err := lockTenants(ctx, tx, a.Tenant); err != nil {
+		if err := Lock(ctx, tx, a.Tenant); err != nil {
 			return err
 		}
 		// What has ended by now keeps the terms it ended with, also when no

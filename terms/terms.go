@@ -58,16 +58,16 @@ update stream_positions
 set terms = terms + 1
 where partition = $1`
 
-// lockTenants locks the partitions of the tenants, in order, and raises their
-// terms. Before the stream's first reader has made the rows, it holds that
+// Lock locks the partitions of the tenants, in order, and raises their terms:
+// no batch that was judged before commits after it. Before the stream's first reader has made the rows, it holds that
 // reader off instead.
-func lockTenants(ctx context.Context, tx pgx.Tx, tenants ...uuid.UUID) error {
+func Lock(ctx context.Context, tx pgx.Tx, tenants ...uuid.UUID) error {
 	n, err := Partitions(ctx, tx)
 	if err != nil {
 		return err
 	}
 	if n == 0 {
-		return lockAll(ctx, tx)
+		return LockAll(ctx, tx)
 	}
 	var partitions []int
 	for _, t := range tenants {
@@ -91,8 +91,8 @@ const raiseAllSQL = `
 update stream_positions
 set terms = terms + 1`
 
-// lockAll locks every partition and raises its terms.
-func lockAll(ctx context.Context, tx pgx.Tx) error {
+// LockAll locks every partition and raises its terms.
+func LockAll(ctx context.Context, tx pgx.Tx) error {
 	if _, err := tx.Exec(ctx, lockTableSQL); err != nil {
 		return fmt.Errorf("lock all partitions: %w", err)
 	}

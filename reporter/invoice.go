@@ -1,0 +1,176 @@
+package reporter
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+)
+
+// When to ask again for an invoice that is still a draft, or not there yet.
+const (
+	draftLook   = 20 * time.Minute
+	missingLook = time.Hour
+)
+
+// wantsLook reports whether the invoice of an ended period should be asked for
+// now: when something was or is to be told in it, and what is known is not final.
+func (p *planner) wantsLook(b *book, in *period) bool {
+	i := &in.invoice
+	if b.customer == "" || i.fixed || !in.ended(p.now) || !b.concerns(in) {
+		return false
+	}
+	return p.byHand || i.lookedAt.IsZero() || !p.now.Before(i.lookAt) || in.closedAt.After(i.lookedAt) ||
+		p.now.Sub(i.lookedAt) > time.Minute && p.owes(b, in)
+}
+
+// concerns reports whether any overage arose in a period or was billed in it.
+func (b *book) concerns(in *period) bool {
+	for i := range in.agents {
+		if in.agents[i].overage != 0 {
+			return true
+		}
+	}
+	for _, l := range b.links {
+		if l.Period.Equal(in.start) || in.holds(l.ReportedAt) {
+			return true
+		}
+	}
+	return false
+}
+
+// owes reports whether a period's chains differ from what they should be.
+func (p *planner) owes(b *book, in *period) bool {
+	for i := range in.agents {
+		if toldSoFar(b.chain(in.start, in.agents[i].agent)) != in.agents[i].overage {
+			return true
+		}
+	}
+	return false
+}
+
+// look asks for the invoice of an ended period and writes down what it says.
+// Once nothing more can reach it, the chain is brought to its quantities. It
+// reports whether that is so.
+func (r *Reporter) look(ctx context.Context, p *planner, b *book, in *period) (fixed bool, err error) {
+	if err := r.reads.Wait(ctx); err != nil {
+		return false, err
+	}
+	var invoice *fetchedInvoice
+	err = r.breaker.do(b.customer, func() (err error) {
+		invoice, err = r.Stripe.invoiceOf(ctx, b, in)
+		return err
+	})
+	if err != nil {
+		return false, err
+	}
+	// Without an invoice to read, what was told is what will be billed.
+	fixed = invoice.final() || invoice == nil && p.now.Sub(in.end) >= draftFor
+	err = pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) error {
+		if err := noteInvoice(ctx, tx, b.tenant, in, invoice, p.now, fixed); err != nil || !fixed {
+			return err
+		}
+		return fix(ctx, tx, p, b, in, fixes(p, b, in, invoice))
+	})
+	return fixed, err
+}
+
+// fixes are the links that bring a period's chains to what its invoice bills:
+// its quantity, less what other periods had carried into it, and with what of
+// its own was billed elsewhere.
+func fixes(p *planner, b *book, in *period, invoice *fetchedInvoice) []*Link {
+	if invoice == nil {
+		return nil
+	}
+	var links []*Link
+	for i := range in.agents {
+		u := &in.agents[i]
+		billed, ok := invoice.quantities[u.agent]
+		if !ok {
+			continue
+		}
+		target := p.target(b, u)
+		chain := b.chain(in.start, u.agent)
+		own := billed
+		for _, l := range b.links {
+			switch mine := l.Agent == u.agent && l.Period.Equal(in.start); {
+			case l.Target != target || !l.metered():
+			case !mine && in.holds(l.ReportedAt):
+				own -= l.Delta()
+			case mine && !in.holds(l.ReportedAt):
+				own += l.Delta()
+			}
+		}
+		if had := totals(chain)[target]; had != own {
+			l := p.link(b, in, in, u, target, chain, had, own)
+			l.Origin, l.State, l.Decided = invoiced, Verified, &p.now
+			l.Detail = "the final invoice bills this"
+			links = append(links, l)
+		}
+	}
+	return links
+}
+
+// What was undecided in a period is decided by its invoice: what arrived is in
+// the quantity, what did not never will be.
+const overruleSQL = `
+update overage_reports
+set state = 'rejected',
+    detail = 'decided by the final invoice of the period',
+    decided_at = $4
+where tenant_id = $1
+  and state in ('planned', 'sending', 'unknown')
+  and reported_at >= $2
+  and reported_at < $3`
+
+func fix(ctx context.Context, tx pgx.Tx, p *planner, b *book, in *period, links []*Link) error {
+	if _, err := tx.Exec(ctx, overruleSQL, b.tenant, in.start, in.end, p.now); err != nil {
+		return fmt.Errorf("decide what was undecided for %s in the period from %s: %w", b.tenant, in.start.Format(time.RFC3339), err)
+	}
+	_, err := insertLinks(ctx, tx, links)
+	return err
+}
+
+const noteInvoiceSQL = `
+insert into period_invoices as i (tenant_id, period_start, stripe_invoice, status, looked_at, look_at, fixed_at)
+values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7)
+on conflict (tenant_id, period_start) do update
+set stripe_invoice = coalesce(excluded.stripe_invoice, i.stripe_invoice),
+    status = coalesce(excluded.status, i.status),
+    looked_at = excluded.looked_at,
+    look_at = excluded.look_at,
+    fixed_at = coalesce(i.fixed_at, excluded.fixed_at)`
+
+func noteInvoice(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in *period, invoice *fetchedInvoice, now time.Time, fixed bool) error {
+	next, id, status := now.Add(missingLook), "", ""
+	if invoice != nil {
+		next, id, status = now.Add(draftLook), invoice.id, invoice.status
+	}
+	var fixedAt *time.Time
+	if fixed {
+		fixedAt = &now
+	}
+	if _, err := tx.Exec(ctx, noteInvoiceSQL, tenant, in.start, id, status, now, next, fixedAt); err != nil {
+		return fmt.Errorf("note the invoice of tenant %s for the period from %s: %w", tenant, in.start.Format(time.RFC3339), err)
+	}
+	return nil
+}
+
+const lookAtSQL = `
+update period_invoices i
+set look_at = least(i.look_at, $2)
+from subscriptions s
+where s.tenant_id = i.tenant_id
+  and i.fixed_at is null
+  and ($1 = '' or s.stripe_customer = $1)`
+
+// LookAt makes the next pass ask for the invoices of a customer's ended
+// periods, or with "" for all: a hook said that something has happened to them.
+func LookAt(ctx context.Context, q querier, customer string, now time.Time) error {
+	if _, err := q.Exec(ctx, lookAtSQL, customer, now); err != nil {
+		return fmt.Errorf("have the invoices of %q looked at: %w", customer, err)
+	}
+	return nil
+}

@@ -1,0 +1,222 @@
+package reporter
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"golang.org/x/sync/errgroup"
+)
+
+// release compares a ledger that is behind its mirror with Stripe, appends what
+// Stripe has beyond it, and lets the reporter go on. Nothing is sent.
+//
+// Summaries lag, so what they show is believed when it makes up all that the
+// mirror says was accepted, or when SettleAfter has gone by since the last
+// send. Until then the reporter stays stopped.
+func (r *Reporter) release(ctx context.Context, account string, v *Verification) error {
+	g, err := r.generation(ctx)
+	if err != nil {
+		return err
+	}
+	stopped := g.restored()
+	if stopped == nil {
+		return nil
+	}
+	surplus, err := r.surplus(ctx, account)
+	if err != nil {
+		return errors.Join(stopped, err)
+	}
+	if err := r.shownInFull(ctx, g, surplus); err != nil {
+		return errors.Join(stopped, err)
+	}
+	return r.append(ctx, g, surplus, v)
+}
+
+// difference is what Stripe's meter holds of a tenant's period beyond the ledger.
+type difference struct {
+	book  *book
+	in    *period
+	agent string
+	Target
+	units int64
+	has   bool // the ledger has undecided links there
+}
+
+// surplus compares every meter of every tenant's unsettled periods.
+func (r *Reporter) surplus(ctx context.Context, account string) ([]difference, error) {
+	var all []difference
+	after := uuid.Nil
+	for {
+		rows, _ := r.Pool.Query(ctx, tenantsSQL, r.now(), after, nil, pageSize)
+		tenants, err := pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
+		if err != nil {
+			return nil, fmt.Errorf("list tenants with unsettled periods: %w", err)
+		}
+		if len(tenants) == 0 {
+			return all, nil
+		}
+		after = tenants[len(tenants)-1]
+		books, err := r.load(ctx, tenants, r.now())
+		if err != nil {
+			return nil, err
+		}
+		page, err := r.surplusOf(ctx, account, books)
+		if err != nil {
+			return nil, err
+		}
+		all = append(all, page...)
+	}
+}
+
+func (r *Reporter) surplusOf(ctx context.Context, account string, books []*book) ([]difference, error) {
+	var asked []*difference
+	group, asking := errgroup.WithContext(ctx)
+	group.SetLimit(maxUnderWay)
+	p := &pass{Reporter: r, items: map[string]map[string]string{}}
+	if r.Sink == UsageRecords {
+		if err := p.findItems(ctx, books); err != nil {
+			return nil, err
+		}
+	}
+	planner := planner{now: r.now(), sink: r.Sink, account: account, livemode: r.Stripe.Livemode, item: p.item}
+	for _, b := range books {
+		for _, in := range b.periods {
+			for i := range in.agents {
+				target := planner.target(b, &in.agents[i])
+				if b.customer == "" || target.Meter == "" {
+					continue
+				}
+				d := &difference{book: b, in: in, agent: in.agents[i].agent, Target: target, has: b.busy(target)}
+				asked = append(asked, d)
+				group.Go(func() (err error) {
+					d.units, err = r.surplusIn(asking, d)
+					return err
+				})
+			}
+		}
+	}
+	if err := group.Wait(); err != nil {
+		return nil, err
+	}
+	var found []difference
+	for _, d := range asked {
+		if d.units != 0 || d.has {
+			found = append(found, *d)
+		}
+	}
+	return found, nil
+}
+
+func (r *Reporter) surplusIn(ctx context.Context, d *difference) (int64, error) {
+	should, err := metered(ctx, r.Pool, d.Target, d.in)
+	if err != nil {
+		return 0, err
+	}
+	shown, err := r.shown(ctx, r.Sink, d.Target, d.in)
+	switch {
+	case Judge(err, false) == Rejected: // no such customer: it was told nothing
+		return 0, nil
+	case err != nil:
+		return 0, configured(err)
+	}
+	return shown - should, nil
+}
+
+// shownInFull is nil when the summaries show all that Stripe had accepted.
+func (r *Reporter) shownInFull(ctx context.Context, g *generation, surplus []difference) error {
+	if len(surplus) == 0 && (g.mirror == nil || g.mirror.Units == nil) {
+		return nil
+	}
+	known, err := units(ctx, r.Pool)
+	if err != nil {
+		return err
+	}
+	for _, d := range surplus {
+		known += d.units
+	}
+	var last time.Time
+	switch {
+	case g.mirror == nil:
+		if err := r.Pool.QueryRow(ctx, lastSentSQL).Scan(&last); err != nil {
+			return fmt.Errorf("look when the last report was sent: %w", err)
+		}
+	case g.mirror.Units != nil && *g.mirror.Units == known:
+		return nil
+	default:
+		last = g.mirror.At
+	}
+	if settled := last.Add(SettleAfter); r.now().Before(settled) {
+		return fmt.Errorf("Stripe's summaries do not show all that was accepted yet (%d units so far): run it again after %s",
+			known, settled.Format(time.RFC3339))
+	}
+	return nil
+}
+
+const lastSentSQL = `
+select coalesce(max(last_attempt_at), 'epoch')
+from overage_reports`
+
+// What the restored ledger holds as undecided is in the summary, or is not.
+const supersedeSQL = `
+update overage_reports
+set state = 'rejected',
+    detail = 'decided by the comparison after a restored backup',
+    decided_at = $2
+where account = $1
+  and state in ('planned', 'sending', 'unknown')`
+
+// append brings the ledger to what Stripe has and the generation to its
+// mirror's, in one transaction, and then the mirror to the ledger's.
+func (r *Reporter) append(ctx context.Context, g *generation, surplus []difference, v *Verification) error {
+	now := r.now()
+	next := g.number + 1
+	if g.mirror != nil {
+		next = max(next, g.mirror.Generation+1)
+	}
+	var links []*Link
+	for _, d := range surplus {
+		if d.units != 0 {
+			links = append(links, d.link(r.Sink, now, next))
+		}
+	}
+	err := pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, supersedeSQL, r.Stripe.known(), now); err != nil {
+			return fmt.Errorf("decide what the restored ledger left open: %w", err)
+		}
+		if _, err := insertLinks(ctx, tx, links); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, raiseGenerationSQL, next)
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("bring the ledger to what Stripe has: %w", err)
+	}
+	g.number = next
+	v.Released, v.Appended = true, len(links)
+	r.Log.Warn("the ledger was compared with Stripe after a restored backup, and goes on", "appended", len(links))
+	return r.finish(ctx, g)
+}
+
+// link is the link that Stripe has and the ledger had not.
+func (d *difference) link(sink Sink, now time.Time, generation int64) *Link {
+	chain := d.book.chain(d.in.start, d.agent)
+	had := totals(chain)[d.Target]
+	return &Link{
+		Tenant: d.book.tenant, Agent: d.agent, Period: d.in.start, Billed: d.in.start,
+		Revision: nextRevision(chain), From: had, To: had + d.units, Value: d.units,
+		Origin: found, Sink: sink, Target: d.Target, ReportedAt: d.in.timestamp(now), Generation: generation,
+		State: Verified, Decided: &now, Detail: "Stripe had it when a backup was restored",
+	}
+}
+
+// known is the account as it was asked for last.
+func (s *Stripe) known() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.account
+}

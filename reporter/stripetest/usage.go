@@ -1,0 +1,145 @@
+package stripetest
+
+import (
+	"net/http"
+	"slices"
+	"strconv"
+	"time"
+)
+
+// usageRecords are the quantities of a legacy metered item by timestamp. A
+// period bills their sum.
+type usageRecords map[int64]int64
+
+func (u usageRecords) total(from, to time.Time) (sum int64) {
+	for timestamp, quantity := range u {
+		if within(timestamp, from, to) {
+			sum += quantity
+		}
+	}
+	return sum
+}
+
+// UsageRecordTotal is the sum of an item's usage records in [from, to).
+func (s *Server) UsageRecordTotal(item string, from, to time.Time) int64 {
+	s.enter()
+	defer s.mu.Unlock()
+	return s.records[item].total(from, to)
+}
+
+// legacyItem finds the item in the path, if it takes usage records.
+func (s *Server) legacyItem(req *request) (sub *subscription, no answer, found bool) {
+	sub = s.items[req.id]
+	if sub == nil {
+		return nil, noSuch(http.StatusNotFound, "subscription_item", req.id, "id"), false
+	}
+	it := sub.Items[slices.IndexFunc(sub.Items, func(it Item) bool { return it.ID == req.id })]
+	if !it.Metered || it.Meter != "" {
+		return nil, refused(http.StatusBadRequest, apiError{Type: invalidRequest,
+			Message: "Cannot create the usage record because the subscription item " + it.ID +
+				" has a price that is not metered by usage records."}), false
+	}
+	return sub, answer{}, true
+}
+
+func (s *Server) postUsageRecord(req *request) answer {
+	now := s.enter()
+	defer s.mu.Unlock()
+	quantity, timestamp, bad, valid := readUsageRecord(req, now)
+	if !valid {
+		return bad
+	}
+	sub, no, found := s.legacyItem(req)
+	if !found {
+		return no
+	}
+	if no, fine := sub.takes(time.Unix(timestamp, 0), now); !fine {
+		return no
+	}
+	records := s.records[req.id]
+	if records == nil {
+		records = usageRecords{}
+		s.records[req.id] = records
+	}
+	if req.get("action") == "set" {
+		records[timestamp] = quantity
+	} else {
+		records[timestamp] += quantity
+	}
+	return ok(object{"id": s.id("mbur"), "object": "usage_record", "livemode": s.options.Livemode,
+		"quantity": records[timestamp], "subscription_item": req.id, "timestamp": timestamp})
+}
+
+func readUsageRecord(req *request, now time.Time) (quantity, timestamp int64, bad answer, valid bool) {
+	quantity, whole := req.integer("quantity")
+	action := req.get("action")
+	switch {
+	case !req.form.Has("quantity"):
+		return 0, 0, missing("quantity"), false
+	case !whole:
+		return 0, 0, invalid("quantity", "parameter_invalid_integer", "Invalid integer: "+req.get("quantity")), false
+	case quantity < 0:
+		return 0, 0, invalid("quantity", "", "This value must be greater than or equal to 0."), false
+	case action != "" && action != "set" && action != "increment":
+		return 0, 0, invalid("action", "", "Invalid action: must be one of increment or set"), false
+	}
+	text := req.get("timestamp")
+	if text == "" || text == "now" {
+		return quantity, now.Unix(), answer{}, true
+	}
+	timestamp, err := strconv.ParseInt(text, 10, 64)
+	if err != nil {
+		return 0, 0, invalid("timestamp", "parameter_invalid_integer", "Invalid integer: "+text), false
+	}
+	return quantity, timestamp, answer{}, true
+}
+
+// takes tells whether usage may still be recorded at a time: within the current
+// period and not in the future. A period that ended takes nothing, so the legacy
+// way has no hour of grace after it.
+func (sub *subscription) takes(t, now time.Time) (no answer, fine bool) {
+	cannot := func(why string) (answer, bool) {
+		return refused(http.StatusBadRequest, apiError{Type: invalidRequest, Param: "timestamp",
+			Message: "Cannot create the usage record with this timestamp because " + why}), false
+	}
+	switch {
+	case sub.ended():
+		return refused(http.StatusBadRequest, apiError{Type: invalidRequest,
+			Message: "Cannot create the usage record because the subscription " + sub.ID + " is canceled."}), false
+	case t.Before(sub.Start):
+		return cannot("timestamps must be after the subscription's last invoice period (or current period start time).")
+	case t.After(now):
+		return cannot("timestamps must not be in the future.")
+	case !t.Before(sub.End):
+		return cannot("timestamps must be before the subscription's current period end time.")
+	}
+	return answer{}, true
+}
+
+// listUsageRecordSummaries shows the current period first, then those that were
+// invoiced, newest first.
+func (s *Server) listUsageRecordSummaries(req *request) answer {
+	s.enter()
+	defer s.mu.Unlock()
+	sub, no, found := s.legacyItem(req)
+	if !found {
+		return no
+	}
+	var rows []object
+	if !sub.ended() {
+		rows = append(rows, s.usageSummary(req.id, nil, period{sub.Start, sub.End}))
+	}
+	for _, inv := range slices.Backward(s.customers[sub.Customer].invoices) {
+		if inv.Subscription == sub.ID {
+			rows = append(rows, s.usageSummary(req.id, inv.ID, period{inv.PeriodStart, inv.PeriodEnd}))
+		}
+	}
+	return listRows(req, rows)
+}
+
+func (s *Server) usageSummary(item string, invoice any, p period) object {
+	return object{"id": "sis_" + item + "_" + strconv.FormatInt(p.start.Unix(), 10), "object": "usage_record_summary",
+		"livemode": s.options.Livemode, "invoice": invoice, "subscription_item": item,
+		"period":      object{"start": p.start.Unix(), "end": p.end.Unix()},
+		"total_usage": s.records[item].total(p.start, p.end)}
+}
