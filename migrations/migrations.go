@@ -8,8 +8,9 @@
 // [Status] and [Check] only read; nothing that was counted or billed is
 // dropped unless the caller insists.
 //
-// A new migration is a new file, 00002_words.sql, in goose's format. Files
-// that were released are never edited.
+// A new migration is a new file, 00003_words.sql, in goose's format. Files
+// that were released are never edited. The tables of River, which runs the
+// jobs, come with River's own migrations and belong to 00002.
 package migrations
 
 import (
@@ -21,7 +22,9 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"maps"
 	"path"
+	"slices"
 	"strings"
 	"time"
 
@@ -29,6 +32,7 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
+	"github.com/riverqueue/river/rivermigrate"
 )
 
 //go:embed *.sql
@@ -60,7 +64,21 @@ type Migration struct {
 // When a migration fails, those before it stay applied and are returned with
 // the error.
 func Up(ctx context.Context, pool *pgxpool.Pool) (applied []Migration, err error) {
-	return up(ctx, pool, embedded)
+	if err := Check(ctx, pool); err != nil && !errors.Is(err, ErrBehind) {
+		return nil, fmt.Errorf("migrate up: %w", err)
+	}
+	if applied, err = up(ctx, pool, embedded); err != nil {
+		return applied, err
+	}
+	changed, err := riverUp(ctx, pool)
+	if err != nil {
+		return applied, fmt.Errorf("migrate up: %w", err)
+	}
+	isStep := func(m Migration) bool { return m.Version == riverStep }
+	if changed && !slices.ContainsFunc(applied, isStep) {
+		applied = append(applied, Migration{riverStep, nameOf(riverStep), true, time.Now().UTC()})
+	}
+	return applied, nil
 }
 
 // Down takes back the newest migration and returns it. Unless force is set it
@@ -74,19 +92,40 @@ func Down(ctx context.Context, pool *pgxpool.Pool, force bool) (Migration, error
 // Status lists the migrations of this binary and those the database has
 // beyond them, oldest first.
 func Status(ctx context.Context, pool *pgxpool.Pool) ([]Migration, error) {
-	return status(ctx, pool, embedded)
+	all, err := status(ctx, pool, embedded)
+	if err != nil {
+		return nil, err
+	}
+	err = checkRiver(ctx, pool)
+	if errors.Is(err, ErrBehind) {
+		for i := range all {
+			if all[i].Version == riverStep {
+				all[i].Applied, all[i].AppliedAt = false, time.Time{}
+			}
+		}
+	} else if err != nil && !errors.Is(err, ErrAhead) {
+		return nil, fmt.Errorf("migration status: %w", err)
+	}
+	return all, nil
 }
 
 // Check returns nil when the database has exactly the migrations of this
 // binary, else an error that is [ErrBehind] or [ErrAhead].
 func Check(ctx context.Context, pool *pgxpool.Pool) error {
-	return check(ctx, pool, embedded)
+	if err := check(ctx, pool, embedded); err != nil {
+		return err
+	}
+	return checkRiver(ctx, pool)
 }
 
-// Fingerprint identifies the embedded migrations: it changes with every byte
-// of them.
+// Fingerprint identifies the embedded migrations and River's: it changes with
+// every byte of them.
 func Fingerprint() string {
-	return fingerprint(embedded)
+	known, err := riverKnown()
+	if err != nil {
+		panic(err) // they are part of this binary
+	}
+	return fingerprint(embedded, known...)
 }
 
 func up(ctx context.Context, pool *pgxpool.Pool, files fs.FS) ([]Migration, error) {
@@ -123,6 +162,9 @@ func down(ctx context.Context, pool *pgxpool.Pool, files fs.FS, force bool) (Mig
 			return Migration{}, fmt.Errorf("migrate down: %w", err)
 		}
 	}
+	if err := riverBefore(ctx, pool); err != nil {
+		return Migration{}, fmt.Errorf("migrate down: %w", err)
+	}
 	p, db, err := provider(pool, files)
 	if err != nil {
 		return Migration{}, fmt.Errorf("migrate down: %w", err)
@@ -137,6 +179,19 @@ func down(ctx context.Context, pool *pgxpool.Pool, files fs.FS, force bool) (Mig
 		return Migration{}, fmt.Errorf("migrate down: %w", named(err))
 	}
 	return Migration{Version: result.Source.Version, Name: name(result.Source.Path)}, nil
+}
+
+// riverBefore removes River's tables when the step that they belong to is the
+// next to go.
+func riverBefore(ctx context.Context, pool *pgxpool.Pool) error {
+	applied, err := appliedVersions(ctx, pool)
+	if err != nil {
+		return err
+	}
+	if len(applied) == 0 || slices.Max(slices.Collect(maps.Keys(applied))) != riverStep {
+		return nil
+	}
+	return riverDown(ctx, pool)
 }
 
 // provider returns goose over files and the pool. Closing db gives its
@@ -173,7 +228,21 @@ func name(file string) string {
 	return strings.TrimSuffix(path.Base(file), ".sql")
 }
 
-func fingerprint(files fs.FS) string {
+// nameOf is the name of an embedded migration.
+func nameOf(version int64) string {
+	known, err := knownMigrations(embedded)
+	if err != nil {
+		panic(err) // the names are part of this binary
+	}
+	for _, m := range known {
+		if m.Version == version {
+			return m.Name
+		}
+	}
+	return ""
+}
+
+func fingerprint(files fs.FS, river ...rivermigrate.Migration) string {
 	names, err := fs.Glob(files, "*.sql")
 	if err != nil {
 		panic(err) // only a malformed pattern can fail
@@ -185,6 +254,9 @@ func fingerprint(files fs.FS) string {
 			panic(fmt.Sprintf("embedded migration %s: %v", n, err)) // it is part of this binary
 		}
 		fmt.Fprintf(h, "%s %d\n%s", n, len(content), content)
+	}
+	for _, m := range river {
+		fmt.Fprintf(h, "river %d %d\n%s", m.Version, len(m.SQLUp), m.SQLUp)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }
