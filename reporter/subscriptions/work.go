@@ -1,0 +1,162 @@
+package subscriptions
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"sync"
+
+	"github.com/jackc/pgx/v5"
+
+	"odometer/findings"
+)
+
+const (
+	// maxWorkers is how many hooks are worked on at once in a process. Each
+	// waits for Stripe most of the time, and needs two connections.
+	maxWorkers = 4
+	// maxFailures in a row end a round: Stripe or Postgres is away.
+	maxFailures = 5
+)
+
+// Work works off every stored hook that is not done, in order of receipt,
+// until none is left, and returns how many it has done and the first error. A
+// hook that fails stays for the next time; one that can never succeed is done,
+// with its outcome said. Several processes share the hooks.
+func (s *Sync) Work(ctx context.Context) (done int, err error) {
+	var group sync.WaitGroup
+	var result sync.Mutex
+	workers := max(1, min(maxWorkers, int(s.pool.Config().MaxConns)/4))
+	for range workers {
+		group.Go(func() {
+			n, failed := s.workAlone(ctx)
+			result.Lock()
+			defer result.Unlock()
+			done += n
+			if err == nil {
+				err = failed
+			}
+		})
+	}
+	group.Wait()
+	return done, err
+}
+
+func (s *Sync) workAlone(ctx context.Context) (done int, first error) {
+	var last hook
+	for failures := 0; failures < maxFailures && ctx.Err() == nil; {
+		h, over, err := s.workOne(ctx, last)
+		if errors.Is(err, pgx.ErrNoRows) {
+			return done, first
+		}
+		if err == nil {
+			done++
+			err = s.lookBehind(ctx, over, byHook)
+		}
+		if err != nil {
+			failures++
+			if first == nil {
+				first = err
+			}
+		} else {
+			failures = 0
+		}
+		if h.id != "" {
+			last = h
+		}
+	}
+	if first == nil {
+		first = ctx.Err()
+	}
+	return done, first
+}
+
+// workOne works off the first hook after last. over is the subscription that
+// it found ended, if it did.
+func (s *Sync) workOne(ctx context.Context, last hook) (h hook, over *ended, err error) {
+	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+		h, err = nextHook(ctx, tx, last)
+		if err != nil {
+			return err
+		}
+		outcome, found, err := s.process(ctx, tx, h)
+		if err != nil {
+			return fmt.Errorf("hook %s (%s of %s): %w", h.id, h.kind, h.object, err)
+		}
+		over = found
+		return finishHook(ctx, tx, h, outcome)
+	})
+	return h, over, err
+}
+
+// process does what a hook asks for and says what came of it.
+func (s *Sync) process(ctx context.Context, tx pgx.Tx, h hook) (outcome string, over *ended, err error) {
+	switch {
+	case h.kind == meterErrorReport || h.kind == meterNotFound:
+		outcome, err = s.meterError(ctx, tx, h)
+		return outcome, nil, err
+	case h.object == "":
+		return "it names no object", nil, nil
+	case strings.HasPrefix(h.kind, subscriptionHooks):
+		done, err := s.settle(ctx, tx, h.object, byHook)
+		return done.outcome, done.over, err
+	default:
+		return s.invoice(ctx, tx, h)
+	}
+}
+
+// invoice looks at the subscription of an invoice, which may have rolled over,
+// and lets the customer's invoices be looked at.
+func (s *Sync) invoice(ctx context.Context, tx pgx.Tx, h hook) (outcome string, over *ended, err error) {
+	subscription, customer := h.object, ""
+	switch {
+	case h.kind == invoiceUpcoming && strings.HasPrefix(h.object, "cus_"):
+		subscription, customer = "", h.object
+	case h.kind != invoiceUpcoming:
+		subscription, customer, err = s.fetchInvoice(ctx, h.object)
+		if isGone(err) {
+			return "Stripe has no such invoice", nil, nil
+		}
+		if err != nil {
+			return "", nil, err
+		}
+	}
+	outcome = "an invoice without a subscription"
+	if subscription != "" {
+		done, err := s.settle(ctx, tx, subscription, byHook)
+		if err != nil {
+			return "", nil, err
+		}
+		outcome, over = done.outcome, done.over
+		customer = firstOf(customer, done.customer)
+	}
+	if customer == "" {
+		return outcome, over, nil
+	}
+	if err := s.look(ctx, customer); err != nil {
+		return "", nil, fmt.Errorf("look at invoices of %s: %w", customer, err)
+	}
+	return outcome, over, nil
+}
+
+// meterError keeps that Stripe dropped meter events. Its report holds samples
+// only, so it is a reason to compare and not a list of what is missing.
+func (s *Sync) meterError(ctx context.Context, tx pgx.Tx, h hook) (outcome string, err error) {
+	detail := "Stripe could not count some meter events of this meter"
+	if h.kind == meterNotFound {
+		detail = "Stripe has no meter for some meter events"
+	}
+	err = findings.Record(ctx, tx, findings.Finding{
+		Kind: KindMeterError, Subject: firstOf(h.object, h.kind), FoundBy: byHook,
+		Detail: detail + ": samples are in Stripe's dashboard and at /v2/core/events/" + h.id +
+			"; what is missing is found by: odometer jobs run verify",
+	})
+	if err != nil {
+		return "", err
+	}
+	if err := s.look(ctx, ""); err != nil {
+		return "", fmt.Errorf("look at what Stripe has counted: %w", err)
+	}
+	return "finding " + KindMeterError, nil
+}
