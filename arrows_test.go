@@ -19,18 +19,31 @@ var arrows = map[string][]string{
 	"ingest":             {""},
 	"terms":              {""},
 	"aggregator":         {"", "ingest", "terms"},
+	"findings":           {},
+	"reporter":           {"", "terms", "findings"},
 	"query":              {""},
 	"migrations":         {},
 	"migrations/localpg": {},
-	"cmd/odometer":       {"", "ingest", "terms", "aggregator", "query", "migrations", "migrations/localpg"},
+	"cmd/odometer": {
+		"", "ingest", "terms", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
+		"retention", "query", "migrations", "migrations/localpg",
+	},
+
+	// Parts of the reporter's stage.
+	"reporter/subscriptions": {"", "terms", "findings"},
+	"reporter/alerts":        {"", "findings"},
+	"retention":              {"", "terms"},
 
 	// For tests only.
 	"migrations/pgtest": {"migrations", "migrations/localpg"},
 	"ingest/natstest":   {},
+
+	// For tests, the demo and the bench.
+	"reporter/stripetest": {},
 }
 
 // anyTest may import these: the real servers.
-var anyTest = []string{"migrations/pgtest", "migrations/localpg", "ingest/natstest"}
+var anyTest = []string{"migrations/pgtest", "migrations/localpg", "ingest/natstest", "reporter/stripetest"}
 
 func TestImportsPointOneWay(t *testing.T) {
 	t.Parallel()

@@ -9,6 +9,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"odometer/findings"
 )
 
 // Scope is what a pass looks at.
@@ -69,6 +71,11 @@ func (r *Reporter) Pass(ctx context.Context, scope Scope) (Result, error) {
 	if r.Sink == DryRun {
 		return Result{}, r.settleAll(ctx, scope)
 	}
+	result, err := r.passAlone(ctx, scope)
+	return result, errors.Join(err, r.noteStopped(context.WithoutCancel(ctx), err))
+}
+
+func (r *Reporter) passAlone(ctx context.Context, scope Scope) (Result, error) {
 	release, err := r.lock(ctx)
 	if err != nil {
 		return Result{}, err
@@ -83,6 +90,21 @@ func (r *Reporter) Pass(ctx context.Context, scope Scope) (Result, error) {
 		err = errors.Join(err, p.finish(context.WithoutCancel(ctx), p.gen))
 	}
 	return p.result, err
+}
+
+const kindStopped = "reporter_stopped"
+
+// noteStopped tells the operators of what no later pass will heal by itself.
+func (r *Reporter) noteStopped(ctx context.Context, err error) error {
+	switch {
+	case err == nil:
+		return findings.Resolve(ctx, r.Pool, kindStopped, "ledger", "report", "a pass went through")
+	case errors.Is(err, ErrRestored), errors.Is(err, ErrKeyRefused), errors.Is(err, ErrMixed):
+		return findings.Record(ctx, r.Pool, findings.Finding{
+			Kind: kindStopped, Subject: "ledger", Detail: "no overage is told: " + oneLine(err.Error()), FoundBy: "report",
+		})
+	}
+	return nil
 }
 
 const lockPassSQL = `select pg_advisory_lock(hashtextextended('odometer overage pass', 0))`

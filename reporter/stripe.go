@@ -25,9 +25,10 @@ type Stripe struct {
 	Livemode bool
 	standIn  bool // not Stripe's own address: its limits are not known
 
-	mu      sync.Mutex
-	account string
-	meters  map[string]string // ids by event name
+	mu       sync.Mutex
+	account  string
+	meters   map[string]string // ids by event name
+	listedAt time.Time
 }
 
 // NewStripe makes a client for the key; base is another address than Stripe's
@@ -76,9 +77,10 @@ func (s *Stripe) Account(ctx context.Context) (string, error) {
 	if s.account != "" {
 		return s.account, nil
 	}
-	params := &stripe.AccountParams{}
-	params.Context = ctx
-	account, err := s.API.Accounts.GetByID("", params)
+	params := &stripe.Params{Context: ctx}
+	account := &stripe.Account{}
+	// The library's own call takes no context.
+	err := s.API.Accounts.B.Call(http.MethodGet, "/v1/account", s.API.Accounts.Key, params, account)
 	var answered *stripe.Error
 	switch {
 	case err == nil:
@@ -95,7 +97,7 @@ func (s *Stripe) Account(ctx context.Context) (string, error) {
 func (s *Stripe) meterID(ctx context.Context, eventName string) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if id := s.meters[eventName]; id != "" {
+	if id := s.meters[eventName]; id != "" || time.Since(s.listedAt) < time.Minute {
 		return id, nil
 	}
 	params := &stripe.BillingMeterListParams{}
@@ -113,7 +115,7 @@ func (s *Stripe) meterID(ctx context.Context, eventName string) (string, error) 
 	if err := list.Err(); err != nil {
 		return "", fmt.Errorf("list meters: %w", err)
 	}
-	s.meters = found
+	s.meters, s.listedAt = found, time.Now()
 	return found[eventName], nil
 }
 

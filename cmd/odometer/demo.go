@@ -17,10 +17,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
+	"odometer"
 	"odometer/ingest"
 	"odometer/migrations"
 	"odometer/migrations/localpg"
 	"odometer/query"
+	"odometer/reporter/stripetest"
 	"odometer/terms"
 )
 
@@ -45,7 +47,7 @@ func (c *demoCmd) Run(ctx context.Context, t *terminal) error {
 	} else if err := l.Close(); err != nil {
 		return usagef("--addr %s: %w", c.Addr, err)
 	}
-	d := &demo{demoCmd: c, t: t}
+	d := &demo{demoCmd: c, t: t, began: time.Now()}
 	defer d.stop()
 	if err := d.start(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -69,6 +71,11 @@ type demo struct {
 	pool     *pgxpool.Pool
 	nats     *nats.Conn
 	closing  []func()
+
+	began     time.Time
+	stripe    *stripetest.Server
+	stripeURL string
+	reporting *reporting
 }
 
 // stop takes down what start has brought up, last first.
@@ -82,7 +89,7 @@ func (d *demo) atStop(f func()) { d.closing = append(d.closing, f) }
 
 func (d *demo) start(ctx context.Context) error {
 	steps := []func(context.Context) error{
-		d.openDirectory, d.startPostgres, d.startStream, d.prepareBooks,
+		d.openDirectory, d.startPostgres, d.startStream, d.prepareBooks, d.startStripe, d.prepareReporting,
 	}
 	for _, step := range steps {
 		if err := step(ctx); err != nil {
@@ -135,7 +142,7 @@ func (d *demo) startPostgres(ctx context.Context) (err error) {
 		return usageError{err}
 	}
 	d.atStop(func() { _ = d.postgres.Stop() })
-	config, err := poolConfigOf(d.postgres.URL(), 16)
+	config, err := poolConfigOf(d.postgres.URL(), 32)
 	if err != nil {
 		return err
 	}
@@ -194,6 +201,19 @@ func (d *demo) openSecret() error {
 	return nil
 }
 
+// prepareReporting sets up what tells Stripe, at the demo's pace.
+func (d *demo) prepareReporting(context.Context) (err error) {
+	settings := reportingSettings{
+		stripeSettings: stripeSettings{StripeAPIKey: demoStripeKey, StripeAPIBase: d.stripeURL},
+		CloseGrace:     demoGrace,
+	}
+	d.reporting, err = settings.reporting(d.inside(), d.pool, d.nats, odometer.MaxAge, nil)
+	return err
+}
+
+// inside is where the services speak: into the log.
+func (d *demo) inside() *terminal { return &terminal{out: d.t.out, err: d.t.err, log: d.log} }
+
 // perform lets services and agents work until time is up or the user has seen
 // enough, then proves the books.
 func (d *demo) perform(ctx context.Context) error {
@@ -203,14 +223,16 @@ func (d *demo) perform(ctx context.Context) error {
 	}
 	d.ops = freeAddress("127.0.0.1:9090")
 	house := services{
-		t: &terminal{out: d.t.out, err: d.t.err, log: d.log}, pool: d.pool, nats: d.nats, registry: newRegistry(),
+		t: d.inside(), pool: d.pool, nats: d.nats, registry: newRegistry(), aggregates: true,
 		httpAddr: d.Addr, opsAddr: d.ops, keys: keys, requestsPerMinute: 10, synced: true,
+		reporting: d.reporting, hookSecret: demoHookSecret, jobsEvery: demoRhythm,
 	}
 	// The services outlive the agents: what was published is still counted.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
 	group, serving := errgroup.WithContext(serving)
 	group.Go(func() error { return house.run(serving) })
+	group.Go(func() error { return d.passTime(serving) })
 
 	work, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -239,6 +261,9 @@ func (d *demo) work(ctx, serving context.Context) (finding error, err error) {
 	}
 	// What an earlier run left in the stream is counted first.
 	if err := d.settle(serving, int64(stream.CachedInfo().State.LastSeq)); err != nil {
+		return nil, err
+	}
+	if err := d.awaitSubscriptions(serving); err != nil {
 		return nil, err
 	}
 	before, err := loadCounts(serving, d.pool)

@@ -36,6 +36,7 @@ func (d *demo) check(ctx context.Context, agents *demoAgents, before map[demoKey
 		func(ctx context.Context, _ jetstream.StreamState) ([]comparison, error) {
 			return d.compareAcknowledged(ctx, agents, before)
 		},
+		func(ctx context.Context, _ jetstream.StreamState) ([]comparison, error) { return d.compareStripe(ctx) },
 	} {
 		found, err := compare(ctx, state)
 		if err != nil {
@@ -43,7 +44,9 @@ func (d *demo) check(ctx context.Context, agents *demoAgents, before map[demoKey
 		}
 		comparisons = append(comparisons, found...)
 	}
-	return d.printComparisons(ctx, comparisons), nil
+	finding = d.printComparisons(ctx, comparisons)
+	d.bill()
+	return finding, nil
 }
 
 // settle waits until every partition is read through the last message.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -27,16 +28,36 @@ var demoTenants = []demoTenant{
 	{uuid.MustParse("a1b0c0de-0000-4000-8000-000000000003"), "Corvid", "price_invoicepilot_monthly", odometer.Active},
 	{uuid.MustParse("a1b0c0de-0000-4000-8000-000000000004"), "Dune", "price_meetingpilot_monthly", odometer.PastDue},
 	{uuid.MustParse("a1b0c0de-0000-4000-8000-000000000005"), "Ember", "", odometer.Trial},
+	{uuid.MustParse("a1b0c0de-0000-4000-8000-000000000006"), "Flint", "price_bundle_monthly", odometer.Active},
+}
+
+// watched is the tenant whose billing period ends while the demo runs, so that
+// the way to its bill can be seen.
+const watched = "Flint"
+
+func (d *demoTenant) slug() string     { return strings.ToLower(d.name) }
+func (d *demoTenant) customer() string { return "cus_" + d.slug() }
+
+// period is the tenant's first: the current month, or a month that is about to end.
+func (d *demoTenant) period(now time.Time) (start, end time.Time) {
+	if d.name == watched {
+		end = now.Add(demoPeriod).UTC().Truncate(time.Second)
+		return end.AddDate(0, -1, 0), end
+	}
+	month := time.Date(now.UTC().Year(), now.UTC().Month(), 1, 0, 0, 0, 0, time.UTC)
+	return month, month.AddDate(0, 1, 0)
 }
 
 // demoStranger sends events although it has no subscription.
 var demoStranger = uuid.MustParse("a1b0c0de-0000-4000-8000-0000000000ff")
 
-// subscribeDemoTenants gives each tenant the current month, unless it has a
-// subscription from an earlier run.
+// subscribeDemoTenants gives each tenant that Stripe knows nothing of its
+// period, unless it has a subscription from an earlier run.
 func subscribeDemoTenants(ctx context.Context, pool *pgxpool.Pool, now time.Time) error {
-	month := time.Date(now.UTC().Year(), now.UTC().Month(), 1, 0, 0, 0, 0, time.UTC)
 	for _, d := range demoTenants {
+		if d.plan != "" {
+			continue
+		}
 		_, err := terms.Load(ctx, pool, d.id)
 		if err == nil {
 			continue
@@ -44,9 +65,9 @@ func subscribeDemoTenants(ctx context.Context, pool *pgxpool.Pool, now time.Time
 		if !errors.Is(err, terms.ErrNoSubscription) {
 			return err
 		}
+		start, end := d.period(now)
 		_, err = terms.Set(ctx, pool, terms.Agreement{
-			Tenant: d.id, PlanID: d.plan, Status: d.status, Interval: odometer.Monthly,
-			Start: month, End: month.AddDate(0, 1, 0),
+			Tenant: d.id, PlanID: d.plan, Status: d.status, Interval: odometer.Monthly, Start: start, End: end,
 		}, now)
 		if err != nil {
 			return fmt.Errorf("subscribe %s: %w", d.name, err)

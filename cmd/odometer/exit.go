@@ -14,6 +14,7 @@ import (
 	"odometer/ingest"
 	"odometer/migrations"
 	"odometer/query"
+	"odometer/reporter"
 	"odometer/terms"
 )
 
@@ -49,6 +50,8 @@ func exitCode(err error) int {
 		errors.Is(err, terms.ErrNoCatalogue),
 		errors.Is(err, aggregator.ErrUnfit),
 		errors.Is(err, ingest.ErrStreamUnfit),
+		errors.Is(err, reporter.ErrKeyRefused),
+		errors.Is(err, reporter.ErrMixed),
 		errors.As(err, new(*terms.InUseError)),
 		errors.As(err, new(*query.Refusal)):
 		return exitUsage
@@ -58,7 +61,9 @@ func exitCode(err error) int {
 		errors.Is(err, context.DeadlineExceeded),
 		errors.Is(err, nats.ErrNoServers),
 		errors.Is(err, nats.ErrTimeout),
-		errors.Is(err, ingest.ErrNoStream):
+		errors.Is(err, nats.ErrNoResponders),
+		errors.Is(err, ingest.ErrNoStream),
+		errors.Is(err, reporter.ErrUnreachable):
 		return exitUnreachable
 	}
 	return exitFound

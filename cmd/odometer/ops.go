@@ -95,6 +95,9 @@ func (s *services) ready(ctx context.Context) error {
 	if !s.nats.IsConnected() {
 		return errors.New("NATS does not answer")
 	}
+	if !s.aggregates {
+		return nil
+	}
 	var partitions, unknown int
 	if err := s.pool.QueryRow(ctx, unknownPartitionsSQL).Scan(&partitions, &unknown); err != nil {
 		return errors.New("Postgres does not tell the positions")

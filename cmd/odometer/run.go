@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"net/http"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -15,22 +16,28 @@ import (
 	"odometer/aggregator"
 	"odometer/ingest"
 	"odometer/query"
+	"odometer/reporter"
+	"odometer/reporter/subscriptions"
 )
 
 // Names of the services that run can be told.
 const (
 	aggregatorService = "aggregator"
+	reporterService   = "reporter"
 	queryService      = "query"
 )
 
-var allServices = []string{aggregatorService, queryService}
+var allServices = []string{aggregatorService, reporterService, queryService}
 
 type runCmd struct {
-	Services []string `arg:"" optional:"" enum:"aggregator,query" help:"The services to run, of ${enum}; none named: all of them."`
+	Services []string `arg:"" optional:"" enum:"aggregator,reporter,query" help:"The services to run, of ${enum}; none named: all of them."`
 
 	databaseSettings
 	natsSettings
 	streamSettings
+	reportingSettings
+	StripeWebhookSecret     string `help:"The signing secret of Stripe's webhook endpoint; several separated by commas while one replaces another." env:"ODOMETER_STRIPE_WEBHOOK_SECRET" placeholder:"SECRET"`
+	StripeWebhookSecretFile string `help:"A file that holds the secret." env:"ODOMETER_STRIPE_WEBHOOK_SECRET_FILE" placeholder:"FILE"`
 	authSettings
 	JWKSURL string `name:"jwks-url" help:"Where the issuer's keys are, for RS256, ES256 and EdDSA tokens." env:"ODOMETER_JWKS_URL" placeholder:"URL"`
 
@@ -55,7 +62,8 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) error {
 	if c.BatchSize < 1 || c.BatchSize > 50_000 {
 		return usagef("--batch-size %d: want 1 to 50000", c.BatchSize)
 	}
-	config, err := c.poolConfig(int32(c.Partitions + 12)) // one each, the API's, and some to spare
+	// One each for the partitions, the API's, the jobs' and the reporter's.
+	config, err := c.poolConfig(int32(c.Partitions + 24))
 	if err != nil {
 		return err
 	}
@@ -64,26 +72,48 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) error {
 		return usagef("--database-url: %w", err)
 	}
 	defer pool.Close()
-	var nc *nats.Conn
-	if c.runs(aggregatorService) {
-		if nc, err = c.connect(aggregatorService, true); err != nil {
-			return err
-		}
-		defer nc.Close()
-	}
-	var keys *query.Keys
-	if c.runs(queryService) {
-		if keys, err = c.keys(ctx, t); err != nil {
-			return err
-		}
-	}
 	s := services{
-		t: t, pool: pool, nats: nc, registry: newRegistry(),
-		httpAddr: c.HTTPAddr, opsAddr: c.OpsAddr, monitorURL: c.NATSMonitorURL,
+		t: t, pool: pool, registry: newRegistry(),
+		httpAddr: c.HTTPAddr, opsAddr: c.OpsAddr, monitorURL: c.NATSMonitorURL, aggregates: c.runs(aggregatorService),
 		stream: stream, batchSize: c.BatchSize, metricsPerTenant: c.MetricsPerTenant,
-		keys: keys, requestsPerMinute: c.UsageRequestsPerMinute,
+		requestsPerMinute: c.UsageRequestsPerMinute,
+	}
+	_, sink, err := c.account()
+	if err != nil {
+		return err
+	}
+	if s.aggregates || c.runs(reporterService) && sink != reporter.DryRun {
+		if s.nats, err = c.connect("run", true); err != nil {
+			return err
+		}
+		defer s.nats.Close()
+	}
+	if c.runs(queryService) {
+		if s.keys, err = c.keys(ctx, t); err != nil {
+			return err
+		}
+	}
+	if c.runs(reporterService) {
+		if err := c.addReporting(&s); err != nil {
+			return err
+		}
 	}
 	return s.run(ctx)
+}
+
+// addReporting sets the service reporter up.
+func (c *runCmd) addReporting(s *services) (err error) {
+	s.reportMetrics = reporter.NewMetrics(s.registry)
+	if s.reporting, err = c.reporting(s.t, s.pool, s.nats, time.Duration(c.EventRetention), s.reportMetrics); err != nil {
+		return err
+	}
+	if s.hookSecret, err = secret("stripe-webhook-secret", c.StripeWebhookSecret, c.StripeWebhookSecretFile); err != nil {
+		return err
+	}
+	if s.hookSecret != "" && s.reporting.sync == nil {
+		return usagef("--stripe-webhook-secret is set, but a hook is only a hint to fetch what it names: give --stripe-api-key too")
+	}
+	return nil
 }
 
 // keys are those that the settings name: a secret, or an issuer's set.
@@ -118,17 +148,23 @@ func (c *runCmd) keys(ctx context.Context, t *terminal) (*query.Keys, error) {
 type services struct {
 	t        *terminal
 	pool     *pgxpool.Pool
-	nats     *nats.Conn // nil without the aggregator
+	nats     *nats.Conn // nil where neither the aggregator nor the reporter needs it
 	registry *prometheus.Registry
 
 	httpAddr, opsAddr string
 	monitorURL        string
+	aggregates        bool
 	stream            ingest.StreamConfig
 	batchSize         int
 	metricsPerTenant  bool
 	keys              *query.Keys // nil without the query service
 	requestsPerMinute int
 	synced            bool // NATS is known to sync before it acknowledges
+
+	reporting     *reporting // nil without the reporter service
+	reportMetrics *reporter.Metrics
+	hookSecret    string        // "" takes no hooks
+	jobsEvery     time.Duration // another rhythm than the table's, for the demo
 }
 
 func (s *services) run(ctx context.Context) error {
@@ -137,28 +173,76 @@ func (s *services) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if s.keys != nil {
+	s.registry.MustRegister(reporter.NewCollector(s.pool, s.metricsPerTenant, s.t.log))
+	received := make(chan struct{}, 1)
+	if handler := s.httpHandler(received); handler != nil {
 		api, err := listen(s.httpAddr, "http-addr")
 		if err != nil {
 			return err
 		}
-		handler := query.NewHandler(query.Options{
-			Pool: s.pool, Keys: s.keys, RequestsPerMinute: s.requestsPerMinute, Log: s.t.log, Registerer: s.registry,
-		})
 		group.Go(func() error { return serve(ctx, api, handler) })
 		s.t.log.Info("the API listens", "addr", api.Addr().String())
 	}
 	group.Go(func() error { return serve(ctx, ops, s.opsHandler()) })
 	var metrics *aggregator.Metrics
-	if s.nats != nil {
+	if s.aggregates {
 		metrics = aggregator.NewMetrics(s.registry, s.metricsPerTenant)
 	}
 	group.Go(func() error {
-		if err := s.waitForSchema(ctx); err != nil || s.nats == nil {
+		if err := s.waitForSchema(ctx); err != nil {
 			return err
 		}
-		return s.aggregate(ctx, metrics)
+		working, ctx := errgroup.WithContext(ctx)
+		if s.aggregates {
+			working.Go(func() error { return s.aggregate(ctx, metrics) })
+		}
+		if s.reporting != nil {
+			working.Go(func() error { return s.report(ctx, received) })
+		}
+		return working.Wait()
 	})
+	return group.Wait()
+}
+
+// httpHandler is what listens for the world, nil when nothing does.
+func (s *services) httpHandler(received chan<- struct{}) http.Handler {
+	if s.keys == nil && s.hookSecret == "" {
+		return nil
+	}
+	mux := http.NewServeMux()
+	if s.keys != nil {
+		mux.Handle("/", query.NewHandler(query.Options{
+			Pool: s.pool, Keys: s.keys, RequestsPerMinute: s.requestsPerMinute, Log: s.t.log, Registerer: s.registry,
+		}))
+	}
+	if s.hookSecret != "" {
+		wake := func() {
+			select {
+			case received <- struct{}{}:
+			default: // it is awake
+			}
+		}
+		mux.Handle("POST /webhooks/stripe", subscriptions.Handler(s.pool, s.hookSecret, wake, s.t.log))
+	}
+	return mux
+}
+
+// report runs the jobs, and works off Stripe's hooks as they come.
+func (s *services) report(ctx context.Context, received <-chan struct{}) error {
+	group, ctx := errgroup.WithContext(ctx)
+	if s.reporting.sync != nil {
+		group.Go(func() error {
+			s.reporting.sync.Run(ctx, received)
+			return nil
+		})
+	}
+	jobs := jobTable(s.reporting.works())
+	for i := range jobs {
+		if s.jobsEvery > 0 && jobs[i].every > 0 {
+			jobs[i].every = s.jobsEvery
+		}
+	}
+	group.Go(func() error { return runJobs(ctx, s.pool, jobs, s.t.log, s.registry) })
 	return group.Wait()
 }
 

@@ -1,0 +1,204 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"odometer"
+	"odometer/reporter"
+	"odometer/reporter/stripetest"
+	"odometer/terms"
+)
+
+// What the demo's Stripe is known by. It keeps nothing but in memory.
+const (
+	demoStripeKey  = "sk_test_demo"
+	demoHookSecret = "whsec_demo"
+)
+
+// How soon things happen that take hours in earnest.
+const (
+	demoRhythm = time.Second     // jobs that run each minute or hour
+	demoGrace  = time.Second     // from a period's end to its close
+	demoDraft  = 5 * time.Second // from a period's end to its final invoice
+	demoPeriod = 8 * time.Second // from the start to the end of the period that is watched
+)
+
+// startStripe runs a Stripe of our own, with a customer and a subscription for
+// every tenant that pays. We learn of them as from Stripe itself: by hooks.
+func (d *demo) startStripe(ctx context.Context) error {
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return fmt.Errorf("start the Stripe stand-in: %w", err)
+	}
+	d.stripe = stripetest.New(stripetest.Options{Key: demoStripeKey, Account: "acct_demo", DraftTime: demoDraft, HookHistory: 100})
+	d.stripeURL = "http://" + l.Addr().String()
+	server := &http.Server{Handler: d.stripe, ReadHeaderTimeout: 5 * time.Second}
+	go func() { _ = server.Serve(l) }() // ends with Close
+	d.atStop(func() { _ = server.Close() })
+	for _, a := range terms.SampleCatalogue().Agents {
+		d.stripe.CreateMeter(a.Meter)
+	}
+	d.stripe.SendHooksTo("http://"+d.Addr+"/webhooks/stripe", demoHookSecret)
+	for _, tenant := range demoTenants {
+		if tenant.plan == "" {
+			continue
+		}
+		if err := d.createSubscription(ctx, tenant); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// createSubscription makes a tenant's customer and subscription, with the
+// period that an earlier run has left.
+func (d *demo) createSubscription(ctx context.Context, tenant demoTenant) error {
+	start, end := tenant.period(time.Now())
+	switch known, err := terms.Load(ctx, d.pool, tenant.id); {
+	case err == nil && len(known.Periods) > 0:
+		last := known.Periods[len(known.Periods)-1]
+		start, end = last.Start, last.End
+	case err != nil && !errors.Is(err, terms.ErrNoSubscription):
+		return err
+	}
+	d.stripe.CreateCustomer(tenant.customer(), map[string]string{"tenant_id": tenant.id.String()})
+	items := []stripetest.Item{{PriceID: tenant.plan}}
+	for _, a := range terms.SampleCatalogue().Agents {
+		items = append(items, stripetest.Item{
+			PriceID: "price_" + a.Meter, LookupKey: a.LookupKey, Meter: a.Meter, Metered: true, UnitAmountDecimal: a.UnitPrice.Shift(2).String(),
+		})
+	}
+	d.stripe.CreateSubscription(stripetest.Subscription{
+		ID: "sub_" + tenant.slug(), Customer: tenant.customer(), Status: string(tenant.status), Items: items,
+		Interval: "month", IntervalCount: 1, Start: start, End: end, Anchor: start,
+	})
+	return nil
+}
+
+// awaitSubscriptions waits until the hooks have brought every subscription:
+// what agents do before has no period.
+func (d *demo) awaitSubscriptions(ctx context.Context) error {
+	deadline := time.Now().Add(settleTime)
+	for _, tenant := range demoTenants {
+		for {
+			_, err := terms.Load(ctx, d.pool, tenant.id)
+			if err == nil {
+				break
+			}
+			if !errors.Is(err, terms.ErrNoSubscription) {
+				return err
+			}
+			if time.Now().After(deadline) {
+				return fmt.Errorf("the subscription of %s has not come from Stripe after %s: look into %s/odometer.log", tenant.name, settleTime, d.dir)
+			}
+			if err := pauseFor(ctx, 20*time.Millisecond); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// passTime lets the stand-in do what is due: roll over, invoice, finalize.
+func (d *demo) passTime(ctx context.Context) error {
+	for pauseFor(ctx, 200*time.Millisecond) == nil {
+		d.stripe.Advance()
+	}
+	return nil
+}
+
+// compareStripe tells Stripe what it does not know yet, and checks that it has
+// each unit of overage, once.
+func (d *demo) compareStripe(ctx context.Context) ([]comparison, error) {
+	result, err := d.reporting.reporter.Pass(ctx, reporter.Scope{ByHand: true})
+	if err != nil {
+		return nil, fmt.Errorf("tell Stripe the overage: %w", err)
+	}
+	for _, left := range result.Left {
+		d.log.Warn("overage is left", "tenant", left.Tenant, "agent", left.Agent, "units", left.Units, "reason", left.Reason)
+	}
+	var overage, told int64
+	err = d.reporting.reporter.Statement(ctx, nil, func(l reporter.Line) {
+		overage += l.Overage
+		told += l.Told
+	})
+	if err != nil {
+		return nil, err
+	}
+	sent, err := d.sent(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return []comparison{
+		{"units of overage in periods that are not settled = units told", overage, told},
+		{"units that Stripe has accepted = units on its meters", sent, d.metered()},
+	}, nil
+}
+
+// sent is what the ledger says that this run's Stripe accepted: that of an
+// earlier run is gone.
+func (d *demo) sent(ctx context.Context) (units int64, err error) {
+	err = d.pool.QueryRow(ctx, `
+select coalesce(sum(to_total - from_total), 0)::bigint
+from overage_reports
+where state in ('accepted', 'verified')
+  and origin = 'told'
+  and first_attempt_at >= $1`, d.began).Scan(&units)
+	if err != nil {
+		return 0, fmt.Errorf("add up what Stripe accepted: %w", err)
+	}
+	return units, nil
+}
+
+func (d *demo) metered() (units int64) {
+	for _, tenant := range demoTenants {
+		if tenant.plan == "" {
+			continue
+		}
+		for _, a := range terms.SampleCatalogue().Agents {
+			units += d.stripe.Total(tenant.customer(), a.Meter, d.began.AddDate(-2, 0, 0), d.began.AddDate(2, 0, 0))
+		}
+	}
+	return units
+}
+
+// bill prints the invoices that Stripe has made final during the demo.
+func (d *demo) bill() {
+	catalogue := terms.SampleCatalogue()
+	for _, tenant := range demoTenants {
+		if tenant.plan == "" {
+			continue
+		}
+		for _, invoice := range d.stripe.Invoices(tenant.customer()) {
+			if invoice.Status == "draft" {
+				continue
+			}
+			fmt.Fprintf(d.t.out, "\nStripe's final invoice for %s, %s to %s\n\n", tenant.name,
+				invoice.PeriodStart.Format(time.RFC3339), invoice.PeriodEnd.Format(time.RFC3339))
+			printInvoice(d.t, &catalogue, invoice)
+		}
+	}
+}
+
+func printInvoice(t *terminal, catalogue *odometer.Catalogue, invoice stripetest.Invoice) {
+	var rows []table.Row
+	var total int64
+	for _, line := range invoice.Lines {
+		for _, a := range catalogue.Agents {
+			if line.Meter == a.Meter {
+				cents := odometer.CostCents(line.Quantity, a.UnitPrice)
+				total += cents
+				rows = append(rows, table.Row{a.ID + " beyond the plan", line.Quantity, a.UnitPrice, odometer.Money(cents, catalogue.Currency)})
+			}
+		}
+	}
+	rows = append(rows, table.Row{"total", "", "", odometer.Money(total, catalogue.Currency)})
+	t.table(table.Row{"usage", "units", "price", "amount"}, rows, 2, 3, 4)
+}

@@ -1,0 +1,180 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+
+	"odometer"
+	"odometer/reporter"
+	"odometer/reporter/alerts"
+	"odometer/reporter/subscriptions"
+	"odometer/retention"
+	"odometer/terms"
+)
+
+// reportingSettings are what the service reporter, and the jobs done by hand,
+// need beyond the books.
+type reportingSettings struct {
+	stripeSettings
+	SlackWebhookURL     string        `name:"slack-webhook-url" help:"Slack's incoming webhook for alerts." env:"ODOMETER_SLACK_WEBHOOK_URL" placeholder:"URL"`
+	SlackWebhookURLFile string        `name:"slack-webhook-url-file" help:"A file that holds Slack's webhook." env:"ODOMETER_SLACK_WEBHOOK_URL_FILE" placeholder:"FILE"`
+	CloseGrace          time.Duration `help:"How long after its end a billing period waits for late events before it is closed." default:"15m" env:"ODOMETER_CLOSE_GRACE"`
+}
+
+// reporting is the parts that jobs are made of.
+type reporting struct {
+	t        *terminal
+	pool     *pgxpool.Pool
+	reporter *reporter.Reporter  // nil when it would need NATS and there is none
+	sync     *subscriptions.Sync // nil without a Stripe key
+	alerts   *alerts.Alerts
+	grace    time.Duration
+	keep     time.Duration // of events
+}
+
+// reporting puts the parts together; nc may be nil for jobs that tell Stripe
+// nothing.
+func (s *reportingSettings) reporting(t *terminal, pool *pgxpool.Pool, nc *nats.Conn, keep time.Duration, metrics *reporter.Metrics) (*reporting, error) {
+	if s.CloseGrace < 0 || s.CloseGrace > 24*time.Hour {
+		return nil, usagef("--close-grace %s: want 0 to 24h", s.CloseGrace)
+	}
+	slack, err := secret("slack-webhook-url", s.SlackWebhookURL, s.SlackWebhookURLFile)
+	if err != nil {
+		return nil, err
+	}
+	stripe, sink, err := s.account()
+	if err != nil {
+		return nil, err
+	}
+	r := &reporting{
+		t: t, pool: pool, grace: s.CloseGrace, keep: keep,
+		alerts: alerts.New(alerts.Options{Pool: pool, Log: t.log, SlackURL: slack}),
+	}
+	if nc != nil || sink == reporter.DryRun {
+		if r.reporter, err = s.reporter(pool, nc, t.log, metrics); err != nil {
+			return nil, err
+		}
+	}
+	if stripe != nil {
+		r.sync = subscriptions.New(subscriptions.Options{
+			Pool: pool, Stripe: stripe.API, Now: time.Now, Log: t.log, Look: r.lookAt,
+		})
+	}
+	return r, nil
+}
+
+// lookAt has a customer's invoices asked for by the next pass.
+func (r *reporting) lookAt(ctx context.Context, customer string) error {
+	return reporter.LookAt(ctx, r.pool, customer, time.Now())
+}
+
+// works are what the jobs do.
+func (r *reporting) works() map[string]work {
+	return map[string]work{
+		"rollover":        r.rollOver,
+		"report":          r.report,
+		"verify":          r.verify,
+		"alerts":          r.look,
+		"alerts_delivery": r.deliver,
+		"retention":       r.retain,
+		"subscriptions":   r.compare,
+	}
+}
+
+// rollOver lays the periods that have become due, and closes those that have
+// ended and are read to their end.
+func (r *reporting) rollOver(ctx context.Context, _ slot) error {
+	const atOnce = 500
+	for {
+		now := time.Now()
+		tenants, err := terms.Due(ctx, r.pool, now, atOnce)
+		if err != nil {
+			return err
+		}
+		if len(tenants) > 0 {
+			if err := terms.RollOver(ctx, r.pool, tenants, now, now.Add(odometer.MaxAhead)); err != nil {
+				return err
+			}
+		}
+		if len(tenants) < atOnce {
+			break
+		}
+	}
+	closed, err := reporter.Close(ctx, r.pool, time.Now(), r.grace)
+	if closed > 0 {
+		r.t.log.Info("billing periods closed", "periods", closed)
+	}
+	return err
+}
+
+// report makes a pass: by hand over everything, daily over everything that is
+// not parked, else over what is due.
+func (r *reporting) report(ctx context.Context, s slot) error {
+	if r.reporter == nil {
+		return missing("nats-url")
+	}
+	result, err := r.reporter.Pass(ctx, reporter.Scope{ByHand: s.byHand, Due: !s.daily && !s.byHand})
+	if s.byHand {
+		printPass(r.t, result)
+		return leftOr(result, err)
+	}
+	if result.Told > 0 || result.LeftCount > 0 {
+		r.t.log.Info("a pass has ended", "told", result.Told, "units", result.Units, "left", result.LeftCount, "stopped", result.Stopped)
+	}
+	return err
+}
+
+// verify compares what Stripe accepted with what it shows.
+func (r *reporting) verify(ctx context.Context, s slot) error {
+	if r.reporter == nil {
+		return missing("nats-url")
+	}
+	v, err := r.reporter.Verify(ctx)
+	if s.byHand {
+		if v.Released {
+			fmt.Fprintf(r.t.out, "the ledger was compared with Stripe, which had %d totals beyond it; the reporter may go on\n", v.Appended)
+		}
+		fmt.Fprintf(r.t.out, "compared %d: equal %d, different %d, unsettled %d\n", v.Compared, v.Equal, v.Different, v.Unsettled)
+		if err == nil && v.Different > 0 {
+			return errSaid
+		}
+	}
+	return err
+}
+
+// look records what people should be told.
+func (r *reporting) look(ctx context.Context, _ slot) error {
+	_, err := r.alerts.Look(ctx)
+	return err
+}
+
+// deliver tells them.
+func (r *reporting) deliver(ctx context.Context, _ slot) error {
+	_, _, err := r.alerts.Deliver(ctx)
+	return err
+}
+
+// retain removes what is older than the retention.
+func (r *reporting) retain(ctx context.Context, _ slot) error {
+	_, err := retention.Run(ctx, r.pool, retention.Options{Retention: r.keep, Log: r.t.log})
+	return err
+}
+
+// compare brings our subscriptions to Stripe's.
+func (r *reporting) compare(ctx context.Context, s slot) error {
+	if r.sync == nil {
+		if s.byHand {
+			return missing("stripe-api-key")
+		}
+		return nil
+	}
+	compared, err := r.sync.Compare(ctx)
+	if s.byHand {
+		fmt.Fprintf(r.t.out, "looked at %d subscriptions: changed %d, findings %d\n", compared.Looked, compared.Changed, compared.Findings)
+	}
+	return err
+}
