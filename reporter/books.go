@@ -50,6 +50,16 @@ type use struct {
 	count, overage   int64
 }
 
+// use finds an agent's share of p.
+func (p *period) use(agent string) *use {
+	for i := range p.agents {
+		if p.agents[i].agent == agent {
+			return &p.agents[i]
+		}
+	}
+	return nil
+}
+
 func (p *period) ended(now time.Time) bool { return !now.Before(p.end) }
 
 // window is the period in whole minutes, as summaries want it. Timestamps keep
@@ -105,6 +115,18 @@ func (b *book) of(start time.Time) *period {
 		}
 	}
 	return nil
+}
+
+// customerOf is whom a period is billed to: as long as it runs, today's
+// customer; once it has ended, whoever was told of it last.
+func (b *book) customerOf(in *period) string {
+	customer := b.customer
+	for _, l := range b.links {
+		if l.Period.Equal(in.start) && l.State.counts() && l.Billed.Equal(in.start) {
+			customer = l.Customer
+		}
+	}
+	return customer
 }
 
 // chain is the links of an agent's period, in order.

@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"odometer/findings"
 )
 
 // When to ask again for an invoice that is still a draft, or not there yet.
@@ -19,7 +21,7 @@ const (
 // now: when something was or is to be told in it, and what is known is not final.
 func (p *planner) wantsLook(b *book, in *period) bool {
 	i := &in.invoice
-	if b.customer == "" || i.fixed || !in.ended(p.now) || !b.concerns(in) {
+	if b.customerOf(in) == "" || i.fixed || !in.ended(p.now) || !b.concerns(in) {
 		return false
 	}
 	return p.byHand || i.lookedAt.IsZero() || !p.now.Before(i.lookAt) || in.closedAt.After(i.lookedAt) ||
@@ -59,27 +61,33 @@ func (r *Reporter) look(ctx context.Context, p *planner, b *book, in *period) (f
 		return false, err
 	}
 	var invoice *fetchedInvoice
-	err = r.breaker.do(b.customer, func() (err error) {
-		invoice, err = r.Stripe.invoiceOf(ctx, b, in)
+	customer := b.customerOf(in)
+	err = r.breaker.do(customer, func() (err error) {
+		invoice, err = r.Stripe.invoiceOf(ctx, customer, in)
 		return err
 	})
 	if err != nil {
 		return false, err
 	}
-	// Without an invoice to read, what was told is what will be billed.
-	fixed = invoice.final() || invoice == nil && p.now.Sub(in.end) >= draftFor
+	// Without an invoice to read, what was told is what will be billed: so that
+	// must be known.
+	fixed = invoice.final() || invoice == nil && p.now.Sub(in.end) >= draftFor && len(b.unanswered(in)) == 0
 	err = pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) error {
 		if err := noteInvoice(ctx, tx, b.tenant, in, invoice, p.now, fixed); err != nil || !fixed {
 			return err
 		}
-		return fix(ctx, tx, p, b, in, fixes(p, b, in, invoice))
+		if err := b.arrived(ctx, tx, p, in, invoice); err != nil {
+			return err
+		}
+		if err := fix(ctx, tx, p, b, in, fixes(p, b, in, invoice)); err != nil {
+			return err
+		}
+		return r.missed(ctx, tx, b, in, invoice)
 	})
 	return fixed, err
 }
 
-// fixes are the links that bring a period's chains to what its invoice bills:
-// its quantity, less what other periods had carried into it, and with what of
-// its own was billed elsewhere.
+// fixes are the links that bring a period's chains to what its invoice bills.
 func fixes(p *planner, b *book, in *period, invoice *fetchedInvoice) []*Link {
 	if invoice == nil {
 		return nil
@@ -91,20 +99,11 @@ func fixes(p *planner, b *book, in *period, invoice *fetchedInvoice) []*Link {
 		if !ok {
 			continue
 		}
-		target := p.target(b, u)
 		chain := b.chain(in.start, u.agent)
-		own := billed
-		for _, l := range b.links {
-			switch mine := l.Agent == u.agent && l.Period.Equal(in.start); {
-			case l.Target != target || !l.metered():
-			case !mine && in.holds(l.ReportedAt):
-				own -= l.Delta()
-			case mine && !in.holds(l.ReportedAt):
-				own += l.Delta()
-			}
-		}
-		if had := totals(chain)[target]; had != own {
-			l := p.link(b, in, in, u, target, chain, had, own)
+		target := p.targetIn(b, in, u, chain)
+		if off := b.owned(in, u, target.Customer, billed) - b.toldTo(chain, target.Customer); off != 0 {
+			had := totals(chain)[target]
+			l := p.link(b, in, in, u, target, chain, had, had+off)
 			l.Origin, l.State, l.Decided = invoiced, Verified, &p.now
 			l.Detail = "the final invoice bills this"
 			links = append(links, l)
@@ -113,8 +112,110 @@ func fixes(p *planner, b *book, in *period, invoice *fetchedInvoice) []*Link {
 	return links
 }
 
-// What was undecided in a period is decided by its invoice: what arrived is in
-// the quantity, what did not never will be.
+// owned is how much of a period's own usage a customer is billed, when the
+// period's invoice bills a quantity: less what other periods had carried into
+// it, and with what of its own was carried elsewhere.
+func (b *book) owned(in *period, u *use, customer string, billed int64) int64 {
+	for _, l := range b.links {
+		mine, here := l.Period.Equal(in.start), in.holds(l.ReportedAt)
+		switch {
+		case l.Agent != u.agent || l.Customer != customer || !l.metered():
+		case !mine && here:
+			billed -= l.Delta()
+		case mine && !here:
+			billed += l.Delta()
+		}
+	}
+	return billed
+}
+
+// toldTo is what a chain says a customer was told, by whatever meter or item.
+func (b *book) toldTo(chain []*Link, customer string) (sum int64) {
+	for target, total := range totals(chain) {
+		if target.Customer == customer {
+			sum += total
+		}
+	}
+	return sum
+}
+
+const kindLate = "late_usage"
+
+// missed tells the operators what the final invoice of a period does not bill
+// although it was used: it is carried, but the customer sees it later.
+func (r *Reporter) missed(ctx context.Context, tx pgx.Tx, b *book, in *period, invoice *fetchedInvoice) error {
+	for i := range in.agents {
+		u := &in.agents[i]
+		chain := b.chain(in.start, u.agent)
+		billed := toldSoFar(chain)
+		if invoice != nil {
+			if q, ok := invoice.quantities[u.agent]; ok {
+				billed = b.owned(in, u, b.customerOf(in), q)
+			}
+		}
+		f := findings.Finding{
+			Subject: fmt.Sprintf("%s %s %s", b.tenant, u.agent, in.start.Format(time.RFC3339)),
+			Tenant:  b.tenant, Agent: u.agent, Period: in.start, FoundBy: "report", Before: &billed, After: &u.overage,
+		}
+		switch {
+		case invoice == nil && billed != 0 && b.over():
+			f.Kind = "not_invoiced"
+			f.Detail = fmt.Sprintf("%d units were told for customer %s, whose subscription has ended, but Stripe has no invoice that bills them: bill them by hand if they are due", billed, b.customerOf(in))
+		case billed != u.overage:
+			f.Kind = kindLate
+			f.Detail = fmt.Sprintf("%d units of overage were used, but the final invoice of customer %s bills %d: the rest is carried into the next period", u.overage, b.customerOf(in), billed)
+		default:
+			continue
+		}
+		if err := findings.Record(ctx, tx, f); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// unanswered are the links that were sent into a period and not decided yet.
+func (b *book) unanswered(in *period) (links []*Link) {
+	for _, l := range b.links {
+		if l.State.undecided() && l.FirstAttempt != nil && in.holds(l.ReportedAt) {
+			links = append(links, l)
+		}
+	}
+	return links
+}
+
+const arrivedSQL = `
+update overage_reports
+set state = 'verified',
+    detail = 'the final invoice of the period that it was carried into bills it',
+    decided_at = $2
+where identifier = $1
+  and state in ('sending', 'unknown')`
+
+// arrived decides what was carried into a period without an answer. An invoice
+// that bills just what it would without it, is without it. Any other has it;
+// were that wrong, the period's own chain would come out short by as much, and
+// carry it. The other mistake would carry what was billed already.
+func (b *book) arrived(ctx context.Context, tx pgx.Tx, p *planner, in *period, invoice *fetchedInvoice) error {
+	for _, l := range b.unanswered(in) {
+		u := in.use(l.Agent)
+		if invoice == nil || u == nil || l.Period.Equal(in.start) {
+			continue
+		}
+		billed, ok := invoice.quantities[l.Agent]
+		if !ok || b.owned(in, u, l.Customer, billed) == b.toldTo(b.chain(in.start, l.Agent), l.Customer) {
+			continue
+		}
+		if _, err := tx.Exec(ctx, arrivedSQL, l.Identifier, p.now); err != nil {
+			return fmt.Errorf("decide link %s by the final invoice: %w", l.Identifier, err)
+		}
+		l.State = Verified
+	}
+	return nil
+}
+
+// What is still undecided in a period is decided by its invoice: what arrived
+// is in the quantity, what did not never will be.
 const overruleSQL = `
 update overage_reports
 set state = 'rejected',

@@ -68,7 +68,10 @@ type pass struct {
 // where the pass could not begin or go on; the result then says what came of
 // it until then. It is always safe to call it again.
 func (r *Reporter) Pass(ctx context.Context, scope Scope) (Result, error) {
-	if r.Sink == DryRun {
+	switch {
+	case r.Sink == DryRun && scope.Due:
+		return Result{}, nil
+	case r.Sink == DryRun:
 		return Result{}, r.settleAll(ctx, scope)
 	}
 	result, err := r.passAlone(ctx, scope)
@@ -201,7 +204,24 @@ func (p *pass) run(ctx context.Context) error {
 	if err := p.retryUndecided(ctx); err != nil {
 		return p.outcome(ctx, err)
 	}
-	return p.outcome(ctx, nil)
+	return p.outcome(ctx, p.forgetLate(ctx))
+}
+
+const forgetLateSQL = `
+update audit_findings
+set resolved_at = $2,
+    resolved_by = 'report',
+    resolution = 'it was carried'
+where kind = $1
+  and resolved_at is null
+  and found_at < $2::timestamptz - interval '7 days'`
+
+// forgetLate resolves what was said about late usage when it is no news any more.
+func (p *pass) forgetLate(ctx context.Context) error {
+	if _, err := p.Pool.Exec(ctx, forgetLateSQL, kindLate, p.started); err != nil {
+		return fmt.Errorf("resolve old findings %s: %w", kindLate, err)
+	}
+	return nil
 }
 
 // outcome says why a pass ended as it did.

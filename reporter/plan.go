@@ -46,6 +46,19 @@ func (p *planner) target(b *book, u *use) Target {
 	return t
 }
 
+// targetIn is where the usage of a period is told: once it has ended, where its
+// chain stands, since its invoice is that customer's.
+func (p *planner) targetIn(b *book, in *period, u *use, chain []*Link) Target {
+	if in.ended(p.now) {
+		for i := len(chain) - 1; i >= 0; i-- {
+			if chain[i].State.counts() && chain[i].To != 0 && chain[i].Billed.Equal(in.start) {
+				return chain[i].Target
+			}
+		}
+	}
+	return p.target(b, u)
+}
+
 // plan compares what is owed with what was told. It is a function of the books
 // and the time: at most one link for a target that nothing undecided waits for.
 func (p *planner) plan(b *book) plan {
@@ -91,11 +104,11 @@ func (p *planner) planUse(b *book, in *period, u *use, out *plan) {
 		}
 		return
 	}
-	current := p.target(b, u)
 	if in.invoice.fixed {
-		p.carry(b, in, u, current, chain, out)
+		p.carry(b, in, u, p.target(b, u), chain, out)
 		return
 	}
+	current := p.targetIn(b, in, u, chain)
 	for target, total := range totals(chain) {
 		if target != current && total != 0 {
 			p.move(b, in, in, u, target, chain, 0, out)

@@ -159,14 +159,14 @@ func (i *fetchedInvoice) final() bool {
 // invoiceOf finds the invoice that bills the usage of a period, nil when there
 // is none (yet): the one with lines of our meters or prices that begin with the
 // period.
-func (s *Stripe) invoiceOf(ctx context.Context, b *book, p *period) (*fetchedInvoice, error) {
+func (s *Stripe) invoiceOf(ctx context.Context, customer string, p *period) (*fetchedInvoice, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*CallTimeout)
 	defer cancel()
 	agents, err := s.billedAs(ctx, p)
 	if err != nil {
 		return nil, err
 	}
-	params := &stripe.InvoiceListParams{Customer: stripe.String(b.customer)}
+	params := &stripe.InvoiceListParams{Customer: stripe.String(customer)}
 	params.CreatedRange = &stripe.RangeQueryParams{GreaterThanOrEqual: p.end.Add(-time.Hour).Unix()}
 	params.Context = ctx
 	params.Limit = stripe.Int64(100)
@@ -187,7 +187,7 @@ func (s *Stripe) invoiceOf(ctx context.Context, b *book, p *period) (*fetchedInv
 	if err := list.Err(); errors.As(err, &said) && said.HTTPStatusCode < 500 && Judge(err, false) == Rejected {
 		return nil, nil // no such customer: sending will tell
 	} else if err != nil {
-		return nil, fmt.Errorf("list invoices of %s: %w", b.customer, err)
+		return nil, fmt.Errorf("list invoices of %s: %w", customer, err)
 	}
 	return match, nil
 }

@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"time"
 
+	"github.com/google/uuid"
+
 	"odometer/findings"
 )
 
@@ -138,12 +140,12 @@ func (p *pass) accept(ctx context.Context, l *Link, now time.Time) error {
 	}
 	p.toldLink(l)
 	p.Log.Info("overage told to Stripe", "tenant", l.Tenant, "agent", l.Agent, "units", l.Delta(), "customer", l.Customer)
-	return findings.Resolve(ctx, p.Pool, kindParked, parkedSubject(l), "report", "Stripe has taken it")
+	return findings.Resolve(ctx, p.Pool, kindParked, parkedSubject(l.Tenant, l.Agent), "report", "Stripe has taken it")
 }
 
 const kindParked = "report_parked"
 
-func parkedSubject(l *Link) string { return fmt.Sprintf("%s %s", l.Tenant, l.Agent) }
+func parkedSubject(tenant uuid.UUID, agent string) string { return fmt.Sprintf("%s %s", tenant, agent) }
 
 // park stores that Stripe refuses a link, and tells the operators.
 func (p *pass) park(ctx context.Context, l *Link) error {
@@ -152,7 +154,7 @@ func (p *pass) park(ctx context.Context, l *Link) error {
 	}
 	units := l.Delta()
 	return findings.Record(ctx, p.Pool, findings.Finding{
-		Kind: kindParked, Subject: parkedSubject(l), Tenant: l.Tenant, Agent: l.Agent, Period: l.Period,
+		Kind: kindParked, Subject: parkedSubject(l.Tenant, l.Agent), Tenant: l.Tenant, Agent: l.Agent, Period: l.Period,
 		Detail: fmt.Sprintf("Stripe refuses %d units of overage for customer %s: %s; mend it there or by odometer subscription set, then: odometer report --tenant %s",
 			units, l.Customer, l.Detail, l.Tenant),
 		After: &units, FoundBy: "report",

@@ -9,6 +9,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
+
+	"odometer/findings"
 )
 
 const tenantsSQL = `
@@ -199,9 +201,35 @@ func (p *pass) tellBooks(ctx context.Context, books []*book) (again []uuid.UUID,
 			again = append(again, b.tenant)
 		} else {
 			p.leave(plans[i].left...)
+			if err := p.findParked(ctx, plans[i].left); err != nil {
+				return nil, err
+			}
 		}
 	}
 	return again, nil
+}
+
+// findParked tells the operators of overage that waits for them.
+func (p *pass) findParked(ctx context.Context, left []Left) error {
+	for i := range left {
+		l := &left[i]
+		if l.State != "parked" {
+			continue
+		}
+		tenant, err := uuid.Parse(l.Tenant)
+		if err != nil {
+			return err
+		}
+		err = findings.Record(ctx, p.Pool, findings.Finding{
+			Kind: kindParked, Subject: parkedSubject(tenant, l.Agent), Tenant: tenant, Agent: l.Agent, Period: l.Period,
+			Detail: fmt.Sprintf("%d units of overage cannot be told: %s; then: odometer report --tenant %s", l.Units, l.Reason, l.Tenant),
+			After:  &l.Units, FoundBy: "report",
+		})
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // store commits links before anything is sent, and returns those to send.

@@ -129,17 +129,12 @@ func (c *jobsRunCmd) Run(ctx context.Context, t *terminal) error {
 	if _, err := withParts(jobTable(nil), c.Name); err != nil {
 		return err
 	}
-	pool, err := c.openMigrated(ctx)
+	pool, err := c.openWide(ctx, reportConnections)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	jobs, done, err := c.table(ctx, t, pool)
-	if err != nil {
-		return err
-	}
-	defer done()
-	if err := runJobOnce(ctx, pool, jobs, c.Name, operator()); err != nil {
+	if err := c.run(ctx, t, pool, c.Name, operator()); err != nil {
 		return err
 	}
 	fmt.Fprintf(t.out, "%s is done\n", c.Name)

@@ -19,6 +19,9 @@ var errTaken = errors.New("the job is being done by another")
 const tryJobSQL = `
 select pg_try_advisory_lock(hashtextextended('odometer job ' || $1, 0))`
 
+const unlockJobsSQL = `
+select pg_advisory_unlock_all()`
+
 // alone does something while nobody else does the same job, in whatever
 // process. The lock has a connection of its own, outside the pool: jobs that
 // hold the pool's connections while they wait for more of them would wait for
@@ -29,7 +32,12 @@ func alone(ctx context.Context, pool *pgxpool.Pool, name string, patient bool, d
 	if err != nil {
 		return fmt.Errorf("connect to lock job %s: %w", name, err)
 	}
-	defer lock.Close(context.WithoutCancel(ctx))
+	defer func() {
+		last, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+		defer cancel()
+		_, _ = lock.Exec(last, unlockJobsSQL) // closing does it too, but a moment later
+		_ = lock.Close(last)
+	}()
 	for {
 		var got bool
 		if err := lock.QueryRow(ctx, tryJobSQL, name).Scan(&got); err != nil {
@@ -59,7 +67,11 @@ func execute(ctx context.Context, pool *pgxpool.Pool, j job, s slot, patient boo
 		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 			return fmt.Errorf("told to stop: %w", context.Canceled) // neither a success nor a failure
 		}
-		return errors.Join(err, jobEnded(ctx, pool, j.name, err))
+		failed := err
+		if errors.Is(err, errSaid) {
+			failed = nil // the job is done; what it found is somebody's to mend
+		}
+		return errors.Join(err, jobEnded(ctx, pool, j.name, failed))
 	})
 }
 

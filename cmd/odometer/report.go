@@ -56,7 +56,7 @@ func (c *reportCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	if dry {
-		return c.show(ctx, t, pool, r)
+		return showStatement(ctx, t, pool, r, (*uuid.UUID)(c.Tenant), c.JSON)
 	}
 	result, err := r.Pass(ctx, reporter.Scope{Tenant: (*uuid.UUID)(c.Tenant), ByHand: true})
 	return c.say(t, result, err)
@@ -76,8 +76,8 @@ func (s *databaseSettings) openWide(ctx context.Context, n int32) (*pgxpool.Pool
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
-// show prints the books as a bookkeeper reads them.
-func (c *reportCmd) show(ctx context.Context, t *terminal, pool *pgxpool.Pool, r *reporter.Reporter) error {
+// showStatement prints the books as a bookkeeper reads them.
+func showStatement(ctx context.Context, t *terminal, pool *pgxpool.Pool, r *reporter.Reporter, only *uuid.UUID, asJSON bool) error {
 	currency := "usd"
 	if catalogue, err := terms.LoadCatalogue(ctx, pool); err == nil {
 		currency = catalogue.Currency
@@ -86,20 +86,25 @@ func (c *reportCmd) show(ctx context.Context, t *terminal, pool *pgxpool.Pool, r
 	}
 	lines := []reporter.Line{}
 	var total int64
-	err := r.Statement(ctx, (*uuid.UUID)(c.Tenant), func(l reporter.Line) {
+	err := r.Statement(ctx, only, func(l reporter.Line) {
 		lines = append(lines, l)
 		total += l.AmountCents
 	})
 	if err != nil {
 		return err
 	}
-	if c.JSON {
+	if asJSON {
 		return t.json(statement{lines, total, currency})
 	}
 	if len(lines) == 0 {
 		fmt.Fprintln(t.out, "no overage: there is nothing to tell")
 		return nil
 	}
+	printStatement(t, lines, total, currency)
+	return nil
+}
+
+func printStatement(t *terminal, lines []reporter.Line, total int64, currency string) {
 	rows := make([]table.Row, 0, len(lines)+1)
 	for _, l := range lines {
 		rows = append(rows, table.Row{l.Tenant, l.Agent, periodOf(l.PeriodStart, l.PeriodEnd), l.Used, limitOf(l.Limit), l.Overage,
@@ -107,7 +112,6 @@ func (c *reportCmd) show(ctx context.Context, t *terminal, pool *pgxpool.Pool, r
 	}
 	rows = append(rows, table.Row{"total", "", "", "", "", "", "", "", odometer.Money(total, currency)})
 	t.table(table.Row{"tenant", "agent", "period", "used", "limit", "overage", "told so far", "to tell", "amount"}, rows, 4, 5, 6, 7, 8, 9)
-	return nil
 }
 
 // statement is what --dry-run --json prints.

@@ -117,6 +117,9 @@ func (r *reporting) report(ctx context.Context, s slot) error {
 	if r.reporter == nil {
 		return missing("nats-url")
 	}
+	if s.byHand && r.reporter.Sink == reporter.DryRun {
+		return showStatement(ctx, r.t, r.pool, r.reporter, nil, false)
+	}
 	result, err := r.reporter.Pass(ctx, reporter.Scope{ByHand: s.byHand, Due: !s.daily && !s.byHand})
 	if s.byHand {
 		printPass(r.t, result)
@@ -124,6 +127,9 @@ func (r *reporting) report(ctx context.Context, s slot) error {
 	}
 	if result.Told > 0 || result.LeftCount > 0 {
 		r.t.log.Info("a pass has ended", "told", result.Told, "units", result.Units, "left", result.LeftCount, "stopped", result.Stopped)
+	}
+	if err == nil && result.Stopped != "" {
+		return fmt.Errorf("the pass ended early: %s", result.Stopped)
 	}
 	return err
 }

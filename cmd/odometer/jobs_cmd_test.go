@@ -1,0 +1,163 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"odometer/migrations/pgtest"
+)
+
+func TestTheMetricIsThereFromTheStartAndKeepsWhatItKnew(t *testing.T) {
+	t.Parallel()
+	pool := pgtest.New(t)
+	registry := prometheus.NewRegistry()
+	registry.MustRegister(newJobTimes(pool, jobTable(nil)))
+	want := func(what string, when func(float64) bool) {
+		t.Helper()
+		families, err := registry.Gather()
+		if err != nil || len(families) != 1 || families[0].GetName() != "job_last_success_timestamp_seconds" {
+			t.Fatalf("%s: %v, %v", what, families, err)
+		}
+		series := families[0].GetMetric()
+		if len(series) != len(jobTable(nil)) {
+			t.Errorf("%s: %d series", what, len(series))
+		}
+		for _, s := range series {
+			if s.GetLabel()[0].GetValue() == "rollover" && !when(s.GetGauge().GetValue()) {
+				t.Errorf("%s: rollover is at %v", what, s.GetGauge().GetValue())
+			}
+		}
+	}
+	want("at first", func(at float64) bool { return at == 0 })
+	before := float64(time.Now().Unix()) - 60
+	if err := runJobOnce(t.Context(), pool, []job{{name: "rollover", run: newDiary().note}}, "rollover", "me"); err != nil {
+		t.Fatal(err)
+	}
+	want("after a success", func(at float64) bool { return at > before })
+	if _, err := pool.Exec(t.Context(), `drop table jobs`); err != nil {
+		t.Fatal(err)
+	}
+	want("without the database", func(at float64) bool { return at > before })
+}
+
+// jobsDo runs a command of odometer jobs.
+func jobsDo(t *testing.T, args ...string) answer {
+	t.Helper()
+	var cli struct {
+		Jobs jobsCmd `cmd:""`
+	}
+	parser, err := kong.New(&cli, kong.Name("odometer"), kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) {}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	command, err := parser.Parse(append([]string{"jobs"}, args...))
+	if err != nil {
+		return answer{exitUsage, "", err.Error()}
+	}
+	var out, log bytes.Buffer
+	command.BindTo(t.Context(), (*context.Context)(nil))
+	if err := command.Run(newTerminal(&out, &log, "text", "info")); err != nil {
+		return answer{exitCode(err), out.String(), oneLine(err)}
+	}
+	return answer{exitDone, out.String(), ""}
+}
+
+func TestWhatPeopleDoToJobsIsWrittenDown(t *testing.T) {
+	t.Parallel()
+	database := pgtest.URL(t)
+	do := func(args ...string) string {
+		t.Helper()
+		got := jobsDo(t, append(args, "--database-url", database)...)
+		if got.code != exitDone {
+			t.Fatalf("jobs %v: exit %d: %s", args, got.code, got.err)
+		}
+		return got.out
+	}
+	list := func() map[string]jobRow {
+		t.Helper()
+		var rows []jobRow
+		if err := json.Unmarshal([]byte(do("list", "--json")), &rows); err != nil {
+			t.Fatal(err)
+		}
+		byName := map[string]jobRow{}
+		for _, r := range rows {
+			byName[r.Name] = r
+		}
+		return byName
+	}
+	if got := list(); len(got) != len(known(jobTable(nil))) || got["alerts_delivery"].Name != "" || got["rollover"].LastSuccessAt != nil {
+		t.Errorf("at first: %+v", got)
+	}
+	do("run", "rollover")
+	do("run", "retention")
+	do("pause", "alerts")
+	do("pause", "alerts")
+	got := list()
+	if r := got["rollover"]; r.LastSuccessAt == nil || r.LastAct == nil || r.LastAct.Act != "run" || r.LastAct.Who != operator() || *r.LastAct.Result != "done" || r.Paused {
+		t.Errorf("after a run: %+v", r)
+	}
+	if r := got["alerts"]; !r.Paused || r.LastAct.Act != "pause" {
+		t.Errorf("after a pause: %+v", r)
+	}
+	if out := do("list"); !strings.Contains(out, "pause by "+operator()) || strings.Contains(out, "alerts_delivery") {
+		t.Errorf("the table:\n%s", out)
+	}
+	do("resume", "alerts")
+	if r := list()["alerts"]; r.Paused || r.LastAct.Act != "resume" {
+		t.Errorf("after resume: %+v", r)
+	}
+}
+
+func TestAnUnknownJobIsWrongUsageAndNamesTheKnown(t *testing.T) {
+	t.Parallel()
+	for _, act := range []string{"run", "pause", "resume"} {
+		for _, name := range []string{"frobnicate", "alerts_delivery"} {
+			got := jobsDo(t, act, name, "--database-url", "postgres://127.0.0.1:1/none")
+			if got.code != exitUsage || !strings.Contains(got.err, "rollover, report") || !strings.Contains(got.err, name) {
+				t.Errorf("jobs %s %s: exit %d: %s", act, name, got.code, got.err)
+			}
+		}
+	}
+}
+
+func TestARunByHandFailsAsItsJobFails(t *testing.T) {
+	t.Parallel()
+	database := pgtest.URL(t)
+	slack := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusInternalServerError)
+	}))
+	t.Cleanup(slack.Close)
+	if got := jobsDo(t, "run", "alerts", "--database-url", database, "--slack-webhook-url", slack.URL); got.code != exitDone {
+		t.Errorf("with nothing to tell: exit %d: %s", got.code, got.err)
+	}
+	pool, err := pgxpool.New(t.Context(), database)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(pool.Close)
+	if _, err := pool.Exec(t.Context(), `insert into audit_findings (kind, subject, detail, found_by) values ('a', 'b', 'c', 'd')`); err != nil {
+		t.Fatal(err)
+	}
+	if got := jobsDo(t, "run", "alerts", "--database-url", database, "--slack-webhook-url", slack.URL+"/verysecret"); got.code != exitFound ||
+		!strings.Contains(got.err, "Slack answered 500") || strings.Contains(got.err, "verysecret") {
+		t.Errorf("with a Slack that fails: exit %d: %s", got.code, got.err)
+	}
+	var result string
+	if err := pool.QueryRow(t.Context(), `select result from job_acts order by act_id desc limit 1`).Scan(&result); err != nil || !strings.Contains(result, "500") {
+		t.Errorf("written down is %q, %v", result, err)
+	}
+	if got := jobsDo(t, "run", "retention", "--database-url", database, "--event-retention", "10d"); got.code != exitUsage || !strings.Contains(got.err, "90d") {
+		t.Errorf("with too short a retention: exit %d: %s", got.code, got.err)
+	}
+}
