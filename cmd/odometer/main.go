@@ -34,6 +34,7 @@ type commands struct {
 	Publish      publishCmd      `cmd:"" help:"Publish an event, or a file of them. Example: odometer publish --tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01 --agent inbox --action email_processed"`
 	Usage        usageCmd        `cmd:"" help:"A tenant's current usage. Example: odometer usage --tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01"`
 	Report       reportCmd       `cmd:"" help:"Tell Stripe the overage that it does not know yet, in one pass. Example: odometer report --dry-run"`
+	Jobs         jobsCmd         `cmd:"" help:"What is done by the clock: close, report, verify, alert, retain. Example: odometer jobs list"`
 	Bench        benchCmd        `cmd:"" help:"The races of the README, in one table. Example: odometer bench"`
 
 	LogFormat string `help:"Form of the log on stderr: ${enum}." enum:"text,json" default:"text" env:"ODOMETER_LOG_FORMAT"`

@@ -137,11 +137,13 @@ func limitOf(limit *int64) string {
 
 // say prints what a pass came to.
 func (c *reportCmd) say(t *terminal, result reporter.Result, failed error) error {
-	if c.JSON {
+	switch {
+	case failed != nil && result.Tenants == 0: // it did not begin
+	case c.JSON:
 		if err := t.json(result); err != nil {
 			return err
 		}
-	} else {
+	default:
 		printPass(t, result)
 	}
 	return leftOr(result, failed)

@@ -1,0 +1,138 @@
+package main
+
+import (
+	"context"
+	"net/http/httptest"
+	"strings"
+	"testing"
+
+	"github.com/jackc/pgx/v5"
+
+	"odometer/ingest/natstest"
+	"odometer/migrations/pgtest"
+	"odometer/reporter/stripetest"
+	"odometer/terms"
+)
+
+// till is a database with one tenant over its limit, a NATS server and a
+// Stripe that knows the tenant.
+type till struct {
+	t        *testing.T
+	database string
+	stripe   *stripetest.Server
+	tenant   string
+	flags    []string
+}
+
+const tillKey = "sk_test_till"
+
+func newTill(t *testing.T) *till {
+	t.Helper()
+	w := &till{t: t, database: pgtest.URL(t), stripe: stripetest.New(stripetest.Options{Key: tillKey})}
+	server := httptest.NewServer(w.stripe)
+	t.Cleanup(func() { w.stripe.Release(); server.Close() })
+	for _, a := range terms.SampleCatalogue().Agents {
+		w.stripe.CreateMeter(a.Meter)
+	}
+	must(t, "catalogue", "apply", "--database-url", w.database)
+	w.tenant = subscribeMany(t, w.database, 1)[0].String()
+	w.stripe.CreateCustomer("cus_till", nil)
+	w.exec(`update subscriptions set stripe_customer = 'cus_till'`)
+	w.flags = []string{"--database-url", w.database, "--nats-url", natstest.Run(t).URL(), "--stripe-api-key", tillKey, "--stripe-api-base", server.URL}
+	w.use(520)
+	return w
+}
+
+func (w *till) exec(sql string, args ...any) {
+	w.t.Helper()
+	conn, err := pgx.Connect(context.Background(), w.database)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	defer conn.Close(context.Background())
+	if _, err := conn.Exec(context.Background(), sql, args...); err != nil {
+		w.t.Fatalf("%s: %v", sql, err)
+	}
+}
+
+// use makes the tenant's running period count so many mails.
+func (w *till) use(count int64) {
+	w.t.Helper()
+	w.exec(`
+insert into usage_counters (tenant_id, agent, period_start, period_end, count)
+select tenant_id, 'inbox', period_start, period_end, $1
+from billing_periods
+where period_start <= now() and period_end > now()
+on conflict (tenant_id, agent, period_start) do update set count = excluded.count`, count)
+}
+
+func (w *till) does(args ...string) answer { return odometerDoes(w.t, append(args, w.flags...)...) }
+
+func (w *till) expect(got answer, code int, says ...string) {
+	w.t.Helper()
+	for _, words := range says {
+		if !strings.Contains(got.out+got.err, words) {
+			w.t.Errorf("nothing says %q:\n%s%s", words, got.out, got.err)
+		}
+	}
+	if got.code != code {
+		w.t.Errorf("exit %d, want %d:\n%s%s", got.code, code, got.out, got.err)
+	}
+}
+
+func TestReportTellsStripeOnceAndSaysWhat(t *testing.T) {
+	t.Parallel()
+	w := newTill(t)
+	w.expect(w.does("report", "--dry-run"), exitDone, w.tenant, "520", "500", "told so far", "$0.40")
+	w.expect(w.does("report"), exitDone, w.tenant, "cus_till", "told 1 reports (20 units), left 0")
+	w.expect(w.does("report"), exitDone, "told 0 reports")
+	w.use(530)
+	w.expect(w.does("jobs", "run", "report"), exitDone, "told 1 reports (10 units)")
+	w.expect(w.does("report", "--dry-run", "--json"), exitDone, `"told": 30`, `"to_tell": 0`)
+	w.expect(w.does("jobs", "run", "verify"), exitDone, "equal 1, different 0")
+}
+
+func TestReportSaysWhatIsLeftAndWhy(t *testing.T) {
+	t.Parallel()
+	w := newTill(t)
+	w.stripe.DeleteCustomer("cus_till")
+	w.expect(w.does("report"), exitFound, w.tenant, "cus_till", "parked", "No such customer")
+	w.exec(`update subscriptions set stripe_customer = null`)
+	w.expect(w.does("report"), exitFound, w.tenant, "--stripe-customer")
+	w.stripe.CreateCustomer("cus_new", nil)
+	w.exec(`update subscriptions set stripe_customer = 'cus_new'`)
+	w.expect(w.does("report"), exitDone, "told 1 reports (20 units)")
+}
+
+func TestReportExitsByWhoIsToMendIt(t *testing.T) {
+	t.Parallel()
+	w := newTill(t)
+	refused := append([]string{"report"}, w.flags...)
+	refused[6] = "sk_test_other"
+	w.expect(odometerDoes(t, refused...), exitUsage, "--stripe-api-key")
+	silent := append([]string{"report"}, w.flags...)
+	silent[8] = "http://127.0.0.1:1"
+	w.expect(odometerDoes(t, silent...), exitUnreachable, "does not answer")
+	w.expect(w.does("report"), exitDone, "told 1 reports")
+	w.expect(w.does("report", "--stripe-sink", "usage_records"), exitUsage, "meter_events")
+	w.expect(odometerDoes(t, "report", "--database-url", w.database), exitDone, w.tenant)
+	w.expect(odometerDoes(t, "report", "--database-url", w.database, "--stripe-sink", "meter_events"), exitUsage, "ODOMETER_STRIPE_API_KEY")
+	w.expect(odometerDoes(t, "report", "--database-url", w.database, "--stripe-api-key", "k"), exitUsage, "ODOMETER_NATS_URL")
+}
+
+func TestRestoredBackupStopsTheReporterUntilItIsCompared(t *testing.T) {
+	t.Parallel()
+	w := newTill(t)
+	w.expect(w.does("report"), exitDone, "told 1 reports")
+	w.exec(`create table backup_ledger as select * from ledger`)
+	w.exec(`create table backup_reports as select * from overage_reports`)
+	w.use(600)
+	w.expect(w.does("report"), exitDone, "(80 units)")
+	w.exec(`delete from overage_reports`)
+	w.exec(`insert into overage_reports select * from backup_reports`)
+	w.exec(`update ledger set generation = (select generation from backup_ledger)`)
+	w.use(610)
+	w.expect(w.does("report"), exitFound, "odometer jobs run verify")
+	w.expect(w.does("jobs", "run", "verify"), exitDone, "may go on")
+	w.expect(w.does("report"), exitDone, "told 1 reports (10 units)")
+}
