@@ -17,7 +17,7 @@ type stripeSettings struct {
 	StripeAPIKey     string        `name:"stripe-api-key" help:"The secret or restricted key of the Stripe account." env:"ODOMETER_STRIPE_API_KEY" placeholder:"KEY"`
 	StripeAPIKeyFile string        `name:"stripe-api-key-file" help:"A file that holds the key." env:"ODOMETER_STRIPE_API_KEY_FILE" placeholder:"FILE"`
 	StripeAPIBase    string        `name:"stripe-api-base" help:"Another address than Stripe's own, for a proxy or a stand-in." env:"ODOMETER_STRIPE_API_BASE" placeholder:"URL"`
-	StripeSink       string        `name:"stripe-sink" help:"How Stripe is told: ${enum}; by default meter_events with a key and dry_run without." enum:",meter_events,usage_records,dry_run" default:"" env:"ODOMETER_STRIPE_SINK"`
+	StripeSink       string        `name:"stripe-sink" help:"How Stripe is told: meter_events, usage_records or dry_run; by default meter_events with a key and dry_run without." enum:",meter_events,usage_records,dry_run" default:"" env:"ODOMETER_STRIPE_SINK"`
 	BreakerCooldown  time.Duration `help:"How long no call goes to Stripe after five customers failed in a row." default:"15m" env:"ODOMETER_BREAKER_COOLDOWN"`
 }
 

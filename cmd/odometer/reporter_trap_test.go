@@ -1,0 +1,132 @@
+package main
+
+import (
+	"context"
+	"net/http"
+	"sync"
+	"sync/atomic"
+
+	"github.com/jackc/pgx/v5"
+)
+
+// moment is a point on a link's way at which a process can be killed.
+type moment string
+
+const (
+	atRandom moment = "at random"             // some time after the start
+	raised   moment = "generation raised"     // the pass may send; its mirror lags
+	planned  moment = "planned"               // the links are stored, nothing is sent
+	sending  moment = "sending"               // the mark is committed, the call about to be made
+	lost     moment = "call under way, lost"  // Stripe never gets it
+	late     moment = "call under way, late"  // Stripe gets it when nobody listens any more
+	unsaid   moment = "applied, not answered" // Stripe has it and says nothing
+	answered moment = "answered"              // Stripe has said it; the ledger may not know
+	accepted moment = "accepted"              // the ledger knows it too
+)
+
+var moments = []moment{atRandom, raised, planned, sending, lost, late, unsaid, answered, accepted}
+
+// tellPath is where meter events are told.
+const tellPath = "/v1/billing/meter_events"
+
+// trap waits for a moment to come for the nth time, and then for a death.
+type trap struct {
+	at     moment
+	nth    atomic.Int64
+	sprung chan struct{} // the moment is there
+	dead   chan struct{} // the process is not
+}
+
+func newTrap(at moment, nth int64) *trap {
+	tr := &trap{at: at, sprung: make(chan struct{}), dead: make(chan struct{})}
+	tr.nth.Store(nth)
+	return tr
+}
+
+// comes springs the trap if this is its moment. What is to stand still until
+// the process is dead waits then.
+func (tr *trap) comes(at moment, standStill bool) bool {
+	if tr == nil || tr.at != at || tr.nth.Add(-1) != 0 {
+		return false
+	}
+	close(tr.sprung)
+	if standStill {
+		<-tr.dead
+	}
+	return true
+}
+
+// traps tell a trap what happens in a world: at Stripe, and in the ledger.
+type traps struct{ now atomic.Pointer[trap] }
+
+// watch follows each call that tells Stripe something.
+func (ts *traps) watch(stripe http.Handler) http.Handler {
+	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		if r.URL.Path != tellPath {
+			stripe.ServeHTTP(rw, r)
+			return
+		}
+		_ = r.ParseForm() // now: the dead send no more
+		tr := ts.now.Load()
+		if tr.comes(lost, true) {
+			return
+		}
+		tr.comes(late, true)
+		stripe.ServeHTTP(&stallingWriter{ResponseWriter: rw, trap: tr}, r)
+		_ = http.NewResponseController(rw).Flush() // fails where the connection was reset
+		tr.comes(answered, false)
+	})
+}
+
+// stallingWriter holds an answer back when that is the moment to die.
+type stallingWriter struct {
+	http.ResponseWriter
+	trap *trap
+	once sync.Once
+}
+
+func (w *stallingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+
+func (w *stallingWriter) WriteHeader(status int) {
+	w.once.Do(func() { w.trap.comes(unsaid, true) })
+	w.ResponseWriter.WriteHeader(status)
+}
+
+// The ledger says by itself what is committed in it.
+const sayStatesSQL = `
+create function say() returns trigger language plpgsql as $$
+begin
+    perform pg_notify('ledger', tg_argv[0] || case tg_argv[0] when '' then new.state else '' end);
+    return null;
+end
+$$;
+create trigger say after insert or update of state on overage_reports
+    for each row execute function say('');
+create trigger say after update on ledger
+    for each row execute function say('generation raised');
+listen ledger`
+
+// listen follows what is committed in the ledger until the test ends.
+func (w *billed) listen(database string) {
+	w.t.Helper()
+	conn, err := pgx.Connect(w.t.Context(), database)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	if _, err := conn.Exec(w.t.Context(), sayStatesSQL); err != nil {
+		w.t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() {
+		defer conn.Close(context.Background())
+		for {
+			said, err := conn.WaitForNotification(ctx)
+			if err != nil {
+				return // the test has ended
+			}
+			w.now.Load().comes(moment(said.Payload), false)
+		}
+	})
+	w.t.Cleanup(func() { cancel(); done.Wait() })
+}
