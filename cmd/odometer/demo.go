@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
+	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"odometer"
@@ -22,6 +23,7 @@ import (
 	"odometer/migrations"
 	"odometer/migrations/localpg"
 	"odometer/query"
+	"odometer/reporter"
 	"odometer/reporter/stripetest"
 	"odometer/terms"
 )
@@ -75,6 +77,7 @@ type demo struct {
 	began     time.Time
 	stripe    *stripetest.Server
 	stripeURL string
+	registry  *prometheus.Registry
 	reporting *reporting
 }
 
@@ -207,7 +210,11 @@ func (d *demo) prepareReporting(context.Context) (err error) {
 		stripeSettings: stripeSettings{StripeAPIKey: demoStripeKey, StripeAPIBase: d.stripeURL},
 		CloseGrace:     demoGrace,
 	}
-	d.reporting, err = settings.reporting(d.inside(), d.pool, d.nats, odometer.MaxAge, nil)
+	d.registry = newRegistry()
+	d.reporting, err = settings.reporting(d.inside(), d.pool, d.nats, odometer.MaxAge, reporter.NewMetrics(d.registry))
+	if err == nil {
+		d.reporting.eager = true
+	}
 	return err
 }
 
@@ -223,7 +230,7 @@ func (d *demo) perform(ctx context.Context) error {
 	}
 	d.ops = freeAddress("127.0.0.1:9090")
 	house := services{
-		t: d.inside(), pool: d.pool, nats: d.nats, registry: newRegistry(), aggregates: true,
+		t: d.inside(), pool: d.pool, nats: d.nats, registry: d.registry, aggregates: true,
 		httpAddr: d.Addr, opsAddr: d.ops, keys: keys, requestsPerMinute: 10, synced: true,
 		reporting: d.reporting, hookSecret: demoHookSecret, jobsEvery: demoRhythm,
 	}
@@ -296,6 +303,7 @@ func (d *demo) sayWhere() {
 	fmt.Fprintf(d.t.out, "metrics      http://%s/metrics\n", d.ops)
 	fmt.Fprintf(d.t.out, "NATS         %s\n", d.server.ClientURL())
 	fmt.Fprintf(d.t.out, "Postgres     %s\n", d.postgres.URL())
+	fmt.Fprintf(d.t.out, "Stripe       %s, a stand-in (key %s)\n", d.stripeURL, demoStripeKey)
 	fmt.Fprintf(d.t.out, "log          %s\n\n", filepath.Join(d.dir, "odometer.log"))
 }
 

@@ -91,7 +91,7 @@ func (d *demo) picture(ctx context.Context) string {
 		answer, err := query.Usage(ctx, d.pool, tenant.id)
 		var refusal *query.Refusal
 		if errors.As(err, &refusal) {
-			rows = append(rows, table.Row{tenant.name, string(tenant.status), "counted, not shown", "", "", ""})
+			rows = append(rows, table.Row{tenant.name, string(tenant.status), "counted, not shown", "", "", "", d.told(&tenant)})
 			continue
 		}
 		if err != nil {
@@ -102,9 +102,9 @@ func (d *demo) picture(ctx context.Context) string {
 		for _, u := range answer.Usage {
 			row = append(row, used(u.Value))
 		}
-		rows = append(rows, append(row, odometer.Money(answer.TotalOverageCostCents, answer.Currency)))
+		rows = append(rows, append(row, odometer.Money(answer.TotalOverageCostCents, answer.Currency), d.told(&tenant)))
 	}
-	return renderTable(table.Row{"tenant", "plan", "inbox", "invoice", "meeting", "overage"}, rows, 3, 4, 5, 6)
+	return renderTable(table.Row{"tenant", "plan", "inbox", "invoice", "meeting", "overage", "units told"}, rows, 3, 4, 5, 6, 7)
 }
 
 func demoPlan(a *query.Answer) string {

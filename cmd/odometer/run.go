@@ -103,8 +103,8 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) error {
 
 // addReporting sets the service reporter up.
 func (c *runCmd) addReporting(s *services) (err error) {
-	s.reportMetrics = reporter.NewMetrics(s.registry)
-	if s.reporting, err = c.reporting(s.t, s.pool, s.nats, time.Duration(c.EventRetention), s.reportMetrics); err != nil {
+	metrics := reporter.NewMetrics(s.registry)
+	if s.reporting, err = c.reporting(s.t, s.pool, s.nats, time.Duration(c.EventRetention), metrics); err != nil {
 		return err
 	}
 	if s.hookSecret, err = secret("stripe-webhook-secret", c.StripeWebhookSecret, c.StripeWebhookSecretFile); err != nil {
@@ -161,10 +161,9 @@ type services struct {
 	requestsPerMinute int
 	synced            bool // NATS is known to sync before it acknowledges
 
-	reporting     *reporting // nil without the reporter service
-	reportMetrics *reporter.Metrics
-	hookSecret    string        // "" takes no hooks
-	jobsEvery     time.Duration // another rhythm than the table's, for the demo
+	reporting  *reporting    // nil without the reporter service
+	hookSecret string        // "" takes no hooks
+	jobsEvery  time.Duration // another rhythm than the table's, for the demo
 }
 
 func (s *services) run(ctx context.Context) error {
