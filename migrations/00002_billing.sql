@@ -100,6 +100,10 @@ create index billing_periods_unclosed
 
 -- Stripe's subscriptions ----------------------------------------------------
 
+-- Who a hook, or a line of Stripe's list, is about.
+create index subscriptions_stripe_customer on subscriptions (stripe_customer) where stripe_customer is not null;
+create index subscriptions_stripe_subscription on subscriptions (stripe_subscription) where stripe_subscription is not null;
+
 -- Each hook once. Its content is a hint: only the ids are kept, the object is
 -- fetched again.
 create table stripe_hooks (
@@ -184,4 +188,4 @@ create table job_acts (
 
 -- +goose Down
 drop table job_acts, jobs, audit_findings, usage_alerts, stripe_hooks, period_invoices, overage_reports, ledger;
-drop index billing_periods_unsettled, billing_periods_unclosed;
+drop index subscriptions_stripe_customer, subscriptions_stripe_subscription, billing_periods_unsettled, billing_periods_unclosed;

@@ -27,8 +27,7 @@ func TestWhateverBecomesOfHooksComparingEndsInTheSameState(t *testing.T) {
 			days := rapid.IntRange(0, 9).Draw(r, "days")
 			now := w.now().Add(time.Duration(days)*24*time.Hour + time.Hour)
 			w.clock.Store(&now)
-			for i, l := range all {
-				w.stripe.Advance()
+			for _, l := range all {
 				acts++
 				l.act(act)
 				for _, h := range w.take() {
@@ -39,7 +38,6 @@ func TestWhateverBecomesOfHooksComparingEndsInTheSameState(t *testing.T) {
 						waiting = append(waiting, h)
 					}
 				}
-				_ = i
 			}
 			w.work()
 			if len(waiting) > 0 {
@@ -57,6 +55,11 @@ func TestWhateverBecomesOfHooksComparingEndsInTheSameState(t *testing.T) {
 		if c := w.compare(); c.Changed != 0 || c.Findings != 0 {
 			r.Fatalf("a second comparison: %+v", c)
 		}
+		for _, l := range all { // so that the next ones have Stripe to themselves
+			w.stripe.CancelSubscription(l.sub(), false)
+		}
+		w.take()
+		w.compare()
 	})
 	t.Log(acts, "acts")
 }
@@ -74,7 +77,7 @@ func newLife(w *world) *life {
 	return l
 }
 
-var lifeActs = []string{"subscribe", "trial", "plan", "anchor", "leave", "stay", "cancel", "late", "paid", "pause", "nothing"}
+var lifeActs = []string{"subscribe", "trial", "plan", "anchor", "leave", "stay", "cancel", "late", "paid", "nothing"}
 
 func (l *life) sub() string { return fmt.Sprintf("sub_%s_%d", l.tenant, l.n) }
 
@@ -105,7 +108,7 @@ func change(s *stripetest.Subscription, what string, now time.Time) {
 	case "plan":
 		s.Items[0].PriceID = bundle
 	case "anchor":
-		if !trial && s.Status != "paused" {
+		if !trial {
 			s.Start, s.End, s.Anchor = now, time.Time{}, now
 		}
 	case "leave":
@@ -117,9 +120,6 @@ func change(s *stripetest.Subscription, what string, now time.Time) {
 			s.Status = "past_due"
 		}
 	case "paid":
-		if s.Status == "paused" {
-			s.Start, s.End, s.Anchor = now, time.Time{}, now
-		}
 		if !trial {
 			s.Status = "active"
 		}

@@ -257,3 +257,40 @@ func TestADeletedCustomersSubscriptionIsCanceled(t *testing.T) {
 	w.wantFindings("customer_deleted sub_1")
 	w.wantAgreed("canceled price_bundle_monthly month sub_1", "2026-11-01 2026-11-10")
 }
+
+func TestOfTwoThatHaveEndedTheLaterOneStands(t *testing.T) {
+	t.Parallel()
+	for _, order := range [][]int{{0, 1, 2, 3}, {3, 2, 1, 0}, {0}, {}} {
+		w := newWorld(t, "2026-11-01")
+		w.subscribe("1", acme, inbox, nil)
+		w.at("2026-11-10")
+		w.stripe.CancelSubscription("sub_1", false)
+		w.at("2026-11-20")
+		w.stripe.CreateSubscription(stripetest.Subscription{ID: "sub_2", Customer: "cus_1", Items: []stripetest.Item{{PriceID: bundle}}})
+		w.at("2026-11-24")
+		w.stripe.CancelSubscription("sub_2", false)
+		hooks := w.take()
+		for _, i := range order {
+			w.deliver(hooks[i])
+			w.work()
+		}
+		w.compare()
+		got := w.agreed(acme)
+		if got[0] != "canceled price_bundle_monthly month sub_2" || got[len(got)-1] != "2026-11-20 2026-11-24" {
+			t.Errorf("order %v: %q", order, got)
+		}
+	}
+}
+
+func TestWhatEndedBeforeAnyEventCanCountIsNotTakenIn(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "2026-03-01")
+	w.subscribe("1", acme, inbox, nil)
+	w.at("2026-03-10")
+	w.stripe.CancelSubscription("sub_1", false)
+	w.at("2026-11-01")
+	w.follow()
+	w.compare()
+	w.wantAgreed()
+	w.wantFindings()
+}

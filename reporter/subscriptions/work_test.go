@@ -146,10 +146,13 @@ func TestAnOlderAnswerIsNotWrittenOverANewerOne(t *testing.T) {
 
 // waitForLock returns once a transaction waits for an advisory lock.
 func (w *world) waitForLock() {
-	for len(w.texts(`select 'waits' from pg_locks where locktype = 'advisory' and not granted
-		and database = (select oid from pg_database where datname = current_database())`)) == 0 {
-		if w.t.Context().Err() != nil {
-			w.t.Fatal("nobody waits")
+	w.t.Helper()
+	const waiting = `select 'waits' from pg_locks where locktype = 'advisory' and not granted
+		and database = (select oid from pg_database where datname = current_database())`
+	for until := time.Now().Add(pause); len(w.texts(waiting)) == 0; {
+		if time.Now().After(until) {
+			w.t.Error("nobody waits for the lock")
+			return
 		}
 	}
 }
