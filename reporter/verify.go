@@ -45,7 +45,7 @@ func (c *compared) target() Target {
 
 func (c *compared) period() *period { return &period{start: c.Start.UTC(), end: c.End.UTC()} }
 
-const acceptedSQL = `
+const comparedSQL = `
 select
     p.tenant_id as tenant,
     min(r.agent) as agent,
@@ -67,7 +67,9 @@ select
     ) as busy
 from overage_reports r
 join billing_periods p on p.tenant_id = r.tenant_id and r.reported_at >= p.period_start and r.reported_at < p.period_end
-where r.state = 'accepted'
+where r.state = any($8)
+  and r.origin <> 'invoiced'
+  and ($9::uuid is null or r.tenant_id = $9)
   and r.account = $2
   and r.livemode = $3
   and (r.stripe_customer, r.meter, p.period_start) > ($4, $5, $6)
@@ -99,7 +101,7 @@ func (r *Reporter) Verify(ctx context.Context) (Verification, error) {
 	}
 	last := compared{Start: time.Unix(0, 0)}
 	for {
-		page, err := r.accepted(ctx, account, last)
+		page, err := r.toCompare(ctx, account, nil, []State{Taken}, last)
 		if err != nil || len(page) == 0 {
 			return v, err
 		}
@@ -110,9 +112,10 @@ func (r *Reporter) Verify(ctx context.Context) (Verification, error) {
 	}
 }
 
-func (r *Reporter) accepted(ctx context.Context, account string, last compared) ([]compared, error) {
-	rows, _ := r.Pool.Query(ctx, acceptedSQL, r.now().Add(-SettleAfter), account, r.Stripe.Livemode,
-		last.Who, last.Meter, last.Start, pageSize)
+// toCompare lists the next targets and periods with links of the given states.
+func (r *Reporter) toCompare(ctx context.Context, account string, tenant *uuid.UUID, states []State, last compared) ([]compared, error) {
+	rows, _ := r.Pool.Query(ctx, comparedSQL, r.now().Add(-SettleAfter), account, r.Stripe.Livemode,
+		last.Who, last.Meter, last.Start, pageSize, states, tenant)
 	page, err := pgx.CollectRows(rows, pgx.RowToStructByName[compared])
 	if err != nil {
 		return nil, fmt.Errorf("list what was accepted: %w", err)
@@ -155,31 +158,56 @@ const (
 	different
 )
 
-// compare compares one target in one period. Equal is equal at any time; a
-// difference counts only when nothing is recent or under way.
+// compare compares one target in one period and writes down what it found.
 func (r *Reporter) compare(ctx context.Context, c *compared) (outcome, error) {
-	if c.Busy {
-		return unsettled, nil
-	}
-	should, err := metered(ctx, r.Pool, c.target(), c.period())
-	if err != nil {
+	f, err := r.figures(ctx, c)
+	switch {
+	case err != nil:
 		return unsettled, err
+	case f.outcome == equal:
+		return equal, r.verified(ctx, c)
+	case f.outcome == different:
+		return different, r.differs(ctx, c, f.should, f.shown)
 	}
-	shown, err := r.askFor(ctx, c)
+	if f.why != "" {
+		r.Log.Warn("what Stripe was told cannot be compared yet", "customer", c.Who, "meter", c.Meter, "why", f.why)
+	}
+	return unsettled, nil
+}
+
+// figures are both sides of a comparison.
+type figures struct {
+	should, shown int64
+	outcome       outcome
+	why           string // of what is unsettled
+}
+
+// figures reads both sides. Equal is equal at any time; a difference counts
+// only when nothing is recent or under way.
+func (r *Reporter) figures(ctx context.Context, c *compared) (f figures, err error) {
+	if f.should, err = metered(ctx, r.Pool, c.target(), c.period()); err != nil {
+		return f, err
+	}
+	if c.Busy {
+		f.why = "a report is undecided"
+		return f, nil
+	}
+	f.shown, err = r.askFor(ctx, c)
 	switch {
 	case errors.Is(err, errOpen):
-		return unsettled, nil
+		f.why = errOpen.Error()
 	case err != nil && Judge(err, false) == Configuration:
-		return unsettled, fmt.Errorf("%w: %s: check --stripe-api-key", ErrKeyRefused, reason(err))
+		return f, fmt.Errorf("%w: %s: check --stripe-api-key", ErrKeyRefused, reason(err))
 	case err != nil:
-		r.Log.Warn("Stripe's summary cannot be read", "customer", c.Who, "meter", c.Meter, "err", reason(err))
-		return unsettled, nil
-	case shown == should:
-		return equal, r.verified(ctx, c)
+		f.why = "Stripe's summary cannot be read: " + reason(err)
+	case f.shown == f.should:
+		f.outcome = equal
 	case c.Recent:
-		return unsettled, nil
+		f.why = "Stripe may still be adding up"
+	default:
+		f.outcome = different
 	}
-	return different, r.differs(ctx, c, should, shown)
+	return f, nil
 }
 
 func (r *Reporter) askFor(ctx context.Context, c *compared) (shown int64, err error) {
