@@ -89,17 +89,49 @@ func (g *generation) restored() error {
 	return nil
 }
 
+// intact checks the ledger's rows against the mirror before anything is told by
+// them: a row that was lost would be told again.
+func (r *Reporter) intact(ctx context.Context, g *generation) error {
+	if g.mirror == nil || g.mirror.Units == nil || g.number != g.mirror.Generation {
+		return nil // a pass died: its rows tell how far it came
+	}
+	have, err := units(ctx, r.Pool)
+	if err != nil {
+		return err
+	}
+	if have != *g.mirror.Units {
+		return fmt.Errorf("%w: its rows add up to %d units, but %d were accepted by the end of the last pass; rows were lost or changed: compare it with Stripe by: odometer jobs run verify",
+			ErrRestored, have, *g.mirror.Units)
+	}
+	return nil
+}
+
 const raiseGenerationSQL = `
 update ledger
 set generation = $1`
 
-// raise begins a pass that sends: first in Postgres, then in the mirror.
+// raise begins a pass that sends: first in Postgres, then in the mirror. A
+// number that never came to the mirror was not sent under, and is taken.
 func (r *Reporter) raise(ctx context.Context, g *generation) error {
-	g.number++
+	if g.mirror == nil || g.number <= g.mirror.Generation {
+		g.number++
+	}
 	if _, err := r.Pool.Exec(ctx, raiseGenerationSQL, g.number); err != nil {
 		return fmt.Errorf("raise the ledger's generation to %d: %w", g.number, err)
 	}
 	return r.reflect(ctx, g, nil)
+}
+
+// suspect gives a ledger whose mirror is gone one that is ahead of it. From its
+// time on it is known that nothing is sent.
+func (r *Reporter) suspect(ctx context.Context, g *generation) error {
+	ahead := *g
+	ahead.number++
+	if err := r.reflect(ctx, &ahead, nil); err != nil {
+		return err
+	}
+	g.mirror, g.revision = ahead.mirror, ahead.revision
+	return nil
 }
 
 // reflect writes the mirror, unless somebody else has since it was read.

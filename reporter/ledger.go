@@ -110,6 +110,14 @@ func (c *linkColumnsOf) add(l *Link) {
 // errGone says that a link is no longer as it was read: somebody else has it.
 var errGone = errors.New("the link was decided by somebody else")
 
+// ungone takes a link that somebody else has decided for done.
+func ungone(err error) error {
+	if errors.Is(err, errGone) {
+		return nil
+	}
+	return err
+}
+
 const markSendingSQL = `
 update overage_reports
 set state = 'sending',

@@ -121,11 +121,13 @@ func (p *planner) planUse(b *book, in *period, u *use, out *plan) {
 // much, into the running one.
 func (p *planner) carry(b *book, in *period, u *use, current Target, chain []*Link, out *plan) {
 	missing := u.overage - toldSoFar(chain)
-	if missing == 0 || !in.closed {
+	if missing == 0 {
 		return
 	}
 	into := b.at(p.now)
 	switch {
+	case !in.closed:
+		out.leave(b, in, u, missing, "undecided", "the invoice of its period is final, its count is not: once the period is closed, the next one will carry it")
 	case into == nil && b.over():
 		p.giveUp(b, in, u, current, chain, out)
 	case into == nil, into == in, into.trial: // the next paid period takes it

@@ -24,7 +24,15 @@ func (r *Reporter) release(ctx context.Context, account string, v *Verification)
 	}
 	stopped := g.restored()
 	if stopped == nil {
-		return nil
+		stopped = r.intact(ctx, g)
+	}
+	if stopped == nil || !errors.Is(stopped, ErrRestored) {
+		return stopped
+	}
+	if g.mirror == nil {
+		if err := r.suspect(ctx, g); err != nil {
+			return errors.Join(stopped, err)
+		}
 	}
 	surplus, err := r.surplus(ctx, account)
 	if err != nil {
@@ -128,9 +136,6 @@ func (r *Reporter) surplusIn(ctx context.Context, d *difference) (int64, error) 
 
 // shownInFull is nil when the summaries show all that Stripe had accepted.
 func (r *Reporter) shownInFull(ctx context.Context, g *generation, surplus []difference) error {
-	if len(surplus) == 0 && (g.mirror == nil || g.mirror.Units == nil) {
-		return nil
-	}
 	known, err := units(ctx, r.Pool)
 	if err != nil {
 		return err
@@ -138,27 +143,15 @@ func (r *Reporter) shownInFull(ctx context.Context, g *generation, surplus []dif
 	for _, d := range surplus {
 		known += d.units
 	}
-	var last time.Time
-	switch {
-	case g.mirror == nil:
-		if err := r.Pool.QueryRow(ctx, lastSentSQL).Scan(&last); err != nil {
-			return fmt.Errorf("look when the last report was sent: %w", err)
-		}
-	case g.mirror.Units != nil && *g.mirror.Units == known:
+	if g.mirror.Units != nil && *g.mirror.Units == known {
 		return nil
-	default:
-		last = g.mirror.At
 	}
-	if settled := last.Add(SettleAfter); r.now().Before(settled) {
+	if settled := g.mirror.At.Add(SettleAfter); r.now().Before(settled) {
 		return fmt.Errorf("Stripe's summaries do not show all that was accepted yet (%d units so far): run it again after %s",
 			known, settled.Format(time.RFC3339))
 	}
 	return nil
 }
-
-const lastSentSQL = `
-select coalesce(max(last_attempt_at), 'epoch')
-from overage_reports`
 
 // What the restored ledger holds as undecided is in the summary, or is not.
 const supersedeSQL = `

@@ -92,7 +92,8 @@ type Options struct {
 type Reporter struct {
 	Options
 	breaker *breaker
-	limit   *rate.Limiter // of calls that tell
+	limit   *rate.Limiter // of calls that tell; slower for a while when Stripe asks for it
+	full    rate.Limit    // what it comes back to
 	reads   *rate.Limiter // of calls that ask
 
 	// crash, in tests, ends the work on a link at a named step as the end of
@@ -118,6 +119,7 @@ func New(o Options) (*Reporter, error) {
 	r.breaker = newBreaker(o.BreakerCooldown, o.Metrics)
 	if o.Stripe != nil {
 		r.limit, r.reads = o.Stripe.limits()
+		r.full = r.limit.Limit()
 	}
 	return r, nil
 }

@@ -50,7 +50,7 @@ func (p *pass) tell(ctx context.Context, l *Link) error {
 		p.Metrics.reports.WithLabelValues(string(answer)).Inc()
 		done, err := p.conclude(context.WithoutCancel(ctx), l, &before, answer, err, try)
 		if done || err != nil {
-			return err
+			return ungone(err)
 		}
 	}
 }
@@ -93,6 +93,7 @@ func (p *pass) conclude(ctx context.Context, l, before *Link, answer Answer, err
 	l.Detail = reason(err)
 	switch answer {
 	case Accepted:
+		p.speedUp()
 		return true, p.accept(ctx, l, now)
 	case Configuration:
 		p.halt(fmt.Errorf("%w: %s", ErrKeyRefused, reason(err)))
@@ -175,6 +176,13 @@ func (p *pass) slowDown(ctx context.Context, try int) error {
 		return ctx.Err()
 	case <-time.After(pause):
 		return nil
+	}
+}
+
+// speedUp takes back, call by call, what slowDown did.
+func (p *pass) speedUp() {
+	if slow := p.limit.Limit(); slow < p.full {
+		p.limit.SetLimit(min(slow*1.05, p.full))
 	}
 }
 

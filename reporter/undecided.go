@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
 	"odometer/findings"
@@ -48,7 +49,7 @@ func (p *pass) retry(ctx context.Context, links []*Link) ([]uuid.UUID, error) {
 	group, asking := errgroup.WithContext(ctx)
 	group.SetLimit(p.sideBySide())
 	for _, l := range links {
-		group.Go(func() error { return p.retryLink(asking, l) })
+		group.Go(func() error { return ungone(p.retryLink(asking, l)) })
 	}
 	if err := group.Wait(); err != nil {
 		return nil, err
@@ -87,7 +88,11 @@ func (p *pass) retryLink(ctx context.Context, l *Link) error {
 func (p *pass) billedIn(ctx context.Context, l *Link) (*period, error) {
 	var in period
 	err := p.Pool.QueryRow(ctx, periodAtSQL, l.Tenant, l.ReportedAt).Scan(&in.start, &in.end)
-	if err != nil {
+	switch {
+	case errors.Is(err, pgx.ErrNoRows): // the subscription was changed: its minute will do
+		in.start = l.ReportedAt.Truncate(time.Minute)
+		in.end = in.start.Add(time.Minute)
+	case err != nil:
 		return nil, &ourError{fmt.Errorf("find the period that link %s is billed in: %w", l.Identifier, err)}
 	}
 	in.start, in.end = in.start.UTC(), in.end.UTC()

@@ -106,6 +106,11 @@ func (p *pass) lookedAt(ctx context.Context, tenants []uuid.UUID) ([]*book, erro
 			return nil, err
 		}
 	}
+	if p.mayDecide(books) {
+		if err := p.raiseOnce(ctx); err != nil {
+			return nil, err
+		}
+	}
 	group, asking := errgroup.WithContext(ctx)
 	group.SetLimit(p.sideBySide())
 	looked := false
@@ -122,6 +127,19 @@ func (p *pass) lookedAt(ctx context.Context, tenants []uuid.UUID) ([]*book, erro
 		return books, err
 	}
 	return p.load(ctx, tenants, p.now())
+}
+
+// mayDecide reports whether an invoice may say that Stripe has something that
+// it was told without an answer.
+func (p *pass) mayDecide(books []*book) bool {
+	for _, b := range books {
+		for _, in := range b.periods {
+			if p.planner.wantsLook(b, in) && len(b.unanswered(in)) > 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
 
 // lookOnce asks for an invoice; a Stripe that does not answer is left for later.
@@ -265,6 +283,9 @@ func (p *pass) store(ctx context.Context, links []*Link) ([]*Link, error) {
 func (p *pass) raiseOnce(ctx context.Context) error {
 	if p.raised {
 		return nil
+	}
+	if err := p.intact(ctx, p.gen); err != nil {
+		return err
 	}
 	if err := p.raise(ctx, p.gen); err != nil {
 		return err

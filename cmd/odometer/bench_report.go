@@ -11,12 +11,13 @@ import (
 
 // benchReport is what the races found. Races that were not run are nil.
 type benchReport struct {
-	Machine benchMachine   `json:"machine"`
-	Rounds  int            `json:"rounds"`
-	Write   []writeLine    `json:"write,omitempty"`
-	Latency []latencyLine  `json:"latency,omitempty"`
-	Query   []queryLine    `json:"query,omitempty"`
-	Growth  []growthResult `json:"growth,omitempty"`
+	Machine  benchMachine   `json:"machine"`
+	Rounds   int            `json:"rounds"`
+	Write    []writeLine    `json:"write,omitempty"`
+	Latency  []latencyLine  `json:"latency,omitempty"`
+	Query    []queryLine    `json:"query,omitempty"`
+	Reporter []reporterLine `json:"reporter,omitempty"`
+	Growth   []growthResult `json:"growth,omitempty"`
 }
 
 func (r *benchReport) print(t *terminal) {
@@ -27,6 +28,7 @@ func (r *benchReport) print(t *terminal) {
 	printWrite(t, r.Write)
 	printLatency(t, r.Latency)
 	printQuery(t, r.Query)
+	printReporter(t, r.Reporter)
 	printGrowth(t, r.Growth)
 	fmt.Fprintf(t.out, "Figures are medians of %d rounds. A ratio is taken within each round, where both sides met the same machine,\n"+
 		"and is the median of those: it need not be the ratio of the figures beside it.\n", r.Rounds)

@@ -1,10 +1,14 @@
 package main
 
 import (
+	"bytes"
 	"context"
+	"io"
+	"net"
 	"net/http"
 	"sync"
 	"sync/atomic"
+	"testing"
 
 	"github.com/jackc/pgx/v5"
 )
@@ -13,18 +17,18 @@ import (
 type moment string
 
 const (
-	atRandom moment = "at random"             // some time after the start
-	raised   moment = "generation raised"     // the pass may send; its mirror lags
-	planned  moment = "planned"               // the links are stored, nothing is sent
-	sending  moment = "sending"               // the mark is committed, the call about to be made
-	lost     moment = "call under way, lost"  // Stripe never gets it
-	late     moment = "call under way, late"  // Stripe gets it when nobody listens any more
-	unsaid   moment = "applied, not answered" // Stripe has it and says nothing
-	answered moment = "answered"              // Stripe has said it; the ledger may not know
-	accepted moment = "accepted"              // the ledger knows it too
+	atRandom   moment = "at random"               // some time after the start
+	unmirrored moment = "generation not mirrored" // Postgres has it, NATS does not
+	planned    moment = "planned"                 // the links are stored, nothing is sent
+	sending    moment = "sending"                 // the mark is committed, the call about to be made
+	lost       moment = "call under way, lost"    // Stripe never gets it
+	late       moment = "call under way, late"    // Stripe gets it when nobody listens any more
+	unsaid     moment = "applied, not answered"   // Stripe has it and says nothing
+	answered   moment = "answered"                // Stripe has said it; the ledger may not know
+	accepted   moment = "accepted"                // the ledger knows it too
 )
 
-var moments = []moment{atRandom, raised, planned, sending, lost, late, unsaid, answered, accepted}
+var moments = []moment{atRandom, unmirrored, planned, sending, lost, late, unsaid, answered, accepted}
 
 // tellPath is where meter events are told.
 const tellPath = "/v1/billing/meter_events"
@@ -72,38 +76,88 @@ func (ts *traps) watch(stripe http.Handler) http.Handler {
 			return
 		}
 		tr.comes(late, true)
-		stripe.ServeHTTP(&stallingWriter{ResponseWriter: rw, trap: tr}, r)
-		_ = http.NewResponseController(rw).Flush() // fails where the connection was reset
-		tr.comes(answered, false)
+		stalling := &stallingWriter{ResponseWriter: rw, trap: tr}
+		stripe.ServeHTTP(stalling, r)
+		if stalling.begun && http.NewResponseController(rw).Flush() == nil {
+			tr.comes(answered, false)
+		}
 	})
 }
 
 // stallingWriter holds an answer back when that is the moment to die.
 type stallingWriter struct {
 	http.ResponseWriter
-	trap *trap
-	once sync.Once
+	trap  *trap
+	begun bool // not where the connection is reset instead
 }
 
 func (w *stallingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *stallingWriter) WriteHeader(status int) {
-	w.once.Do(func() { w.trap.comes(unsaid, true) })
+	w.trap.comes(unsaid, true)
+	w.begun = true
 	w.ResponseWriter.WriteHeader(status)
+}
+
+// mirrorWord begins each message that mirrors the ledger's generation.
+var mirrorWord = []byte("PUB $KV.odometer_ledger.")
+
+// relay passes bytes on to the NATS server, but for what the dead have sent.
+func (ts *traps) relay(t *testing.T, server string) (address string) {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = l.Close() })
+	go func() {
+		for {
+			client, err := l.Accept()
+			if err != nil {
+				return // the test has ended
+			}
+			go ts.relayOne(client, server)
+		}
+	}()
+	return l.Addr().String()
+}
+
+func (ts *traps) relayOne(client net.Conn, address string) {
+	defer client.Close()
+	server, err := net.Dial("tcp", address)
+	if err != nil {
+		return // so the client finds out
+	}
+	defer server.Close()
+	go func() {
+		_, _ = io.Copy(client, server) // until either is gone
+		_ = client.Close()
+	}()
+	some := make([]byte, 64<<10)
+	for {
+		n, err := client.Read(some)
+		if err != nil {
+			return
+		}
+		if bytes.Contains(some[:n], mirrorWord) && ts.now.Load().comes(unmirrored, true) {
+			return
+		}
+		if _, err := server.Write(some[:n]); err != nil {
+			return
+		}
+	}
 }
 
 // The ledger says by itself what is committed in it.
 const sayStatesSQL = `
 create function say() returns trigger language plpgsql as $$
 begin
-    perform pg_notify('ledger', tg_argv[0] || case tg_argv[0] when '' then new.state else '' end);
+    perform pg_notify('ledger', new.state);
     return null;
 end
 $$;
 create trigger say after insert or update of state on overage_reports
-    for each row execute function say('');
-create trigger say after update on ledger
-    for each row execute function say('generation raised');
+    for each row execute function say();
 listen ledger`
 
 // listen follows what is committed in the ledger until the test ends.

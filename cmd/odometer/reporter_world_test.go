@@ -2,12 +2,12 @@ package main
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -61,7 +61,7 @@ func newBilled(t *testing.T, n int, start, end time.Time) *billed {
 	server := httptest.NewServer(w.watch(w.stripe))
 	t.Cleanup(server.Close)
 	w.env = []string{
-		"ODOMETER_DATABASE_URL=" + database, "ODOMETER_NATS_URL=" + nats.URL(), "ODOMETER_LOG_LEVEL=error",
+		"ODOMETER_DATABASE_URL=" + database, "ODOMETER_NATS_URL=" + w.relay(t, strings.TrimPrefix(nats.URL(), "nats://")), "ODOMETER_LOG_LEVEL=error",
 		"ODOMETER_STRIPE_API_BASE=" + server.URL, "ODOMETER_STRIPE_API_KEY=sk_live_world", "ODOMETER_BREAKER_COOLDOWN=50ms",
 	}
 	w.subscribe(n, start, end)
@@ -238,7 +238,7 @@ func (w *billed) expectExact() {
 func (w *billed) number(sql string, args ...any) (n int64) {
 	w.t.Helper()
 	if err := w.pool.QueryRow(w.t.Context(), sql, args...).Scan(&n); err != nil {
-		w.t.Fatalf("%s: %v", fmt.Sprint(sql), err)
+		w.t.Fatalf("%s: %v", sql, err)
 	}
 	return n
 }

@@ -1,0 +1,306 @@
+package reporter
+
+import (
+	"errors"
+	"fmt"
+	"net/http/httptest"
+	"sync"
+	"testing"
+	"time"
+
+	"odometer"
+	"odometer/reporter/stripetest"
+	"odometer/terms"
+)
+
+var december = time.Date(2026, 12, 1, 0, 0, 0, 0, time.UTC)
+
+// Stripe is away for six hours across the end of the period. Back before the
+// invoice is final, everything is in it; back after it, the rest is carried.
+func TestStripeDownSixHoursAcrossPeriodEndAndFinalization(t *testing.T) {
+	t.Parallel()
+	for name, back := range map[string]time.Duration{"back in time": 40 * time.Minute, "back too late": 3 * time.Hour} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, nil)
+			all := w.crowd(3)
+			w.report()
+			for _, a := range all {
+				a.use("inbox", 540)
+			}
+			back := december.Add(back)
+			w.stripe.SetFaults(everything(stripetest.ResetBefore))
+			for at := back.Add(-6 * time.Hour); at.Before(back); at = at.Add(20 * time.Minute) {
+				w.set(at)
+				w.roll()
+				if _, err := w.Pass(t.Context(), Scope{Due: at.Minute() != 0}); err != nil && !errors.Is(err, ErrUnreachable) {
+					t.Errorf("at %s the pass ended with %v", at, err)
+				}
+			}
+			w.stripe.SetFaults(nil)
+			w.set(back)
+			w.awaitHalfOpen()
+			w.report()
+			expectAllAt(all, 40)
+			w.set(december.AddDate(0, 1, 1))
+			w.roll()
+			w.report()
+			for _, a := range all {
+				expectSettled(t, a, true)
+				if got := a.invoiced("inbox"); got != 40 {
+					t.Errorf("%s is invoiced %d over both periods, want 40", a.customer, got)
+				}
+			}
+		})
+	}
+}
+
+func TestDryRunThenKeyTellsEverything(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	a.use("inbox", 510)
+	dry, err := New(Options{Pool: w.pool, Sink: DryRun, Now: w.time})
+	w.must(err)
+	w.posts()
+	for range 3 {
+		_, err = dry.Pass(t.Context(), Scope{})
+		w.must(err)
+		_, err = dry.Verify(t.Context())
+		w.must(err)
+		w.set(december.Add(30 * time.Minute))
+		w.roll()
+	}
+	if n := len(w.posts()); n != 0 || len(a.links()) != 0 {
+		t.Errorf("a dry run made %d calls and stored %d links", n, len(a.links()))
+	}
+	var lines []Line
+	w.must(dry.Statement(t.Context(), nil, func(l Line) { lines = append(lines, l) }))
+	if len(lines) != 1 || lines[0].ToTell != 10 || lines[0].AmountCents != 20 {
+		t.Errorf("the statement says %+v", lines)
+	}
+	w.expect(w.report(), 1, 0)
+	a.expectAt("inbox", 10)
+}
+
+// otherAccount is the same data at another account of Stripe.
+func (w *world) otherAccount(a *tenant) (*Reporter, *stripetest.Server) {
+	w.t.Helper()
+	other := stripetest.New(stripetest.Options{Key: testKey, Account: "acct_other", Now: w.time})
+	server := httptest.NewServer(other)
+	w.t.Cleanup(server.Close)
+	other.CreateCustomer(a.customer, nil)
+	for _, agent := range terms.SampleCatalogue().Agents {
+		other.CreateMeter(agent.Meter)
+	}
+	o := w.Options
+	o.Stripe = NewStripe(testKey, server.URL)
+	r, err := New(o)
+	w.must(err)
+	return r, other
+}
+
+func TestOtherAccountIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	a.use("inbox", 510)
+	w.report()
+	r, other := w.otherAccount(a)
+	other.RecordCalls(true)
+	a.use("inbox", 520)
+	if _, err := r.Pass(t.Context(), Scope{ByHand: true}); !errors.Is(err, ErrMixed) {
+		t.Errorf("the pass ended with %v", err)
+	}
+	if got := other.Total(a.customer, "inbox_overage", begin.AddDate(-1, 0, 0), december); got != 0 {
+		t.Errorf("the other account was told %d", got)
+	}
+	w.expect(w.report(), 1, 0)
+	a.expectAt("inbox", 20)
+}
+
+// What was planned for one account and never sent goes to no other as it is.
+func TestUnsentLinkDoesNotGoToAnotherAccount(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	a.use("inbox", 510)
+	w.failTelling(stripetest.Unauthorized)
+	if _, err := w.Pass(t.Context(), Scope{}); !errors.Is(err, ErrKeyRefused) {
+		t.Fatal(err)
+	}
+	a.expectStates(Planned)
+	r, other := w.otherAccount(a)
+	result, err := r.Pass(t.Context(), Scope{ByHand: true})
+	w.must(err)
+	w.expect(result, 1, 0)
+	if got := other.Total(a.customer, "inbox_overage", begin.AddDate(-1, 0, 0), december); got != 10 {
+		t.Errorf("the other account was told %d", got)
+	}
+	a.expectStates(Refused, Taken)
+	if last := a.links()[1]; last.Account != "acct_other" {
+		t.Errorf("told to %s", last.Account)
+	}
+}
+
+func TestOtherSinkIsRefused(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	a.use("inbox", 510)
+	w.report()
+	a.use("inbox", 520)
+	if _, err := w.reporter(UsageRecords).Pass(t.Context(), Scope{ByHand: true}); !errors.Is(err, ErrMixed) {
+		t.Errorf("the pass ended with %v", err)
+	}
+	a.expectAt("inbox", 10)
+}
+
+// A tenant's customer changes: the old one's total goes to 0, the new one's
+// begins there.
+func TestMappingChangeMovesTheTotal(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	a.use("inbox", 510)
+	w.report()
+	old := *a
+	fresh := w.month("fresh") // brings a customer and a subscription at Stripe
+	w.exec(`delete from billing_periods where tenant_id = $1`, fresh.id)
+	a.customer, a.sub = fresh.customer, fresh.sub
+	a.subscribe(terms.Agreement{PlanID: plan500, Status: odometer.Active, Start: december.AddDate(0, -1, 0), End: december})
+	w.expect(w.report(), 2, 0)
+	old.expectAt("inbox", 0)
+	a.expectAt("inbox", 10)
+	a.use("inbox", 530)
+	w.report()
+	w.set(december.Add(3 * time.Hour))
+	w.roll()
+	w.expect(w.report(), 0, 0)
+	expectSettled(t, a, true)
+	if got, was := a.invoiced("inbox"), old.invoiced("inbox"); got != 30 || was != 0 {
+		t.Errorf("the new customer is invoiced %d, the old one %d", got, was)
+	}
+}
+
+func TestMoreThan15DigitsGoInParts(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	const most = 2_500_000_000_000_000
+	a.use("inbox", 500+most)
+	w.expect(w.report(), 3, 0)
+	a.expectAt("inbox", most)
+	a.use("inbox", 500)
+	w.expect(w.report(), 3, 0)
+	a.expectAt("inbox", 0)
+}
+
+func TestTimestampKeepsAMinuteFromTheEnds(t *testing.T) {
+	t.Parallel()
+	start := time.Date(2026, 11, 1, 10, 0, 0, 123456000, time.UTC)
+	for _, length := range []time.Duration{time.Second, time.Minute, 2 * time.Minute, 2*time.Minute + time.Second, time.Hour, 720 * time.Hour} {
+		p := &period{start: start, end: start.Add(length)}
+		keep := edge
+		if length < 2*edge+2*time.Second {
+			keep = 0 // there is no room
+		}
+		for _, now := range []time.Time{start.Add(-time.Hour), start, start.Add(length / 3), start.Add(length), start.Add(2 * length)} {
+			at := p.timestamp(now)
+			switch {
+			case length > time.Second && !p.holds(at):
+				t.Errorf("a period of %s at %s: %s is outside", length, now, at)
+			case at.Sub(p.start) < keep && keep > 0, p.end.Sub(at) < keep:
+				t.Errorf("a period of %s at %s: %s is at its edge", length, now, at)
+			case !at.Equal(at.Truncate(time.Second)):
+				t.Errorf("%s is no whole second", at)
+			}
+			if from, to := p.window(); at.Before(from) || !at.Before(to) {
+				t.Errorf("%s is outside of the window from %s to %s", at, from, to)
+			}
+		}
+	}
+}
+
+func TestReportersAtOnceTellOnce(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(o *stripetest.Options) { o.Latency = time.Millisecond })
+	all := w.crowd(30)
+	reporters := []*Reporter{w.Reporter, w.reporter(MeterEvents), w.reporter(MeterEvents)}
+	w.posts()
+	for round := range 2 {
+		var group sync.WaitGroup
+		for i := range 24 { // more than the pool has connections
+			group.Go(func() {
+				if _, err := reporters[i%len(reporters)].Pass(t.Context(), Scope{ByHand: i%2 == 0}); err != nil {
+					t.Errorf("a pass beside others ended with %v", err)
+				}
+			})
+		}
+		group.Wait()
+		expectAllAt(all, int64(10+10*round))
+		if n := len(w.posts()); n != 30*(round+1) {
+			t.Errorf("%d calls were made, want %d", n, 30*(round+1))
+		}
+		for _, a := range all {
+			a.use("inbox", 520)
+		}
+	}
+}
+
+// The last invoice of a subscription that has ended is final: nothing takes
+// what it lacks, and somebody is told.
+func TestCanceledTenantsOverageIsUnbillableAndFound(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	a.use("inbox", 510)
+	w.report()
+	a.use("inbox", 530)
+	w.stripe.UpdateSubscription(a.sub, func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = true })
+	w.set(december.Add(26 * time.Hour))
+	a.subscribe(terms.Agreement{PlanID: plan500, Status: odometer.Canceled, Start: december.AddDate(0, -1, 0), End: december})
+	w.roll()
+	w.expect(w.report(), 0, 1)
+	w.report()
+	a.expectAt("inbox", 10)
+	if got := w.openFindings("unbillable"); len(got) != 1 || got[0] != fmt.Sprintf("%s inbox %s", a.id, "2026-11-01T00:00:00Z") {
+		t.Errorf("findings %v", got)
+	}
+	expectSettled(t, a, true)
+}
+
+// Stripe takes a report and drops it later: nothing is sent again into the
+// period, and what its invoice lacks is carried.
+func TestDifferenceAtStripeIsAFindingNotAResend(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	a.use("inbox", 510)
+	w.failTelling(stripetest.RejectAsync)
+	w.expect(w.report(), 1, 0)
+	w.failTelling(stripetest.NoFault)
+	w.posts()
+	for range 3 {
+		w.pass(2 * time.Hour)
+		v, err := w.Verify(t.Context())
+		w.must(err)
+		if v.Different != 1 {
+			t.Errorf("verify came to %+v", v)
+		}
+		w.expect(w.report(), 0, 0)
+	}
+	if n := len(w.posts()); n != 0 || len(w.openFindings(kindDiffers)) != 1 {
+		t.Errorf("%d calls, findings %v", n, w.openFindings(kindDiffers))
+	}
+	w.set(december.Add(3 * time.Hour))
+	w.roll()
+	w.expect(w.report(), 1, 0)
+	w.set(december.AddDate(0, 1, 1))
+	w.roll()
+	w.report()
+	if got := a.invoiced("inbox"); got != 10 {
+		t.Errorf("invoiced %d, want 10", got)
+	}
+	expectSettled(t, a, true)
+}
