@@ -81,3 +81,23 @@ func Resolve(ctx context.Context, q querier, kind, subject, who, how string) err
 	}
 	return nil
 }
+
+const openSQL = `
+select subject
+from audit_findings
+where kind = $1
+  and resolved_at is null`
+
+// Open tells what the open findings of a kind are about.
+func Open(ctx context.Context, q querier, kind string) (map[string]bool, error) {
+	rows, _ := q.Query(ctx, openSQL, kind)
+	subjects, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return nil, fmt.Errorf("list open findings %s: %w", kind, err)
+	}
+	open := make(map[string]bool, len(subjects))
+	for _, subject := range subjects {
+		open[subject] = true
+	}
+	return open, nil
+}

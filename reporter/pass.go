@@ -44,7 +44,7 @@ type Result struct {
 const maxListed = 1000
 
 // pageSize is how many tenants are looked at together; it bounds a pass's memory.
-const pageSize = 250
+const pageSize = 1000
 
 // pass is one walk over the tenants.
 type pass struct {
@@ -54,6 +54,7 @@ type pass struct {
 	started time.Time
 	gen     *generation
 	raised  bool
+	parked  map[string]bool // subjects that are parked since before
 
 	mu       sync.Mutex
 	result   Result
@@ -178,7 +179,11 @@ func (r *Reporter) begin(ctx context.Context, scope Scope) (*pass, error) {
 	if err := r.dropUnsent(ctx, account); err != nil {
 		return nil, err
 	}
-	p := &pass{Reporter: r, scope: scope, started: r.now(), gen: g, items: map[string]map[string]string{}}
+	parked, err := findings.Open(ctx, r.Pool, kindParked)
+	if err != nil {
+		return nil, err
+	}
+	p := &pass{Reporter: r, scope: scope, started: r.now(), gen: g, parked: parked, items: map[string]map[string]string{}}
 	p.planner = planner{
 		now: p.started, sink: r.Sink, account: account, livemode: r.Stripe.Livemode, byHand: scope.ByHand, item: p.item,
 	}

@@ -29,7 +29,8 @@ func (r *Reporter) release(ctx context.Context, account string, v *Verification)
 	if stopped == nil || !errors.Is(stopped, ErrRestored) {
 		return stopped
 	}
-	if g.mirror == nil {
+	gone := g.mirror == nil
+	if gone {
 		if err := r.suspect(ctx, g); err != nil {
 			return errors.Join(stopped, err)
 		}
@@ -37,6 +38,10 @@ func (r *Reporter) release(ctx context.Context, account string, v *Verification)
 	surplus, err := r.surplus(ctx, account)
 	if err != nil {
 		return errors.Join(stopped, err)
+	}
+	// A mirror that was lost alone: Stripe shows just what the ledger knows.
+	if gone && len(surplus) == 0 {
+		return r.append(ctx, g, nil, v)
 	}
 	if err := r.shownInFull(ctx, g, surplus); err != nil {
 		return errors.Join(stopped, err)

@@ -148,11 +148,27 @@ func TestMissingMirrorStopsUntilCompared(t *testing.T) {
 	w.must(w.js.DeleteKeyValue(t.Context(), mirrorBucket))
 	a.use("inbox", 525)
 	w.expectStopped()
-	w.pass(2 * time.Hour)
-	w.expectNotReleased() // who knows what was sent until now
-	w.pass(time.Hour)
 	w.release(0)
 	w.expect(w.report(), 1, 0)
+	a.expectAt("inbox", 25)
+}
+
+func TestMissingMirrorOfARestoredLedgerWaits(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	a.use("inbox", 510)
+	w.report()
+	restore := w.backup()
+	a.use("inbox", 525)
+	w.report()
+	restore()
+	w.must(w.js.DeleteKeyValue(t.Context(), mirrorBucket))
+	w.expectStopped()
+	w.expectNotReleased() // who knows what was sent until now
+	w.pass(time.Hour)
+	w.release(1)
+	w.report()
 	a.expectAt("inbox", 25)
 }
 

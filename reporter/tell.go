@@ -141,7 +141,11 @@ func (p *pass) accept(ctx context.Context, l *Link, now time.Time) error {
 	}
 	p.toldLink(l)
 	p.Log.Info("overage told to Stripe", "tenant", l.Tenant, "agent", l.Agent, "units", l.Delta(), "customer", l.Customer)
-	return findings.Resolve(ctx, p.Pool, kindParked, parkedSubject(l.Tenant, l.Agent), "report", "Stripe has taken it")
+	subject := parkedSubject(l.Tenant, l.Agent)
+	if !p.parked[subject] {
+		return nil
+	}
+	return findings.Resolve(ctx, p.Pool, kindParked, subject, "report", "Stripe has taken it")
 }
 
 const kindParked = "report_parked"
