@@ -22,11 +22,12 @@ var arrows = map[string][]string{
 	"findings":           {},
 	"reporter":           {"", "terms", "findings"},
 	"query":              {""},
+	"audit":              {"", "ingest", "aggregator", "terms", "findings"},
 	"migrations":         {},
 	"migrations/localpg": {},
 	"cmd/odometer": {
 		"", "ingest", "terms", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
-		"retention", "query", "migrations", "migrations/localpg",
+		"retention", "query", "audit", "migrations", "migrations/localpg",
 	},
 
 	// Parts of the reporter's stage.

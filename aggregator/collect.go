@@ -18,6 +18,7 @@ type item struct {
 	event   odometer.Event
 	id      uuid.UUID           // the event's
 	reject  *odometer.Rejection // why the message cannot be an event
+	retried *retrial            // of a dead letter that is judged anew; nil for a message that is read
 }
 
 // correction reports whether the item may bring a balance below zero. Those

@@ -16,6 +16,9 @@ const commitTimeout = time.Minute
 // is finished also when ctx ends meanwhile.
 func (w *worker) commitAll(ctx context.Context) error {
 	for b := range w.ready {
+		if err := w.holdBack(ctx, b); err != nil {
+			return err
+		}
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -96,7 +99,7 @@ func (w *worker) isolate(ctx context.Context, b *batch, constraint, refusal stri
 		}
 		it.reject = &odometer.Rejection{Reason: odometer.Malformed, Detail: "the database refuses it: " + refusal}
 		if constraint == "usage_counters_not_negative" {
-			if err := w.rejectNegative(ctx, it); err != nil {
+			if err := w.rejectNegative(ctx, w.a.Pool, it); err != nil {
 				return err
 			}
 		}
@@ -124,11 +127,11 @@ where c.tenant_id = $1
   and c.period_start = $3`
 
 // rejectNegative makes the refusal of a correction tell the balance.
-func (w *worker) rejectNegative(ctx context.Context, it *item) error {
+func (w *worker) rejectNegative(ctx context.Context, q querier, it *item) error {
 	e := &it.event
-	period := odometer.Place(w.terms.tenants[e.Tenant].Periods, e.OccurredAt, e.Position)
+	period := it.place(w.terms.tenants[e.Tenant].Periods)
 	var balance int64
-	rows, _ := w.a.Pool.Query(ctx, balanceSQL, e.Tenant, e.Agent, period.Start)
+	rows, _ := q.Query(ctx, balanceSQL, e.Tenant, e.Agent, period.Start)
 	for rows.Next() {
 		if err := rows.Scan(&balance, nil); err != nil {
 			return fmt.Errorf("read the balance of %s/%s: %w", e.Tenant, e.Agent, err)
@@ -137,8 +140,12 @@ func (w *worker) rejectNegative(ctx context.Context, it *item) error {
 	if err := rows.Err(); err != nil {
 		return fmt.Errorf("read the balance of %s/%s: %w", e.Tenant, e.Agent, err)
 	}
-	it.reject = &odometer.Rejection{Reason: odometer.NegativeBalance, Detail: fmt.Sprintf(
-		"quantity %d would bring the balance of %d in the period from %s below zero",
-		e.Quantity, balance, period.Start.Format(time.RFC3339))}
+	it.reject = belowZero(e.Quantity, balance, period.Start)
 	return nil
+}
+
+func belowZero(quantity, balance int64, period time.Time) *odometer.Rejection {
+	return &odometer.Rejection{Reason: odometer.NegativeBalance, Detail: fmt.Sprintf(
+		"quantity %d would bring the balance of %d in the period from %s below zero",
+		quantity, balance, period.Format(time.RFC3339))}
 }

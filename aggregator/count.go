@@ -136,39 +136,60 @@ select
 
 // insert opens the transaction and does everything but the bookkeeping.
 func (w *worker) insert(ctx context.Context, conn *pgx.Conn, b *batch, j *judged, events []placed, t *tally) error {
+	var steps pgx.Batch
+	steps.Queue("begin")
+	fresh, err := w.insertAfter(ctx, conn, &steps, b, j, events, t)
+	if err != nil {
+		return err
+	}
+	return w.sortOut(ctx, conn, events, j.homeless, fresh, t)
+}
+
+// insertAfter takes the steps, which answer nothing, then advances the
+// position and counts; it tells how many of the events were new.
+func (w *worker) insertAfter(ctx context.Context, conn *pgx.Conn, steps *pgx.Batch, b *batch, j *judged, events []placed, t *tally) (fresh int, err error) {
 	c := newColumns(len(events))
 	for _, p := range events {
 		c.add(p.item, p.period)
 	}
-	var steps pgx.Batch
-	steps.Queue("begin")
+	before := steps.Len()
 	steps.Queue(countSQL,
 		w.partition, w.at.Epoch, w.at.Seq, j.version, b.seq, nullTime(b.storedAt), nullTime(b.completeUntil()),
 		c.tenant, c.id, c.agent, c.kind, c.action, c.resource, c.quantity, c.key,
 		c.metadata, c.occurred, c.recorded, c.period, c.epoch, c.seq)
-	answers := conn.SendBatch(ctx, &steps)
+	answers := conn.SendBatch(ctx, steps)
 	defer answers.Close()
-	if _, err := answers.Exec(); err != nil {
-		return fmt.Errorf("begin to count: %w", err)
+	for range before {
+		if _, err := answers.Exec(); err != nil {
+			return 0, fmt.Errorf("begin to count: %w", err)
+		}
 	}
-	var advanced, fresh, sums, counters int
+	if fresh, err = w.readCount(answers, len(events), t); err != nil {
+		return 0, err
+	}
+	if err := answers.Close(); err != nil {
+		return 0, fmt.Errorf("count %d events of partition %d: %w", len(events), w.partition, err)
+	}
+	return fresh, nil
+}
+
+// readCount reads what countSQL answers.
+func (w *worker) readCount(answers pgx.BatchResults, events int, t *tally) (fresh int, err error) {
+	var advanced, sums, counters int
 	var tenants []uuid.UUID
 	var agents []string
 	var overages []int64
-	err := answers.QueryRow().Scan(&advanced, &fresh, &sums, &counters, &tenants, &agents, &overages)
+	err = answers.QueryRow().Scan(&advanced, &fresh, &sums, &counters, &tenants, &agents, &overages)
 	switch {
 	case err != nil:
-		return fmt.Errorf("count %d events of partition %d: %w", len(events), w.partition, err)
+		return 0, fmt.Errorf("count %d events of partition %d: %w", events, w.partition, err)
 	case advanced == 0:
-		return errTerms // or moved; whoever reads the terms again finds out
+		return 0, errTerms // or moved; whoever reads the terms again finds out
 	case sums != counters:
-		return fmt.Errorf("count %d events of partition %d: %d sums found %d counters", len(events), w.partition, sums, counters)
-	}
-	if err := answers.Close(); err != nil {
-		return fmt.Errorf("count %d events of partition %d: %w", len(events), w.partition, err)
+		return 0, fmt.Errorf("count %d events of partition %d: %d sums found %d counters", events, w.partition, sums, counters)
 	}
 	for i := range tenants {
 		t.crossed = append(t.crossed, crossing{tenants[i], agents[i], overages[i]})
 	}
-	return w.sortOut(ctx, conn, events, j.homeless, fresh, t)
+	return fresh, nil
 }

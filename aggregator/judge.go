@@ -84,7 +84,7 @@ func (t *termsInForce) judge(b *batch) (j *judged, due map[uuid.UUID]time.Time) 
 			j.homeless = append(j.homeless, it)
 			continue
 		}
-		period := odometer.Place(tenant.Periods, e.OccurredAt, e.Position)
+		period := it.place(tenant.Periods)
 		switch {
 		case period != nil:
 			j.events = append(j.events, placed{it, period.Start})

@@ -67,8 +67,8 @@ func NewMetrics(r prometheus.Registerer, perTenant bool) *Metrics {
 
 // know makes a series at 0 for each agent and action of the catalogue.
 func (m *Metrics) know(c *odometer.Catalogue) {
-	if m.perTenant {
-		return // the tenants of a series are known when they send
+	if m == nil || m.perTenant {
+		return // nobody asks, or the tenants of a series are known when they send
 	}
 	for _, agent := range c.Agents {
 		for _, action := range slices.Concat(agent.Actions, []string{odometer.AdjustmentAction}) {

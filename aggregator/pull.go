@@ -39,25 +39,31 @@ type pull struct {
 	reply   string // the present request's
 	open    int    // messages that it may still bring
 	heard   time.Time
+	pending uint64 // messages that the stream held for us when we began
 }
 
 // newPull opens a consumer that begins behind a sequence. (A filter per
 // partition was measured several times slower than one reader for all.)
-func newPull(ctx context.Context, nc *nats.Conn, stream jetstream.Stream, behind int64) (*pull, error) {
-	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
+func newPull(ctx context.Context, nc *nats.Conn, stream jetstream.Stream, behind int64, narrow ...func(*jetstream.ConsumerConfig)) (*pull, error) {
+	config := jetstream.ConsumerConfig{
 		DeliverPolicy:     jetstream.DeliverByStartSequencePolicy,
 		OptStartSeq:       uint64(behind + 1),
 		AckPolicy:         jetstream.AckNonePolicy,
 		InactiveThreshold: consumerIdle,
 		MemoryStorage:     true,
 		Replicas:          1,
-	})
+	}
+	for _, change := range narrow {
+		change(&config)
+	}
+	consumer, err := stream.CreateConsumer(ctx, config)
 	if err != nil {
 		return nil, natsError(fmt.Errorf("read from sequence %d: %w", behind+1, err))
 	}
 	p := &pull{
 		nc: nc, inbox: nc.NewInbox(), arrived: make(chan *nats.Msg, 256),
-		next: "$JS.API.CONSUMER.MSG.NEXT." + ingest.StreamName + "." + consumer.CachedInfo().Name,
+		next:    "$JS.API.CONSUMER.MSG.NEXT." + ingest.StreamName + "." + consumer.CachedInfo().Name,
+		pending: consumer.CachedInfo().NumPending,
 	}
 	p.sub, err = nc.Subscribe(p.inbox+".*", func(msg *nats.Msg) {
 		select {

@@ -55,8 +55,7 @@ func (w *worker) sortOut(ctx context.Context, conn *pgx.Conn, events []placed, h
 		case n < len(events):
 			t.counted = append(t.counted, i)
 		default:
-			t.dead = append(t.dead, deadLetter{i, odometer.Rejection{
-				Reason: odometer.NoBillingPeriod, Detail: w.terms.homelessness(&i.event)}})
+			t.dead = append(t.dead, w.unhoused(i))
 		}
 	}
 	if len(t.counted) != fresh {

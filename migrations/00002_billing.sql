@@ -186,6 +186,32 @@ create table job_acts (
     result text
 );
 
+-- Dead letters and people -----------------------------------------------------
+
+-- What became of a dead letter: when, by whom and why.
+--
+-- retry_closed_until is the end of the tenant's last closed period at the
+-- retry. The position of the retry alone does not tell: while nothing arrives,
+-- a close before and a close after the retry have the same one.
+--
+-- judged_by names the terms under which the letter was last judged. While they
+-- are in force there is no sense in judging it again.
+alter table dead_letters
+    add column retry_closed_until timestamptz,
+    add column decided_at timestamptz,
+    add column decided_by text,
+    add column why text,
+    add column judged_by text;
+
+-- In which batch a message was read.
+create index batches_spans on batches (partition, stream_epoch, to_seq);
+
+create index dead_letters_open on dead_letters (reason, tenant_id, judged_by) where state = 'open';
+create index dead_letters_retried on dead_letters (retry_epoch, retry_seq) where state = 'retried';
+
 -- +goose Down
+drop index dead_letters_open, dead_letters_retried, batches_spans;
+alter table dead_letters
+    drop column retry_closed_until, drop column decided_at, drop column decided_by, drop column why, drop column judged_by;
 drop table job_acts, jobs, audit_findings, usage_alerts, stripe_hooks, period_invoices, overage_reports, ledger;
 drop index subscriptions_stripe_customer, subscriptions_stripe_subscription, billing_periods_unsettled, billing_periods_unclosed;

@@ -30,6 +30,7 @@ import (
 
 type demoCmd struct {
 	For     time.Duration `help:"Stop by itself after this time, check the books, and exit by the check." placeholder:"TIME"`
+	Drill   bool          `help:"Damage the books before the end, and show that each damage is found and repaired."`
 	Rate    int           `default:"200" help:"Events that the agents publish in a second."`
 	Addr    string        `default:"127.0.0.1:8080" help:"Where the API listens."`
 	DataDir string        `help:"Keep stream and database here between runs; without it they are temporary." placeholder:"DIR"`
@@ -160,15 +161,19 @@ func (d *demo) startStream(context.Context) (err error) {
 	if d.server, err = startNATS(filepath.Join(d.dir, "nats")); err != nil {
 		return err
 	}
-	d.atStop(func() {
-		d.server.Shutdown()
-		d.server.WaitForShutdown()
-	})
-	if d.nats, err = connectInside(d.server); err != nil {
-		return err
+	d.atStop(func() { d.stopStream() })
+	// Over its address, so that the connection outlives a restart.
+	d.nats, err = nats.Connect(d.server.ClientURL(), nats.Name("odometer demo"), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+	if err != nil {
+		return fmt.Errorf("connect to NATS inside: %w", err)
 	}
 	d.atStop(d.nats.Close)
 	return nil
+}
+
+func (d *demo) stopStream() {
+	d.server.Shutdown()
+	d.server.WaitForShutdown()
 }
 
 func (d *demo) prepareBooks(ctx context.Context) error {
@@ -230,7 +235,7 @@ func (d *demo) perform(ctx context.Context) error {
 	}
 	d.ops = freeAddress("127.0.0.1:9090")
 	house := services{
-		t: d.inside(), pool: d.pool, nats: d.nats, registry: d.registry, aggregates: true,
+		t: d.inside(), pool: d.pool, nats: d.nats, registry: d.registry, drift: newDrift(), aggregates: true,
 		httpAddr: d.Addr, opsAddr: d.ops, keys: keys, requestsPerMinute: 10, synced: true,
 		reporting: d.reporting, hookSecret: demoHookSecret, jobsEvery: demoRhythm,
 	}
@@ -291,7 +296,11 @@ func (d *demo) work(ctx, serving context.Context) (finding error, err error) {
 	if serving.Err() != nil {
 		return nil, nil // the service that failed tells why
 	}
-	return d.check(serving, agents, before)
+	if finding, err = d.check(serving, agents, before); err != nil || !d.Drill {
+		return finding, err
+	}
+	damaged, err := d.drill(serving)
+	return errors.Join(finding, damaged), err
 }
 
 func (d *demo) sayWhere() {

@@ -6,9 +6,12 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/stripe/stripe-go/v76"
 
 	"odometer"
 	"odometer/reporter"
@@ -54,7 +57,7 @@ func (d *demo) startStripe(ctx context.Context) error {
 			return err
 		}
 	}
-	return nil
+	return d.remind(ctx)
 }
 
 // createSubscription makes a tenant's customer and subscription, with the
@@ -132,29 +135,53 @@ func (d *demo) compareStripe(ctx context.Context) ([]comparison, error) {
 	if err != nil {
 		return nil, err
 	}
-	sent, err := d.sent(ctx)
+	accepted, err := d.accepted(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return []comparison{
 		{"units of overage in periods that are not settled = units told", overage, told},
-		{"units that Stripe has accepted = units on its meters", sent, d.metered()},
+		{"units that Stripe has accepted = units on its meters", accepted, d.metered()},
 	}, nil
 }
 
-// sent is what the ledger says that this run's Stripe accepted: that of an
-// earlier run is gone.
-func (d *demo) sent(ctx context.Context) (units int64, err error) {
+// accepted is what the ledger says that Stripe has on its meters.
+func (d *demo) accepted(ctx context.Context) (units int64, err error) {
 	err = d.pool.QueryRow(ctx, `
 select coalesce(sum(to_total - from_total), 0)::bigint
 from overage_reports
 where state in ('accepted', 'verified')
-  and origin = 'told'
-  and first_attempt_at >= $1`, d.began).Scan(&units)
+  and origin <> 'invoiced'`).Scan(&units)
 	if err != nil {
 		return 0, fmt.Errorf("add up what Stripe accepted: %w", err)
 	}
 	return units, nil
+}
+
+// remind tells a new stand-in what the one of an earlier run was told: it keeps
+// nothing, and Stripe would have.
+func (d *demo) remind(ctx context.Context) error {
+	rows, _ := d.pool.Query(ctx, `
+select meter, stripe_customer, to_total - from_total, reported_at, identifier
+from overage_reports
+where state in ('accepted', 'verified')
+  and origin <> 'invoiced'
+order by reported_at`)
+	account := reporter.NewStripe(demoStripeKey, d.stripeURL).API
+	var meter, customer, identifier string
+	var units int64
+	var at time.Time
+	_, err := pgx.ForEachRow(rows, []any{&meter, &customer, &units, &at, &identifier}, func() error {
+		_, err := account.BillingMeterEvents.New(&stripe.BillingMeterEventParams{
+			EventName: &meter, Identifier: &identifier, Timestamp: stripe.Int64(at.Unix()),
+			Payload: map[string]string{"stripe_customer_id": customer, "value": strconv.FormatInt(units, 10)},
+		})
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("tell the stand-in what it knew: %w", err)
+	}
+	return nil
 }
 
 // metered is what this run's Stripe has on its meters.

@@ -14,10 +14,15 @@ import (
 // dir and syncs it before it acknowledges. It listens on a free loopback port,
 // for publishers from outside.
 func startNATS(dir string) (*natsserver.Server, error) {
+	return startNATSAt(dir, natsserver.RANDOM_PORT)
+}
+
+// startNATSAt is startNATS on a given port.
+func startNATSAt(dir string, port int) (*natsserver.Server, error) {
 	server, err := natsserver.NewServer(&natsserver.Options{
 		ServerName: "odometer",
 		Host:       "127.0.0.1",
-		Port:       natsserver.RANDOM_PORT,
+		Port:       port,
 		JetStream:  true,
 		StoreDir:   dir,
 		SyncAlways: true,

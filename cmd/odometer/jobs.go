@@ -29,6 +29,8 @@ func jobTable(does map[string]work) []job {
 		{name: "rollover", every: time.Minute},
 		{name: "report", every: time.Minute, at: "01:00"},
 		{name: "verify", every: time.Hour},
+		{name: "reconcile", at: "03:00", within: 6 * time.Hour},
+		{name: "deadletters_retry", every: time.Minute, partOf: "rollover"}, // what they lacked may have come
 		{name: "alerts", every: time.Minute},
 		{name: "alerts_delivery", every: time.Minute, partOf: "alerts"}, // its own, so that Slack delays no look
 		{name: "retention", at: "02:00"},

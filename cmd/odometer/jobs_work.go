@@ -20,8 +20,12 @@ type jobSettings struct {
 	EventRetention days `help:"How long events are kept after they were stored." default:"90d" env:"ODOMETER_EVENT_RETENTION"`
 }
 
-// tellingJobs speak to Stripe, and keep the mirror of the ledger in NATS.
-var tellingJobs = []string{"report", "verify"}
+// Jobs that read the stream, or keep the mirror of the ledger in NATS when they
+// tell Stripe.
+var (
+	readingJobs = []string{"reconcile"}
+	tellingJobs = []string{"report", "verify"}
+)
 
 // table is the jobs with what they do, and what to call when they are done
 // with. NATS is asked for only by the one that needs it.
@@ -35,7 +39,7 @@ func (s *jobSettings) table(t *terminal, pool *pgxpool.Pool, name string) (jobs 
 	}
 	var nc *nats.Conn
 	done = func() {}
-	if sink != reporter.DryRun && slices.Contains(tellingJobs, name) {
+	if slices.Contains(readingJobs, name) || sink != reporter.DryRun && slices.Contains(tellingJobs, name) {
 		if nc, err = s.connect("jobs", false); err != nil {
 			return nil, nil, err
 		}

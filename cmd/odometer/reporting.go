@@ -9,6 +9,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"odometer"
+	"odometer/aggregator"
+	"odometer/audit"
 	"odometer/reporter"
 	"odometer/reporter/alerts"
 	"odometer/reporter/subscriptions"
@@ -29,12 +31,14 @@ type reportingSettings struct {
 type reporting struct {
 	t        *terminal
 	pool     *pgxpool.Pool
+	nats     *nats.Conn          // nil for jobs by hand that need none
 	reporter *reporter.Reporter  // nil when it would need NATS and there is none
 	sync     *subscriptions.Sync // nil without a Stripe key
 	alerts   *alerts.Alerts
 	grace    time.Duration
 	keep     time.Duration // of events
-	eager    bool          // each scheduled pass looks at everything, for the demo
+	drifted  func(counters int64)
+	eager    bool // each scheduled pass looks at everything, for the demo
 }
 
 // reporting puts the parts together; nc may be nil for jobs that tell Stripe
@@ -52,7 +56,7 @@ func (s *reportingSettings) reporting(t *terminal, pool *pgxpool.Pool, nc *nats.
 		return nil, err
 	}
 	r := &reporting{
-		t: t, pool: pool, grace: s.CloseGrace, keep: keep,
+		t: t, pool: pool, nats: nc, grace: s.CloseGrace, keep: keep,
 		alerts: alerts.New(alerts.Options{Pool: pool, Log: t.log, SlackURL: slack}),
 	}
 	if nc != nil || sink == reporter.DryRun {
@@ -76,13 +80,15 @@ func (r *reporting) lookAt(ctx context.Context, customer string) error {
 // works are what the jobs do.
 func (r *reporting) works() map[string]work {
 	return map[string]work{
-		"rollover":        r.rollOver,
-		"report":          r.report,
-		"verify":          r.verify,
-		"alerts":          r.look,
-		"alerts_delivery": r.deliver,
-		"retention":       r.retain,
-		"subscriptions":   r.compare,
+		"rollover":          r.rollOver,
+		"deadletters_retry": r.retryLetters,
+		"report":            r.report,
+		"verify":            r.verify,
+		"reconcile":         r.reconcile,
+		"alerts":            r.look,
+		"alerts_delivery":   r.deliver,
+		"retention":         r.retain,
+		"subscriptions":     r.compare,
 	}
 }
 
@@ -151,6 +157,49 @@ func (r *reporting) verify(ctx context.Context, s slot) error {
 		}
 	}
 	return err
+}
+
+// retryLetters judges dead letters again whose reason may have gone.
+func (r *reporting) retryLetters(ctx context.Context, _ slot) error {
+	retried, err := aggregator.RetryLacking(ctx, r.pool)
+	if retried > 0 {
+		r.t.log.Info("dead letters count now", "letters", retried)
+	}
+	return err
+}
+
+// reconcile audits the books and repairs counters from events that the stream
+// bears out.
+func (r *reporting) reconcile(ctx context.Context, s slot) error {
+	if r.nats == nil {
+		return missing("nats-url")
+	}
+	options := audit.Options{Pool: r.pool, NATS: r.nats, Log: r.t.log, Drift: r.drifted}
+	if r.reporter != nil && r.reporter.Stripe != nil {
+		options.Stripe = stripeChecks(r.reporter)
+	}
+	result, err := audit.Reconcile(ctx, options, audit.Scope{}, audit.How{Who: byWhom(s)}, nil)
+	if err != nil {
+		return err
+	}
+	if s.byHand {
+		printAudit(r.t, result.Report)
+		printRepairs(r.t, result)
+		if !result.Done() {
+			return errSaid
+		}
+		return nil
+	}
+	r.t.log.Info("the books were audited", "different", result.Report.Different, "repaired", len(result.Repaired), "left", len(result.Left))
+	return nil
+}
+
+// byWhom is who repairs: a person by hand, else the job.
+func byWhom(s slot) string {
+	if s.byHand {
+		return operator()
+	}
+	return "job reconcile"
 }
 
 // look records what people should be told.

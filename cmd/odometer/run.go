@@ -73,16 +73,12 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	defer pool.Close()
 	s := services{
-		t: t, pool: pool, registry: newRegistry(),
+		t: t, pool: pool, registry: newRegistry(), drift: newDrift(),
 		httpAddr: c.HTTPAddr, opsAddr: c.OpsAddr, monitorURL: c.NATSMonitorURL, aggregates: c.runs(aggregatorService),
 		stream: stream, batchSize: c.BatchSize, metricsPerTenant: c.MetricsPerTenant,
 		requestsPerMinute: c.UsageRequestsPerMinute,
 	}
-	_, sink, err := c.account()
-	if err != nil {
-		return err
-	}
-	if s.aggregates || c.runs(reporterService) && sink != reporter.DryRun {
+	if s.aggregates || c.runs(reporterService) {
 		if s.nats, err = c.connect("run", true); err != nil {
 			return err
 		}
@@ -107,6 +103,7 @@ func (c *runCmd) addReporting(s *services) (err error) {
 	if s.reporting, err = c.reporting(s.t, s.pool, s.nats, time.Duration(c.EventRetention), metrics); err != nil {
 		return err
 	}
+	s.reporting.drifted = func(counters int64) { s.drift.Set(float64(counters)) }
 	if s.hookSecret, err = secret("stripe-webhook-secret", c.StripeWebhookSecret, c.StripeWebhookSecretFile); err != nil {
 		return err
 	}
@@ -150,6 +147,7 @@ type services struct {
 	pool     *pgxpool.Pool
 	nats     *nats.Conn // nil where neither the aggregator nor the reporter needs it
 	registry *prometheus.Registry
+	drift    prometheus.Gauge
 
 	httpAddr, opsAddr string
 	monitorURL        string
@@ -166,13 +164,20 @@ type services struct {
 	jobsEvery  time.Duration // another rhythm than the table's, for the demo
 }
 
+func newDrift() prometheus.Gauge {
+	return prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "usage_counter_drift",
+		Help: "Counters that were not the sum of their events when they were last audited.",
+	})
+}
+
 func (s *services) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	ops, err := listen(s.opsAddr, "ops-addr")
 	if err != nil {
 		return err
 	}
-	s.registry.MustRegister(reporter.NewCollector(s.pool, s.metricsPerTenant, s.t.log))
+	s.registry.MustRegister(reporter.NewCollector(s.pool, s.metricsPerTenant, s.t.log), s.drift)
 	received := make(chan struct{}, 1)
 	if handler := s.httpHandler(received); handler != nil {
 		api, err := listen(s.httpAddr, "http-addr")

@@ -1,0 +1,55 @@
+package aggregator
+
+import (
+	"math"
+	"time"
+
+	"github.com/google/uuid"
+
+	"odometer"
+)
+
+// retrial is what a dead letter that is judged anew finds its period by: not
+// its own position, where it was no event, but the moment of its retry.
+type retrial struct {
+	now         bool       // it is being retried: what is closed is closed
+	closedUntil *time.Time // it was retried before: the end of its tenant's last period that was closed then
+}
+
+// endOfTime lies after every close.
+var endOfTime = odometer.Position{Epoch: math.MaxInt32, Seq: math.MaxInt64}
+
+// place finds the period that takes an item, nil for none.
+func (i *item) place(periods []odometer.Period) *odometer.Period {
+	e := &i.event
+	switch {
+	case i.retried == nil:
+		return odometer.Place(periods, e.OccurredAt, e.Position)
+	case i.retried.now:
+		return odometer.Place(periods, e.OccurredAt, endOfTime)
+	}
+	then := make([]odometer.Period, len(periods))
+	for n, p := range periods {
+		p.ClosedAt = nil
+		if until := i.retried.closedUntil; until != nil && !p.End.After(*until) {
+			p.ClosedAt = &odometer.Position{}
+		}
+		then[n] = p
+	}
+	return odometer.Place(then, e.OccurredAt, endOfTime)
+}
+
+// closedUntil is the end of a tenant's last closed period, nil for none.
+func (t *termsInForce) closedUntil(id uuid.UUID) *time.Time {
+	tenant := t.tenants[id]
+	if tenant == nil {
+		return nil
+	}
+	var until *time.Time
+	for n := range tenant.Periods {
+		if tenant.Periods[n].ClosedAt != nil {
+			until = &tenant.Periods[n].End
+		}
+	}
+	return until
+}

@@ -1,0 +1,261 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"odometer"
+	"odometer/ingest"
+	"odometer/terms"
+)
+
+type adjustCmd struct {
+	databaseSettings
+	natsSettings
+	streamSettings
+	Tenant     tenant        `required:"" help:"The tenant's UUID." placeholder:"UUID"`
+	Agent      string        `required:"" help:"The agent's id." placeholder:"ID"`
+	Quantity   units         `required:"" help:"Units to add, or with a minus to take away." placeholder:"±N"`
+	Reason     string        `required:"" help:"Why; it is kept with the correction." placeholder:"TEXT"`
+	Key        *string       `help:"The idempotency key; a new one when not given. Of a key that is used again the correction counts once." placeholder:"KEY"`
+	OccurredAt *time.Time    `help:"The time that is corrected, which says the billing period; now when not given." placeholder:"TIME"`
+	Wait       time.Duration `help:"How long to wait until it is counted." default:"10s"`
+	JSON       bool          `help:"Print JSON."`
+}
+
+// units may be negative, which a flag's value otherwise cannot begin with.
+type units int64
+
+// Decode takes the next argument as it is.
+func (u *units) Decode(ctx *kong.DecodeContext) error {
+	text := fmt.Sprint(ctx.Scan.Pop().Value)
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n == 0 || n < -odometer.MaxQuantity || n > odometer.MaxQuantity {
+		return fmt.Errorf("%q: want a whole number from -%d to %d, not 0", text, odometer.MaxQuantity, odometer.MaxQuantity)
+	}
+	*u = units(n)
+	return nil
+}
+
+// maxReasonBytes keeps the correction's metadata below its limit.
+const maxReasonBytes = 4 << 10
+
+func (c *adjustCmd) check() error {
+	switch {
+	case !odometer.ValidAgent(c.Agent):
+		return usagef("--agent %q: want a lower-case letter, then up to 31 of a-z, 0-9, _ and -", c.Agent)
+	case strings.TrimSpace(c.Reason) == "":
+		return usagef("--reason is empty: say why, it is kept with the correction")
+	case len(c.Reason) > maxReasonBytes:
+		return usagef("--reason has %d bytes: want at most %d", len(c.Reason), maxReasonBytes)
+	case c.Key != nil && *c.Key == "":
+		return usagef("--key is empty: give a key, or leave the flag out for a new one")
+	case c.Wait <= 0:
+		return usagef("--wait %s: want more than 0", c.Wait)
+	}
+	return nil
+}
+
+// Run sends a correction through the stream and waits for what becomes of it.
+func (c *adjustCmd) Run(ctx context.Context, t *terminal) error {
+	if err := c.check(); err != nil {
+		return err
+	}
+	config, err := c.streamConfig()
+	if err != nil {
+		return err
+	}
+	e, err := c.event()
+	if err != nil {
+		return err
+	}
+	pool, err := c.openMigrated(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	ack, err := c.publish(ctx, config, e)
+	if err != nil {
+		return err
+	}
+	became, err := c.await(ctx, pool, e, ack)
+	if err != nil {
+		return err
+	}
+	return c.say(t, e, became)
+}
+
+// event is the correction that the flags say.
+func (c *adjustCmd) event() (ingest.Event, error) {
+	metadata, err := json.Marshal(map[string]string{"reason": strings.TrimSpace(c.Reason), "by": operator()})
+	if err != nil {
+		return ingest.Event{}, usagef("--reason: %w", err)
+	}
+	e := ingest.Event{
+		Kind: odometer.Adjustment, Tenant: uuid.UUID(c.Tenant), Agent: c.Agent,
+		IdempotencyKey: uuid.NewString(), Quantity: int64(c.Quantity), Metadata: metadata,
+	}
+	if c.Key != nil {
+		e.IdempotencyKey = *c.Key
+	}
+	if c.OccurredAt != nil {
+		e.OccurredAt = *c.OccurredAt
+	}
+	return e, nil
+}
+
+func (c *adjustCmd) publish(ctx context.Context, config ingest.StreamConfig, e ingest.Event) (ingest.Ack, error) {
+	nc, err := c.connect("adjust", false)
+	if err != nil {
+		return ingest.Ack{}, err
+	}
+	defer nc.Close()
+	if err := ensureStream(ctx, nc, config); err != nil {
+		return ingest.Ack{}, err
+	}
+	publisher, err := ingest.NewPublisher(nc)
+	if err != nil {
+		return ingest.Ack{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, patience)
+	defer cancel()
+	ack, err := publisher.Publish(ctx, e)
+	var rejection *odometer.Rejection
+	switch {
+	case errors.As(err, &rejection):
+		return ack, usageError{fmt.Errorf("the correction is not valid: %w", rejection)}
+	case errors.Is(err, context.DeadlineExceeded):
+		return ack, unreachable{fmt.Errorf("%w: repeat the command with --key %s, which is safe", err, e.IdempotencyKey)}
+	}
+	return ack, err
+}
+
+// correction is what became of a correction.
+type correction struct {
+	Key         string     `json:"idempotency_key"`
+	Seq         uint64     `json:"stream_seq"`
+	State       string     `json:"state"` // counted, duplicate or refused
+	Before      *int64     `json:"before,omitempty"`
+	After       *int64     `json:"after,omitempty"`
+	PeriodStart *time.Time `json:"period_start,omitempty"`
+	Reason      string     `json:"reason,omitempty"` // of the refusal
+	Detail      string     `json:"detail,omitempty"`
+}
+
+// await looks until the correction's partition is read through it.
+func (c *adjustCmd) await(ctx context.Context, pool *pgxpool.Pool, e ingest.Event, ack ingest.Ack) (*correction, error) {
+	deadline := time.Now().Add(c.Wait)
+	for {
+		became, through, err := look(ctx, pool, e, ack)
+		if err != nil || became != nil {
+			return became, err
+		}
+		if time.Now().After(deadline) {
+			return nil, unreachable{fmt.Errorf("the correction is stored at sequence %d and not counted yet after %s; its partition is read through %d: check that odometer run aggregator runs and that no replay is under way, then repeat the command with --key %s, which is safe",
+				ack.Seq, c.Wait, through, e.IdempotencyKey)}
+		}
+		if err := pauseFor(ctx, 20*time.Millisecond); err != nil {
+			return nil, fmt.Errorf("interrupted: the correction is stored at sequence %d and will be counted; see what became of it with --key %s", ack.Seq, e.IdempotencyKey)
+		}
+	}
+}
+
+const readThroughSQL = `
+select stream_epoch, seq
+from stream_positions
+where partition = $1`
+
+const refusedSQL = `
+select reason, detail
+from dead_letters
+where stream_epoch = $1
+  and stream_seq = $2
+  and tenant_id = $3
+  and state = 'open'`
+
+const correctionSQL = `
+select e.stream_epoch = $3 and e.stream_seq = $4, e.period_start, c.count, c.count - e.quantity
+from usage_events e
+join usage_counters c using (tenant_id, agent, period_start)
+where e.tenant_id = $1
+  and e.event_id = $2`
+
+// look tells in one snapshot what became of the correction; nil while its
+// partition is read only through an earlier message.
+func look(ctx context.Context, pool *pgxpool.Pool, e ingest.Event, ack ingest.Ack) (became *correction, through int64, err error) {
+	partitions, err := terms.Partitions(ctx, pool)
+	if err != nil || partitions == 0 {
+		return nil, 0, err
+	}
+	err = pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		var epoch int32
+		if err := tx.QueryRow(ctx, readThroughSQL, odometer.PartitionOf(e.Tenant, partitions)).Scan(&epoch, &through); err != nil {
+			return fmt.Errorf("look how far the partition is read: %w", err)
+		}
+		if through < int64(ack.Seq) {
+			return nil
+		}
+		became, err = outcome(ctx, tx, e, ack, odometer.Position{Epoch: epoch, Seq: int64(ack.Seq)})
+		return err
+	})
+	return became, through, err
+}
+
+// outcome is what became of a correction that was read.
+func outcome(ctx context.Context, tx pgx.Tx, e ingest.Event, ack ingest.Ack, at odometer.Position) (*correction, error) {
+	became := &correction{Key: e.IdempotencyKey, Seq: ack.Seq}
+	err := tx.QueryRow(ctx, refusedSQL, at.Epoch, at.Seq, e.Tenant).Scan(&became.Reason, &became.Detail)
+	if err == nil {
+		became.State = "refused"
+		return became, nil
+	}
+	if !errors.Is(err, pgx.ErrNoRows) {
+		return nil, fmt.Errorf("look for a dead letter: %w", err)
+	}
+	identity := odometer.Event{Kind: e.Kind, Tenant: e.Tenant, Key: e.IdempotencyKey}
+	var first bool
+	err = tx.QueryRow(ctx, correctionSQL, e.Tenant, identity.ID(), at.Epoch, at.Seq).Scan(&first, &became.PeriodStart, &became.After, &became.Before)
+	if err != nil {
+		return nil, fmt.Errorf("look for the correction at sequence %d: %w: it was read and is not in the books, see: odometer deadletters list --tenant %s", at.Seq, err, e.Tenant)
+	}
+	became.State = "counted"
+	if !first || ack.Duplicate {
+		became.State, became.Before = "duplicate", became.After
+	}
+	became.PeriodStart = storedOrNil(became.PeriodStart)
+	return became, nil
+}
+
+func (c *adjustCmd) say(t *terminal, e ingest.Event, became *correction) error {
+	if c.JSON {
+		if err := t.json(became); err != nil {
+			return err
+		}
+	}
+	switch {
+	case became.State == "refused" && c.JSON:
+		return errSaid
+	case became.State == "refused":
+		return fmt.Errorf("the correction is refused: %s: %s: nothing was counted, the message is kept as a dead letter (odometer deadletters list --tenant %s)",
+			became.Reason, became.Detail, e.Tenant)
+	case c.JSON:
+		return nil
+	case became.State == "duplicate":
+		fmt.Fprintf(t.out, "key %s was counted before: nothing has changed, %s/%s stands at %d in the period from %s\n",
+			became.Key, e.Tenant, e.Agent, *became.After, became.PeriodStart.Format(time.RFC3339))
+	default:
+		fmt.Fprintf(t.out, "key %s sequence %d: %s/%s stood at %d, stands at %d in the period from %s\n",
+			became.Key, became.Seq, e.Tenant, e.Agent, *became.Before, *became.After, became.PeriodStart.Format(time.RFC3339))
+	}
+	return nil
+}

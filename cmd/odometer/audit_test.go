@@ -1,0 +1,172 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strings"
+	"testing"
+
+	"github.com/alecthomas/kong"
+
+	"odometer/aggregator"
+	"odometer/ingest"
+	"odometer/ingest/natstest"
+	"odometer/migrations/pgtest"
+)
+
+// audits runs audit or reconcile with the flags as the command line would.
+func audits(t *testing.T, args ...string) answer {
+	t.Helper()
+	var cli struct {
+		Audit     auditCmd     `cmd:""`
+		Reconcile reconcileCmd `cmd:""`
+	}
+	parser, err := kong.New(&cli)
+	if err != nil {
+		t.Fatal(err)
+	}
+	command, err := parser.Parse(args)
+	if err != nil {
+		return answer{code: exitUsage, err: err.Error()}
+	}
+	var out, said bytes.Buffer
+	command.BindTo(t.Context(), (*context.Context)(nil))
+	err = command.Run(newTerminal(&out, &said, "text", "warn"))
+	if err != nil && !errors.Is(err, errSaid) {
+		fmt.Fprintf(&said, "odometer: %s\n", oneLine(err))
+	}
+	code := exitDone
+	if err != nil {
+		code = exitCode(err)
+	}
+	return answer{code, out.String(), said.String()}
+}
+
+// audited is a till whose overage comes from events that the stream holds.
+func audited(t *testing.T) *till {
+	t.Helper()
+	w := newTill(t)
+	w.exec(`delete from usage_counters`)
+	nc, err := (&natsSettings{NATSURL: w.flags[3]}).connect("test", false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(nc.Close)
+	if _, err := ingest.EnsureStream(t.Context(), mustJetStream(nc), ingest.StreamConfig{}); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "publish", "--nats-url", w.flags[3], "--tenant", w.tenant, "--agent", "inbox", "--action", "email_processed", "--quantity", "520", "--key", "one")
+	pool := openPool(t, w.database)
+	ctx, cancel := context.WithCancel(t.Context())
+	a, err := aggregator.New(aggregator.Options{Pool: pool, NATS: nc, Log: newTerminal(t.Output(), t.Output(), "text", "warn").log, Metrics: aggregator.NewMetrics(newRegistry(), false)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan error, 1)
+	go func() { done <- a.Run(ctx) }()
+	waitFor(t, "counted", func() bool {
+		var n int64
+		_ = pool.QueryRow(t.Context(), `select coalesce(sum(count), 0)::bigint from usage_counters`).Scan(&n)
+		return n == 520
+	})
+	cancel()
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	return w
+}
+
+func TestAuditExitsByWhatItFinds(t *testing.T) {
+	t.Parallel()
+	w := audited(t)
+	with := func(args ...string) []string { return append(args, w.flags...) }
+	w.expect(audits(t, with("audit")...), exitDone, "no difference", "unsettled: overage that is not told yet")
+	w.expect(w.does("report"), exitDone, "told 1 reports (20 units)")
+	w.expect(audits(t, with("audit")...), exitDone, "no difference")
+	w.exec(`update usage_counters set count = count + 1`)
+	w.expect(audits(t, with("audit", "--tenant", w.tenant)...), exitFound, "counter_differs", w.tenant, "520, the sum", "found 521", "odometer reconcile --tenant "+w.tenant)
+	w.expect(audits(t, with("reconcile")...), exitDone, "repaired 1 counters, left 0")
+	w.expect(audits(t, with("audit")...), exitDone, "no difference")
+	w.exec(`update usage_counters set count = count * 2`)
+	w.expect(audits(t, with("reconcile")...), exitFound, "--force", "left 1")
+	w.expect(audits(t, with("reconcile", "--force")...), exitDone, "repaired 1")
+	w.exec(`delete from usage_events`)
+	w.expect(audits(t, with("audit")...), exitFound, "event_missing", "odometer replay --from-seq 1")
+	w.expect(audits(t, with("reconcile", "--force")...), exitFound, "odometer replay", "repaired 0")
+}
+
+func TestAuditSpeaksJSON(t *testing.T) {
+	t.Parallel()
+	w := audited(t)
+	w.exec(`update usage_counters set count = count + 1`)
+	for _, command := range []string{"audit", "reconcile"} {
+		got := audits(t, append([]string{command, "--json"}, w.flags...)...)
+		var said map[string]any
+		if err := json.Unmarshal([]byte(got.out), &said); err != nil {
+			t.Errorf("%s: %v:\n%s", command, err, got.out)
+		}
+	}
+}
+
+func TestAuditExitsByWhoIsToMendIt(t *testing.T) {
+	t.Parallel()
+	database := pgtest.URL(t)
+	for _, c := range []struct {
+		args []string
+		code int
+		says string
+	}{
+		{[]string{"audit", "--nats-url", "nats://127.0.0.1:1"}, exitUsage, "--database-url"},
+		{[]string{"audit", "--database-url", database}, exitUsage, "--nats-url"},
+		{[]string{"audit", "--database-url", database, "--nats-url", "nats://127.0.0.1:1"}, exitUnreachable, "check --nats-url"},
+		{[]string{"reconcile", "--database-url", "postgres://127.0.0.1:1/none?connect_timeout=1", "--nats-url", "nats://127.0.0.1:1"}, exitUnreachable, "check --database-url"},
+		{[]string{"audit", "--since", "yesterday"}, exitUsage, "yesterday"},
+		{[]string{"audit", "--tenant", "ACME"}, exitUsage, "lower-case"},
+	} {
+		got := audits(t, c.args...)
+		if got.code != c.code || !strings.Contains(got.err, c.says) {
+			t.Errorf("%q: exit %d, want %d: %s", c.args, got.code, c.code, got.err)
+		}
+	}
+	got := audits(t, "audit", "--database-url", database, "--nats-url", natstest.Run(t).URL())
+	if got.code != exitDone || !strings.Contains(got.out, "never read") {
+		t.Errorf("before anything ran: exit %d: %s%s", got.code, got.out, got.err)
+	}
+}
+
+// What may be done to the ledger, told by the real reporter to a Stripe that
+// keeps what it is told.
+func TestDamageToTheLedgerIsFound(t *testing.T) {
+	t.Parallel()
+	w := audited(t)
+	flags := w.flags
+	w.expect(w.does("report"), exitDone, "(20 units)")
+	w.exec(`update usage_counters set count = 530`)
+	w.expect(w.does("report"), exitDone, "(10 units)")
+	w.exec(`update usage_counters set count = 540`)
+	w.expect(w.does("report"), exitDone, "(10 units)")
+	w.exec(`update usage_counters set count = 520`) // the rest is for the next pass to take back
+	w.expect(audits(t, append([]string{"audit"}, flags...)...), exitDone, "no difference", "the next pass takes it back")
+	w.exec(`create table saved as table overage_reports`)
+	for _, c := range []struct{ name, sql, says string }{
+		{"the first row deleted", `delete from overage_reports where revision = 1`, "ledger_chain_broken"},
+		{"the last row deleted", `delete from overage_reports where revision = 3`, "ledger_differs"},
+		{"a row doubled", `insert into overage_reports select (jsonb_populate_record(r, '{"revision": 4, "identifier": "odo_again"}')).* from overage_reports r where revision = 3`, "ledger_link_changed"},
+		{"a row changed", `update overage_reports set to_total = to_total + 1 where revision = 3`, "ledger_link_changed"},
+		{"a customer changed", `update overage_reports set stripe_customer = 'cus_x' where revision = 2`, "ledger_chain_broken"},
+		{"an old copy restored", `update ledger set generation = generation - 1`, "an older copy of the database"},
+	} {
+		w.exec(c.sql)
+		got := audits(t, append([]string{"audit"}, flags...)...)
+		if got.code != exitFound || !strings.Contains(got.out, c.says) {
+			t.Errorf("%s: exit %d, nothing says %q:\n%s%s", c.name, got.code, c.says, got.out, got.err)
+		}
+		w.exec(`truncate overage_reports`)
+		w.exec(`insert into overage_reports table saved`)
+	}
+	w.exec(`update ledger set generation = generation + 1`)
+	w.expect(audits(t, append([]string{"audit"}, flags...)...), exitDone, "no difference")
+}

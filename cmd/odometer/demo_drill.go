@@ -1,0 +1,225 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+
+	"odometer/audit"
+)
+
+// damage is something that a failed disk or a hostile hand could do.
+type damage struct {
+	what  string
+	harm  func(ctx context.Context) error
+	kinds []string // what the audit calls it, any of these
+}
+
+// drill damages the books on purpose, and shows that the audit finds and names
+// each damage and that the commands it names repair it. The finding is nil
+// when all of that came true.
+func (d *demo) drill(ctx context.Context) (finding, err error) {
+	fmt.Fprint(d.t.out, "\nThe drill: the books are damaged on purpose, audited, and repaired by the commands that the audit names.\n\n")
+	// What is told meanwhile would be told by damaged books.
+	if _, err := d.command(ctx, "jobs", "pause", "report"); err != nil {
+		return nil, err
+	}
+	var rows []table.Row
+	for _, damage := range d.damages() {
+		row, repaired, err := d.suffer(ctx, damage)
+		if err != nil {
+			return nil, fmt.Errorf("drill, %s: %w", damage.what, err)
+		}
+		if !repaired {
+			finding = errSaid
+		}
+		rows = append(rows, row)
+	}
+	row, repaired, err := d.loseTail(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("drill, a lost tail: %w", err)
+	}
+	if !repaired {
+		finding = errSaid
+	}
+	d.t.table(table.Row{"damage", "found as", "repaired by", "afterwards"}, append(rows, row))
+	return finding, nil
+}
+
+func (d *demo) damages() []damage {
+	return []damage{
+		{"three events deleted", d.deleteEvents, []string{audit.EventMissing}},
+		{"a counter raised by 5", d.raiseCounter, []string{audit.CounterDiffers}},
+		{"a counter deleted", d.deleteCounter, []string{audit.CounterMissing}},
+		{"a row of the ledger dropped", d.dropLink, []string{audit.LedgerDiffers}},
+	}
+}
+
+// suffer does one damage and has it repaired.
+func (d *demo) suffer(ctx context.Context, what damage) (row table.Row, repaired bool, err error) {
+	if err := d.expectClean(ctx); err != nil {
+		return nil, false, err
+	}
+	if err := what.harm(ctx); err != nil {
+		return nil, false, err
+	}
+	report, err := d.audit(ctx)
+	if err != nil {
+		return nil, false, err
+	}
+	names := kindsOf(report)
+	named := slices.ContainsFunc(names, func(kind string) bool { return slices.Contains(what.kinds, kind) })
+	var done []string
+	for range 3 {
+		commands := repairsOf(report)
+		for _, c := range commands {
+			if _, err := d.command(ctx, strings.Fields(c)...); err != nil {
+				return nil, false, err
+			}
+			done = append(done, "odometer "+shortened(c))
+		}
+		if report, err = d.audit(ctx); err != nil {
+			return nil, false, err
+		}
+		if len(commands) == 0 || report.Different == 0 {
+			break
+		}
+	}
+	verdict := "equal"
+	if report.Different > 0 {
+		verdict = fmt.Sprintf("DIFFERENT: %d", report.Different)
+	}
+	if !named {
+		verdict += ", NOT NAMED RIGHT"
+	}
+	row = table.Row{what.what, strings.Join(names, "\n"), strings.Join(slices.Compact(done), "\n"), verdict}
+	return row, named && report.Different == 0, nil
+}
+
+func kindsOf(r *audit.Report) []string {
+	var kinds []string
+	for _, d := range r.Differences {
+		if !slices.Contains(kinds, d.Kind) {
+			kinds = append(kinds, d.Kind)
+		}
+	}
+	return kinds
+}
+
+// repairsOf are the commands that the differences name, each once.
+func repairsOf(r *audit.Report) []string {
+	var commands []string
+	for _, d := range r.Differences {
+		c, named := strings.CutPrefix(d.Repair, "odometer ")
+		if i := strings.IndexAny(c, "(;,:"); i >= 0 {
+			c = c[:i]
+		}
+		if c = strings.TrimSpace(c); named && !slices.Contains(commands, c) {
+			commands = append(commands, c)
+		}
+	}
+	return commands
+}
+
+// shortened leaves out most of a tenant's id.
+func shortened(command string) string {
+	words := strings.Fields(command)
+	for i, w := range words {
+		if len(w) == 36 && strings.Count(w, "-") == 4 {
+			words[i] = w[:4] + "…" + w[32:]
+		}
+	}
+	return strings.Join(words, " ")
+}
+
+// expectClean is an error when the books differ before a damage.
+func (d *demo) expectClean(ctx context.Context) error {
+	report, err := d.audit(ctx)
+	if err == nil && report.Different > 0 {
+		err = fmt.Errorf("the books differ before it: %+v", report.Differences)
+	}
+	return err
+}
+
+// audit runs the command as an operator would, and reads what it found.
+func (d *demo) audit(ctx context.Context) (*audit.Report, error) {
+	out, err := d.command(ctx, "audit", "--json")
+	if err != nil {
+		return nil, err
+	}
+	report := &audit.Report{}
+	if err := json.Unmarshal([]byte(out), report); err != nil {
+		return nil, fmt.Errorf("read what the audit found: %w", err)
+	}
+	return report, nil
+}
+
+// command runs a command of this program on the demo's books. That it found
+// something is no error.
+func (d *demo) command(ctx context.Context, args ...string) (out string, err error) {
+	flags := []string{"--database-url", d.postgres.URL()}
+	if args[0] != "jobs" || args[1] == "run" {
+		flags = append(flags, "--nats-url", d.server.ClientURL())
+	}
+	if args[0] == "audit" || args[0] == "report" || args[0] == "jobs" && args[1] == "run" {
+		flags = append(flags, "--stripe-api-key", demoStripeKey, "--stripe-api-base", d.stripeURL)
+	}
+	var said, failed bytes.Buffer
+	if code := Main(ctx, append(args, flags...), &said, &failed); code != exitDone && code != exitFound {
+		return "", fmt.Errorf("odometer %s: exit %d: %s", strings.Join(args, " "), code, failed.String())
+	}
+	return said.String(), nil
+}
+
+const deleteEventsSQL = `
+delete from usage_events
+where ctid in (select ctid from usage_events where kind = 'usage' order by tenant_id, event_id limit 3)`
+
+func (d *demo) deleteEvents(ctx context.Context) error { return d.exec(ctx, deleteEventsSQL) }
+
+const raiseCounterSQL = `
+update usage_counters
+set count = count + 5
+where ctid = (select ctid from usage_counters where count > 120 order by tenant_id, agent limit 1)`
+
+func (d *demo) raiseCounter(ctx context.Context) error { return d.exec(ctx, raiseCounterSQL) }
+
+const deleteCounterSQL = `
+delete from usage_counters
+where ctid = (
+    select c.ctid
+    from usage_counters c
+    join billing_periods p using (tenant_id, period_start)
+    where p.status = 'open' and c.count > 0
+    order by c.tenant_id desc, c.agent
+    limit 1
+)`
+
+func (d *demo) deleteCounter(ctx context.Context) error { return d.exec(ctx, deleteCounterSQL) }
+
+// The last link of a chain: nothing in the rows that remain tells of it.
+const dropLinkSQL = `
+delete from overage_reports
+where identifier = (
+    select r.identifier
+    from overage_reports r
+    join billing_periods p using (tenant_id, period_start)
+    where p.settled_at is null and r.state in ('accepted', 'verified')
+    order by r.revision desc, r.tenant_id
+    limit 1
+)`
+
+func (d *demo) dropLink(ctx context.Context) error { return d.exec(ctx, dropLinkSQL) }
+
+func (d *demo) exec(ctx context.Context, sql string) error {
+	tag, err := d.pool.Exec(ctx, sql)
+	if err == nil && tag.RowsAffected() == 0 {
+		return fmt.Errorf("there was nothing to damage: let the demo run for longer")
+	}
+	return err
+}
