@@ -3,7 +3,6 @@ package reporter
 import (
 	"context"
 	"errors"
-	"fmt"
 	"net/http"
 	"net/url"
 	"runtime"
@@ -12,34 +11,6 @@ import (
 
 	"odometer/reporter/stripetest"
 )
-
-// crowd are n tenants with an overage of 10 each.
-func (w *world) crowd(n int) (all []*tenant) {
-	w.t.Helper()
-	for i := range n {
-		a := w.month(fmt.Sprint("crowd", i))
-		a.use("inbox", 510)
-		all = append(all, a)
-	}
-	return all
-}
-
-func expectAllAt(all []*tenant, units int64) {
-	all[0].t.Helper()
-	for _, a := range all {
-		a.expectAt("inbox", units)
-	}
-}
-
-// untouched counts links that were never sent.
-func (w *world) untouched() (n int) {
-	w.t.Helper()
-	row := w.pool.QueryRow(w.t.Context(), `
-select count(*) from overage_reports
-where state = 'planned' and attempts = 0 and first_attempt_at is null and last_attempt_at is null and retry_at is null`)
-	w.must(row.Scan(&n))
-	return n
-}
 
 func TestOneRefusedCustomerStopsNoOther(t *testing.T) {
 	t.Parallel()

@@ -1,78 +1,11 @@
 package reporter
 
 import (
-	"context"
-	"net/http"
-	"net/url"
-	"runtime"
-	"strings"
 	"testing"
 	"time"
 
-	"github.com/jackc/pgx/v5"
-
 	"odometer/reporter/stripetest"
 )
-
-// failTelling makes every call that tells usage fail; NoFault heals it.
-func (w *world) failTelling(f stripetest.Fault) {
-	w.stripe.SetFaults(func(r *http.Request, form url.Values) stripetest.Fault {
-		if r.Method == http.MethodPost {
-			return f
-		}
-		return stripetest.NoFault
-	})
-}
-
-// posts are the calls so far that told usage; recording begins with the first
-// time this is asked.
-func (w *world) posts() (posts []stripetest.Call) {
-	w.stripe.RecordCalls(true)
-	for _, c := range w.stripe.Calls() {
-		if c.Method == http.MethodPost {
-			posts = append(posts, c)
-		}
-	}
-	return posts
-}
-
-// scheduled makes a pass as the clock would have one made.
-func (w *world) scheduled() Result {
-	w.t.Helper()
-	result, err := w.Pass(w.t.Context(), Scope{})
-	w.must(err)
-	return result
-}
-
-// openFindings are the subjects of what operators have to look at.
-func (w *world) openFindings(kind string) (subjects []string) {
-	w.t.Helper()
-	rows, err := w.pool.Query(w.t.Context(), `select subject from audit_findings where kind = $1 and resolved_at is null`, kind)
-	w.must(err)
-	defer rows.Close()
-	for rows.Next() {
-		var s string
-		w.must(rows.Scan(&s))
-		subjects = append(subjects, s)
-	}
-	return subjects
-}
-
-// expectStates looks at the states of a tenant's links, in order.
-func (t *tenant) expectStates(want ...State) {
-	t.t.Helper()
-	var got []string
-	for _, l := range t.all() {
-		got = append(got, string(l.State))
-	}
-	var wanted []string
-	for _, s := range want {
-		wanted = append(wanted, string(s))
-	}
-	if strings.Join(got, " ") != strings.Join(wanted, " ") {
-		t.t.Errorf("the links are %v, want %v", got, wanted)
-	}
-}
 
 func TestCrashAtEachStepCountsOnce(t *testing.T) {
 	t.Parallel()
@@ -218,6 +151,26 @@ func TestAnswerLostForThirtyHoursIsDecidedBySummary(t *testing.T) {
 	}
 }
 
+// A day after the first call Stripe may have forgotten the identifier, however
+// often it was sent since.
+func TestIdentifierIsNotResentADayAfterItsFirstCall(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	a.use("inbox", 510)
+	w.failTelling(stripetest.ResetAfter)
+	_, _ = w.Pass(t.Context(), Scope{})
+	w.failTelling(stripetest.ResetBefore)
+	w.pass(22 * time.Hour)
+	_, _ = w.Pass(t.Context(), Scope{})
+	a.expectStates(Uncertain)
+	w.failTelling(stripetest.NoFault)
+	w.pass(22 * time.Hour)
+	w.report()
+	a.expectAt("inbox", 10)
+	a.expectStates(Taken)
+}
+
 func summaryHasIt(t *testing.T, a *tenant) {
 	a.expect(a.scheduled(), 1, 0)
 	a.expectStates(Taken)
@@ -274,30 +227,4 @@ func summaryIsUnclear(t *testing.T, a *tenant) {
 	a.roll()
 	a.report()
 	a.expectAt("inbox", 10) // the invoice bills theirs as ours
-}
-
-// everything makes every request fail.
-func everything(f stripetest.Fault) func(*http.Request, url.Values) stripetest.Fault {
-	return func(*http.Request, url.Values) stripetest.Fault { return f }
-}
-
-// all are a tenant's links, also of settled periods.
-func (t *tenant) all() []*Link {
-	rows, _ := t.pool.Query(context.Background(),
-		"select"+linkColumns+" from overage_reports r where tenant_id = $1 order by agent, period_start, revision", t.id)
-	links, err := pgx.CollectRows(rows, scanLink)
-	t.must(err)
-	return links
-}
-
-// contextUntil is done once something is so.
-func contextUntil(t *testing.T, isSo func() bool) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		for !isSo() && ctx.Err() == nil {
-			runtime.Gosched()
-		}
-		cancel()
-	}()
-	return ctx, cancel
 }

@@ -165,25 +165,6 @@ func (s *simulation) calmRound() {
 	s.must(err)
 }
 
-// draw draws the weather of a pass.
-func (s *simulation) draw() weather {
-	var w weather
-	switch n := s.rng.IntN(100); {
-	case n < 10:
-	case n < 25:
-		w.storm = faults[s.rng.IntN(len(faults))]
-	default:
-		w.faults, w.crashes = uint64(s.rng.IntN(150)), uint64(s.rng.IntN(60))
-	}
-	if s.rng.IntN(10) == 0 {
-		w.throttles = 5
-	}
-	if s.rng.IntN(6) == 0 {
-		w.killAfter = int64(1 + s.rng.IntN(propertyTenants/2))
-	}
-	return w
-}
-
 func newRand(seed uint64) *rand.Rand { return rand.New(rand.NewPCG(seed, 0x0d03e7e5)) }
 
 func (s *simulation) note(format string, args ...any) {

@@ -29,13 +29,13 @@ func TestUnansweredCarryIsDecidedByTheInvoiceItWentTo(t *testing.T) {
 			w.failTelling(stripetest.NoFault)
 			w.set(december.AddDate(0, 1, 2)) // so is the invoice that it was carried to
 			w.roll()
-			for range 3 {
-				w.report()
-				most := int64(34)
-				if billed := a.invoiced("inbox") + a.running("inbox"); billed > most {
-					t.Errorf("%d units are billed, %d were used", billed, most)
+			w.Reporter.crash = func(string, *Link) bool { // before each next call
+				if billed := a.invoiced("inbox") + a.running("inbox"); billed > 34 {
+					t.Errorf("%d units are billed, 34 were used", billed)
 				}
+				return false
 			}
+			w.report()
 			w.set(december.AddDate(0, 2, 2))
 			w.roll()
 			w.report()
