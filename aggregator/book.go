@@ -17,8 +17,10 @@ import (
 )
 
 const bookBatchSQL = `
-insert into batches (partition, stream_epoch, from_seq, to_seq, last_stored_at, messages, events, duplicates, dead)
-values ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
+insert into batches (
+    partition, stream_epoch, from_seq, to_seq, last_stored_at, messages, events, duplicates, dead, units
+)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 
 // commit books what became of each message and commits, in one round trip.
 func (w *worker) commit(ctx context.Context, conn *pgx.Conn, b *batch, t *tally) error {
@@ -27,7 +29,7 @@ func (w *worker) commit(ctx context.Context, conn *pgx.Conn, b *batch, t *tally)
 		queueDeadLetters(&steps, t.dead)
 	}
 	steps.Queue(bookBatchSQL, w.partition, w.at.Epoch, w.at.Seq+1, b.seq, nullTime(b.storedAt),
-		len(b.items), len(t.counted), t.duplicates, len(t.dead))
+		len(b.items), len(t.counted), t.duplicates, len(t.dead), t.units())
 	steps.Queue("commit")
 	answers := conn.SendBatch(ctx, &steps)
 	defer answers.Close()

@@ -17,6 +17,14 @@ type tally struct {
 	crossed    []crossing
 }
 
+// units is what the batch adds to the counters.
+func (t *tally) units() (sum int64) {
+	for _, it := range t.counted {
+		sum += it.event.Quantity
+	}
+	return sum
+}
+
 // crossing is a counter that this batch brought beyond its plan's limit.
 type crossing struct {
 	tenant  uuid.UUID

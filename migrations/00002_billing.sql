@@ -166,6 +166,12 @@ create index audit_findings_unnotified on audit_findings (found_at) where notifi
 
 create unique index audit_findings_open on audit_findings (kind, subject) where resolved_at is null;
 
+-- Proof ---------------------------------------------------------------------
+
+-- What a batch added to the counters: their growth is checked by it all the
+-- time.
+alter table batches add column units bigint;
+
 -- Jobs ----------------------------------------------------------------------
 
 create table jobs (
@@ -210,6 +216,7 @@ create index dead_letters_open on dead_letters (reason, tenant_id, judged_by) wh
 create index dead_letters_retried on dead_letters (retry_epoch, retry_seq) where state = 'retried';
 
 -- +goose Down
+alter table batches drop column units;
 drop index dead_letters_open, dead_letters_retried, batches_spans;
 alter table dead_letters
     drop column retry_closed_until, drop column decided_at, drop column decided_by, drop column why, drop column judged_by;

@@ -10,10 +10,12 @@ import (
 
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 	"golang.org/x/sync/errgroup"
 
 	"odometer/aggregator"
+	"odometer/audit"
 	"odometer/ingest"
 	"odometer/query"
 	"odometer/reporter"
@@ -189,8 +191,14 @@ func (s *services) run(ctx context.Context) error {
 	}
 	group.Go(func() error { return serve(ctx, ops, s.opsHandler()) })
 	var metrics *aggregator.Metrics
+	var watch *audit.Watch
 	if s.aggregates {
 		metrics = aggregator.NewMetrics(s.registry, s.metricsPerTenant)
+		js, err := jetstream.New(s.nats)
+		if err != nil {
+			return err
+		}
+		watch = audit.NewWatch(s.pool, js, s.t.log, s.registry)
 	}
 	group.Go(func() error {
 		if err := s.waitForSchema(ctx); err != nil {
@@ -199,6 +207,7 @@ func (s *services) run(ctx context.Context) error {
 		working, ctx := errgroup.WithContext(ctx)
 		if s.aggregates {
 			working.Go(func() error { return s.aggregate(ctx, metrics) })
+			working.Go(func() error { return watch.Run(ctx) })
 		}
 		if s.reporting != nil {
 			working.Go(func() error { return s.report(ctx, received) })
