@@ -5,10 +5,14 @@
 
 -- The ledger's own name, and how many passes have sent something. The number
 -- is mirrored outside of Postgres: a restored backup is behind its mirror.
+-- sink, account and livemode are those of the last pass.
 create table ledger (
     only_row   boolean primary key default true check (only_row),
     ledger_id  uuid not null default gen_random_uuid(),
-    generation bigint not null default 0
+    generation bigint not null default 0,
+    sink       text,
+    account    text,
+    livemode   boolean
 );
 
 insert into ledger default values;
@@ -88,6 +92,10 @@ create table period_invoices (
     foreign key (tenant_id, period_start) references billing_periods on delete cascade
 );
 
+-- Whom a period is billed to, once it has ended: a customer that is mapped later
+-- is not billed for it.
+alter table billing_periods add column stripe_customer text;
+
 -- A pass walks the tenants that have something left to settle.
 create index billing_periods_unsettled
     on billing_periods (tenant_id, period_start)
@@ -105,18 +113,24 @@ create index subscriptions_stripe_customer on subscriptions (stripe_customer) wh
 create index subscriptions_stripe_subscription on subscriptions (stripe_subscription) where stripe_subscription is not null;
 
 -- Each hook once. Its content is a hint: only the ids are kept, the object is
--- fetched again.
+-- fetched again. One that fails waits until retry_at, longer each time; outcome
+-- is then why it failed.
 create table stripe_hooks (
     hook_id     text primary key,
     type        text not null,
     object_id   text,
     livemode    boolean not null,
     received_at timestamptz not null default now(),
+    attempts    integer not null default 0,
+    retry_at    timestamptz,
     done_at     timestamptz,
     outcome     text
 );
 
-create index stripe_hooks_waiting on stripe_hooks (received_at) where done_at is null;
+-- What waits, by when it is due.
+create index stripe_hooks_waiting
+    on stripe_hooks (coalesce(retry_at, received_at), hook_id)
+    where done_at is null;
 
 -- Alerts and findings -------------------------------------------------------
 
@@ -220,5 +234,6 @@ alter table batches drop column units;
 drop index dead_letters_open, dead_letters_retried, batches_spans;
 alter table dead_letters
     drop column retry_closed_until, drop column decided_at, drop column decided_by, drop column why, drop column judged_by;
+alter table billing_periods drop column stripe_customer;
 drop table job_acts, jobs, audit_findings, usage_alerts, stripe_hooks, period_invoices, overage_reports, ledger;
 drop index subscriptions_stripe_customer, subscriptions_stripe_subscription, billing_periods_unsettled, billing_periods_unclosed;

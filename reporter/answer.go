@@ -45,7 +45,7 @@ const alreadyExists = "An event already exists with identifier"
 //	409                                            unknown        unknown
 //	429, also lock_timeout                         throttled      throttled
 //	5xx                                            unknown        unknown
-//	2xx or 5xx that cannot be read                 unknown        unknown
+//	any other that is not Stripe's: a proxy's page unknown        unknown
 //	no answer: time-out, reset, refused connection unknown        unknown
 //
 // (1) Stripe has an identifier that we never sent: somebody else's.
@@ -63,7 +63,7 @@ func Judge(err error, sentBefore bool) Answer {
 		return Configuration
 	case e.HTTPStatusCode == http.StatusTooManyRequests:
 		return Throttled
-	case e.HTTPStatusCode == http.StatusConflict, e.HTTPStatusCode >= 500, e.HTTPStatusCode < 400, e.Type == stripe.ErrorTypeIdempotency:
+	case e.Code == illegible, e.HTTPStatusCode == http.StatusConflict, e.HTTPStatusCode >= 500, e.HTTPStatusCode < 400, e.Type == stripe.ErrorTypeIdempotency:
 		return Unknown
 	case strings.HasPrefix(e.Msg, alreadyExists) || e.Code == "resource_already_exists":
 		if sentBefore {
@@ -88,7 +88,7 @@ func strikes(err error) bool {
 		return false
 	}
 	var e *stripe.Error
-	return !errors.As(err, &e) || e.HTTPStatusCode >= 500
+	return !errors.As(err, &e) || e.HTTPStatusCode >= 500 || e.Code == illegible
 }
 
 // reason is an answer in one line, for the ledger and for people.

@@ -83,6 +83,8 @@ var answerTable = []struct {
 	{"503", refuses(503, "api_error", "", "Unavailable."), Unknown, Unknown, true},
 	{"500 that names a code", refuses(500, "api_error", "resource_already_exists", existsAlso), Unknown, Unknown, true},
 	{"502 of a proxy", says(502, page502), Unknown, Unknown, true},
+	{"404 of a proxy", says(404, page502), Unknown, Unknown, true},
+	{"400 that is nobody's", says(400, `{"error": "bad"}`), Unknown, Unknown, true},
 	{"200 of a proxy", says(200, page502), Unknown, Unknown, true},
 	{"200 cut short", truncated, Unknown, Unknown, true},
 	{"reset", resets, Unknown, Unknown, true},

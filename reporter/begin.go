@@ -69,21 +69,18 @@ func (r *Reporter) begin(ctx context.Context, scope Scope) (*pass, error) {
 	if err := g.restored(); err != nil {
 		return nil, err
 	}
-	account, err := r.Stripe.Account(ctx)
+	account, err := r.account(ctx)
 	if err != nil {
-		return nil, configured(err)
-	}
-	if err := r.checkMixed(ctx, account); err != nil {
 		return nil, err
 	}
-	if err := r.dropUnsent(ctx, account); err != nil {
+	if err := r.takeOver(ctx, account); err != nil {
 		return nil, err
 	}
 	parked, err := findings.Open(ctx, r.Pool, kindParked)
 	if err != nil {
 		return nil, err
 	}
-	p := &pass{Reporter: r, scope: scope, started: r.now(), gen: g, parked: parked, items: map[string]map[string]string{}}
+	p := &pass{Reporter: r, scope: scope, started: r.now(), gen: g, parked: parked, stays: map[string]bool{}, items: map[string]map[string]string{}}
 	p.planner = planner{
 		now: p.started, sink: r.Sink, account: account, livemode: r.Stripe.Livemode, byHand: scope.ByHand, item: p.item,
 	}
@@ -98,7 +95,72 @@ func configured(err error) error {
 	case !answered(err):
 		return fmt.Errorf("%w: %s", ErrUnreachable, reason(err))
 	}
-	return err
+	return errors.New(reason(err))
+}
+
+const ledgerAccountSQL = `
+select coalesce(account, '')
+from ledger
+where livemode = $1`
+
+// account is the account that the key belongs to, or where Stripe does not say
+// so, the one of this mode that the ledger knows.
+func (r *Reporter) account(ctx context.Context) (string, error) {
+	account, err := r.Stripe.Account(ctx)
+	if err != nil {
+		return "", configured(err)
+	}
+	if account != "" {
+		return account, nil
+	}
+	err = r.Pool.QueryRow(ctx, ledgerAccountSQL, r.Stripe.Livemode).Scan(&account)
+	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+		return "", fmt.Errorf("look up the ledger's account: %w", err)
+	}
+	return account, nil
+}
+
+const isSameSQL = `
+select exists (
+    select from ledger
+    where sink = $1 and account = $2 and livemode = $3
+)`
+
+const adoptSQL = `
+update overage_reports
+set account = $1
+where account = ''
+  and livemode = $2`
+
+const takeOverSQL = `
+update ledger
+set sink = $1,
+    account = $2,
+    livemode = $3`
+
+// takeOver checks, when sink, account or mode are not those of the last pass,
+// that the ledger may go on by them, and notes them.
+func (r *Reporter) takeOver(ctx context.Context, account string) error {
+	var same bool
+	if err := r.Pool.QueryRow(ctx, isSameSQL, r.Sink, account, r.Stripe.Livemode).Scan(&same); err != nil || same {
+		return err
+	}
+	if account != "" {
+		// Told by a key that did not say whose it was.
+		if _, err := r.Pool.Exec(ctx, adoptSQL, account, r.Stripe.Livemode); err != nil {
+			return fmt.Errorf("note the account of what was told: %w", err)
+		}
+	}
+	if err := r.checkMixed(ctx, account); err != nil {
+		return err
+	}
+	if err := r.dropUnsent(ctx, account); err != nil {
+		return err
+	}
+	if _, err := r.Pool.Exec(ctx, takeOverSQL, r.Sink, account, r.Stripe.Livemode); err != nil {
+		return fmt.Errorf("note whom the ledger tells: %w", err)
+	}
+	return nil
 }
 
 const mixedSQL = `

@@ -25,6 +25,7 @@ type book struct {
 // period is a billing period with the overage that arose in it.
 type period struct {
 	start, end time.Time
+	customer   string // whom it is billed to, once it has ended; "" for today's
 	trial      bool
 	frozen     bool
 	closed     bool
@@ -118,11 +119,14 @@ func (b *book) of(start time.Time) *period {
 }
 
 // customerOf is whom a period is billed to: as long as it runs, today's
-// customer; once it has ended, whoever was told of it last.
+// customer; once it has ended, the one that it had, or whoever was told of it.
 func (b *book) customerOf(in *period) string {
+	if in.customer != "" {
+		return in.customer
+	}
 	customer := b.customer
 	for _, l := range b.links {
-		if l.Period.Equal(in.start) && l.State.counts() && l.Billed.Equal(in.start) {
+		if in.frozen && l.Period.Equal(in.start) && l.State.counts() && l.Billed.Equal(in.start) {
 			customer = l.Customer
 		}
 	}
@@ -197,6 +201,7 @@ select
     s.status,
     p.period_start,
     p.period_end,
+    case when p.frozen_at is null then '' else coalesce(p.stripe_customer, '') end as customer,
     p.trial,
     p.frozen_at is not null as frozen,
     p.status = 'closed' as closed,
@@ -252,7 +257,7 @@ func loadPeriods(ctx context.Context, tx pgx.Tx, tenants []uuid.UUID, now time.T
 	rows, _ := tx.Query(ctx, loadPeriodsSQL, tenants, now)
 	_, err := pgx.ForEachRow(rows, []any{
 		&b.tenant, &b.customer, &b.subscription, &b.status,
-		&p.start, &p.end, &p.trial, &p.frozen, &p.closed, &closedAt,
+		&p.start, &p.end, &p.customer, &p.trial, &p.frozen, &p.closed, &closedAt,
 		&p.invoice.id, &p.invoice.status, &lookedAt, &lookAt, &p.invoice.fixed,
 		&u.agent, &u.meter, &u.lookupKey, &u.limit, &u.price, &u.count,
 	}, func() error {

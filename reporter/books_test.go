@@ -65,7 +65,7 @@ func TestDryRunThenKeyTellsEverything(t *testing.T) {
 	for range 3 {
 		_, err = dry.Pass(t.Context(), Scope{})
 		w.must(err)
-		_, err = dry.Verify(t.Context())
+		_, err = dry.Verify(t.Context(), true)
 		w.must(err)
 		w.set(december.Add(30 * time.Minute))
 		w.roll()
@@ -164,8 +164,7 @@ func TestMappingChangeMovesTheTotal(t *testing.T) {
 	a.use("inbox", 510)
 	w.report()
 	old := *a
-	fresh := w.month("fresh") // brings a customer and a subscription at Stripe
-	w.exec(`delete from billing_periods where tenant_id = $1`, fresh.id)
+	fresh := w.atStripe("fresh", november, december)
 	a.customer, a.sub = fresh.customer, fresh.sub
 	a.subscribe(terms.Agreement{PlanID: plan500, Status: odometer.Active, Start: december.AddDate(0, -1, 0), End: december})
 	w.expect(w.report(), 2, 0)
@@ -180,6 +179,27 @@ func TestMappingChangeMovesTheTotal(t *testing.T) {
 	if got, was := a.invoiced("inbox"), old.invoiced("inbox"); got != 30 || was != 0 {
 		t.Errorf("the new customer is invoiced %d, the old one %d", got, was)
 	}
+}
+
+// The customer changes after its invoice is final: the new one is told only
+// what that lacks.
+func TestMappingChangeAfterTheInvoiceCarriesOnlyTheRest(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	a.use("inbox", 510)
+	w.report()
+	a.use("inbox", 530)
+	fresh := w.atStripe("fresh", november, december)
+	w.set(december.Add(26 * time.Hour))
+	w.roll()
+	old := *a
+	a.customer, a.sub = fresh.customer, fresh.sub
+	a.subscribe(terms.Agreement{PlanID: plan500, Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
+	w.expect(w.report(), 1, 0)
+	old.expectAt("inbox", 10)
+	a.expectAt("inbox", 20)
+	expectSettled(t, a, true)
 }
 
 // The last invoice of a subscription that has ended is final: nothing takes
@@ -217,7 +237,7 @@ func TestDifferenceAtStripeIsAFindingNotAResend(t *testing.T) {
 	w.posts()
 	for range 3 {
 		w.pass(2 * time.Hour)
-		v, err := w.Verify(t.Context())
+		v, err := w.Verify(t.Context(), true)
 		w.must(err)
 		if v.Different != 1 {
 			t.Errorf("verify came to %+v", v)

@@ -26,9 +26,9 @@ type StripeCheck struct {
 // summaries, and changes nothing. It calls each for every customer's meter and
 // period, one at a time.
 func (r *Reporter) CheckStripe(ctx context.Context, tenant *uuid.UUID, each func(StripeCheck)) error {
-	account, err := r.Stripe.Account(ctx)
+	account, err := r.account(ctx)
 	if err != nil {
-		return configured(err)
+		return err
 	}
 	last := compared{Start: time.Unix(0, 0)}
 	for {

@@ -77,7 +77,7 @@ func (g *generation) restored() error {
 	case g.mirror == nil && !g.hasSent:
 		return nil
 	case g.mirror == nil:
-		return fmt.Errorf("%w: its mirror in the NATS bucket %s is gone: compare it with Stripe by: odometer jobs run verify",
+		return fmt.Errorf("%w: its mirror in the NATS bucket %s is gone: compare it with Stripe by: odometer jobs run verify (when Postgres was restored as well, an hour after the last report at the earliest)",
 			ErrRestored, mirrorBucket)
 	case g.number < g.mirror.Generation:
 		return fmt.Errorf("%w: it knows of %d passes, its mirror of %d; a backup was restored: compare it with Stripe by: odometer jobs run verify",

@@ -62,7 +62,7 @@ func (r *Reporter) look(ctx context.Context, p *planner, b *book, in *period) (f
 	}
 	var invoice *fetchedInvoice
 	customer := b.customerOf(in)
-	err = r.breaker.do(customer, func() (err error) {
+	err = r.asking.do(customer, func() (err error) {
 		invoice, err = r.Stripe.invoiceOf(ctx, customer, in)
 		return err
 	})
@@ -89,13 +89,10 @@ func (r *Reporter) look(ctx context.Context, p *planner, b *book, in *period) (f
 
 // fixes are the links that bring a period's chains to what its invoice bills.
 func fixes(p *planner, b *book, in *period, invoice *fetchedInvoice) []*Link {
-	if invoice == nil {
-		return nil
-	}
 	var links []*Link
 	for i := range in.agents {
 		u := &in.agents[i]
-		billed, ok := invoice.quantities[u.agent]
+		billed, ok := invoice.quantity(u.agent)
 		if !ok {
 			continue
 		}
@@ -139,7 +136,10 @@ func (b *book) toldTo(chain []*Link, customer string) (sum int64) {
 	return sum
 }
 
-const kindLate = "late_usage"
+const (
+	kindLate        = "late_usage"
+	kindNotInvoiced = "not_invoiced"
+)
 
 // missed tells the operators what the final invoice of a period does not bill
 // although it was used: it is carried, but the customer sees it later.
@@ -148,19 +148,20 @@ func (r *Reporter) missed(ctx context.Context, tx pgx.Tx, b *book, in *period, i
 		u := &in.agents[i]
 		chain := b.chain(in.start, u.agent)
 		billed := toldSoFar(chain)
-		if invoice != nil {
-			if q, ok := invoice.quantities[u.agent]; ok {
-				billed = b.owned(in, u, b.customerOf(in), q)
-			}
+		if q, ok := invoice.quantity(u.agent); ok {
+			billed = b.owned(in, u, b.customerOf(in), q)
 		}
 		f := findings.Finding{
 			Subject: fmt.Sprintf("%s %s %s", b.tenant, u.agent, in.start.Format(time.RFC3339)),
 			Tenant:  b.tenant, Agent: u.agent, Period: in.start, FoundBy: "report", Before: &billed, After: &u.overage,
 		}
+		told := b.toldTo(chain, b.customerOf(in))
+		_, listed := invoice.quantity(u.agent)
 		switch {
-		case invoice == nil && billed != 0 && b.over():
-			f.Kind = "not_invoiced"
-			f.Detail = fmt.Sprintf("%d units were told for customer %s, whose subscription has ended, but Stripe has no invoice that bills them: bill them by hand if they are due", billed, b.customerOf(in))
+		case told != 0 && !listed:
+			f.Kind, f.Subject = kindNotInvoiced, fmt.Sprintf("%s %s", b.tenant, u.agent)
+			f.Detail = fmt.Sprintf("%d units were told for customer %s, but no invoice of Stripe has a line for the meter or price %s in the period from %s: add the metered price to the subscription, and bill these by hand",
+				told, b.customerOf(in), u.lookupKey, in.start.Format(time.RFC3339))
 		case billed != u.overage:
 			f.Kind = kindLate
 			f.Detail = fmt.Sprintf("%d units of overage were used, but the final invoice of customer %s bills %d: the rest is carried into the next period", u.overage, b.customerOf(in), billed)

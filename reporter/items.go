@@ -27,7 +27,7 @@ func (p *pass) findItemsOf(ctx context.Context, b *book) error {
 		return err
 	}
 	var items map[string]string
-	err := p.breaker.do(b.customer, func() (err error) {
+	err := p.asking.do(b.customer, func() (err error) {
 		items, err = p.Stripe.meteredItems(ctx, b.subscription)
 		return err
 	})

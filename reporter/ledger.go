@@ -146,7 +146,8 @@ set state = $2,
     first_attempt_at = $4,
     last_attempt_at = $5
 where identifier = $1
-  and state = 'sending'`
+  and state = 'sending'
+  and attempts = $3 + 1`
 
 // unmark takes a mark back after a call that certainly changed nothing.
 func unmark(ctx context.Context, q querier, before *Link) error {

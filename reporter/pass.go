@@ -53,9 +53,10 @@ type pass struct {
 	started time.Time
 	gen     *generation
 	raised  bool
-	parked  map[string]bool // subjects that are parked since before
+	parked  map[string]bool // subjects of findings that are open since before
 
 	mu       sync.Mutex
+	stays    map[string]bool // subjects that are parked still
 	result   Result
 	answered bool  // some call got an HTTP answer
 	silent   bool  // some call got none
@@ -119,22 +120,46 @@ func (p *pass) run(ctx context.Context) error {
 	if err := p.retryUndecided(ctx); err != nil {
 		return p.outcome(ctx, err)
 	}
-	return p.outcome(ctx, p.forgetLate(ctx))
+	return p.outcome(ctx, p.tidy(ctx))
+}
+
+// nowParked notes that a tenant's overage of an agent waits for people.
+func (p *pass) nowParked(tenant, agent string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.stays[tenant+" "+agent] = true
+}
+
+// tidy resolves findings that a whole pass has found to be over.
+func (p *pass) tidy(ctx context.Context) error {
+	if p.halted() != nil || p.scope.Due || p.scope.Tenant != nil {
+		return nil
+	}
+	for subject := range p.parked {
+		if p.stays[subject] {
+			continue
+		}
+		if err := findings.Resolve(ctx, p.Pool, kindParked, subject, "report", "nothing is left to tell"); err != nil {
+			return err
+		}
+	}
+	return p.forgetLate(ctx)
 }
 
 const forgetLateSQL = `
 update audit_findings
-set resolved_at = $2,
+set resolved_at = now(),
     resolved_by = 'report',
-    resolution = 'it was carried'
-where kind = $1
+    resolution = 'it was told a week ago'
+where kind = any($1)
   and resolved_at is null
-  and found_at < $2::timestamptz - interval '7 days'`
+  and found_at < now() - interval '7 days'`
 
-// forgetLate resolves what was said about late usage when it is no news any more.
+// forgetLate resolves what was said about invoices when it is no news any more:
+// nothing that is done here could end it.
 func (p *pass) forgetLate(ctx context.Context) error {
-	if _, err := p.Pool.Exec(ctx, forgetLateSQL, kindLate, p.started); err != nil {
-		return fmt.Errorf("resolve old findings %s: %w", kindLate, err)
+	if _, err := p.Pool.Exec(ctx, forgetLateSQL, []string{kindLate, kindNotInvoiced, kindUnbillable}); err != nil {
+		return fmt.Errorf("resolve old findings: %w", err)
 	}
 	return nil
 }

@@ -37,9 +37,9 @@ type planner struct {
 	item func(b *book, u *use) string
 }
 
-// target is where the tenant's usage of an agent is told now.
-func (p *planner) target(b *book, u *use) Target {
-	t := Target{Account: p.account, Livemode: p.livemode, Customer: b.customer, Meter: u.meter}
+// target is where the tenant's usage of an agent in a period is told.
+func (p *planner) target(b *book, in *period, u *use) Target {
+	t := Target{Account: p.account, Livemode: p.livemode, Customer: b.customerOf(in), Meter: u.meter}
 	if p.sink == UsageRecords {
 		t.Meter = p.item(b, u)
 	}
@@ -56,7 +56,7 @@ func (p *planner) targetIn(b *book, in *period, u *use, chain []*Link) Target {
 			}
 		}
 	}
-	return p.target(b, u)
+	return p.target(b, in, u)
 }
 
 // plan compares what is owed with what was told. It is a function of the books
@@ -97,7 +97,7 @@ func (p *planner) planStray(b *book, out *plan) {
 
 func (p *planner) planUse(b *book, in *period, u *use, out *plan) {
 	chain := b.chain(in.start, u.agent)
-	if b.customer == "" {
+	if b.customerOf(in) == "" {
 		if u.overage != toldSoFar(chain) {
 			out.leave(b, in, u, u.overage-toldSoFar(chain), "parked",
 				"the tenant has no Stripe customer: map one with: odometer subscription set --stripe-customer")
@@ -105,7 +105,7 @@ func (p *planner) planUse(b *book, in *period, u *use, out *plan) {
 		return
 	}
 	if in.invoice.fixed {
-		p.carry(b, in, u, p.target(b, u), chain, out)
+		p.carry(b, in, u, chain, out)
 		return
 	}
 	current := p.targetIn(b, in, u, chain)
@@ -119,7 +119,7 @@ func (p *planner) planUse(b *book, in *period, u *use, out *plan) {
 
 // carry takes what the final invoice of a closed period lacks, or has too
 // much, into the running one.
-func (p *planner) carry(b *book, in *period, u *use, current Target, chain []*Link, out *plan) {
+func (p *planner) carry(b *book, in *period, u *use, chain []*Link, out *plan) {
 	missing := u.overage - toldSoFar(chain)
 	if missing == 0 {
 		return
@@ -129,10 +129,11 @@ func (p *planner) carry(b *book, in *period, u *use, current Target, chain []*Li
 	case !in.closed:
 		out.leave(b, in, u, missing, "undecided", "the invoice of its period is final, its count is not: once the period is closed, the next one will carry it")
 	case into == nil && b.over():
-		p.giveUp(b, in, u, current, chain, out)
+		p.giveUp(b, in, u, p.target(b, in, u), chain, out)
 	case into == nil, into == in, into.trial: // the next paid period takes it
 		out.leave(b, in, u, missing, "undecided", "the invoice of its period is final; the next paid period will carry it")
 	default:
+		current := p.target(b, into, u)
 		p.move(b, in, into, u, current, chain, totals(chain)[current]+missing, out)
 	}
 }
@@ -272,7 +273,7 @@ func earlier(a, b time.Time) time.Time {
 
 func (out *plan) leave(b *book, in *period, u *use, units int64, state, reason string) {
 	out.left = append(out.left, Left{
-		Tenant: b.tenant.String(), Agent: u.agent, Period: in.start, Customer: b.customer,
+		Tenant: b.tenant.String(), Agent: u.agent, Period: in.start, Customer: b.customerOf(in),
 		Units: units, State: state, Reason: reason,
 	})
 }

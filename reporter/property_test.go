@@ -125,7 +125,7 @@ func (s *simulation) verifyOnce() {
 	s.weather = weather{}
 	s.note("at %s: verify", s.time().Format(time.DateTime))
 	s.begin(func() {})
-	if _, err := s.Verify(s.t.Context()); err != nil {
+	if _, err := s.Verify(s.t.Context(), true); err != nil {
 		s.t.Errorf("step %d: verify: %v", s.step, err)
 	}
 }
@@ -148,7 +148,7 @@ func (s *simulation) calmDown() {
 		s.pass(25 * time.Hour)
 		s.calmRound()
 		s.pass(10 * time.Hour) // any summary has it by then
-		_, err := s.Verify(s.t.Context())
+		_, err := s.Verify(s.t.Context(), true)
 		s.must(err)
 	}
 	// Long after the last end of any period, and before the next.

@@ -16,8 +16,14 @@ import (
 //
 // Summaries lag, so what they show is believed when it makes up all that the
 // mirror says was accepted, or when SettleAfter has gone by since the last
-// send. Until then the reporter stays stopped.
-func (r *Reporter) release(ctx context.Context, account string, v *Verification) error {
+// send. Until then the reporter stays stopped. Without a mirror, a person may
+// say by calling it that Postgres was not restored.
+func (r *Reporter) release(ctx context.Context, account string, byHand bool, v *Verification) error {
+	unlock, err := r.lock(ctx)
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	g, err := r.generation(ctx)
 	if err != nil {
 		return err
@@ -40,13 +46,14 @@ func (r *Reporter) release(ctx context.Context, account string, v *Verification)
 		return errors.Join(stopped, err)
 	}
 	// A mirror that was lost alone: Stripe shows just what the ledger knows.
-	if gone && len(surplus) == 0 {
-		return r.append(ctx, g, nil, v)
+	// Only a person knows that Postgres was not restored beside it.
+	if gone && byHand && len(surplus) == 0 {
+		return r.append(ctx, g, account, nil, v)
 	}
 	if err := r.shownInFull(ctx, g, surplus); err != nil {
 		return errors.Join(stopped, err)
 	}
-	return r.append(ctx, g, surplus, v)
+	return r.append(ctx, g, account, surplus, v)
 }
 
 // difference is what Stripe's meter holds of a tenant's period beyond the ledger.
@@ -99,16 +106,14 @@ func (r *Reporter) surplusOf(ctx context.Context, account string, books []*book)
 	for _, b := range books {
 		for _, in := range b.periods {
 			for i := range in.agents {
-				target := planner.target(b, &in.agents[i])
-				if b.customer == "" || target.Meter == "" {
-					continue
+				for target := range planner.targets(b, in, &in.agents[i]) {
+					d := &difference{book: b, in: in, agent: in.agents[i].agent, Target: target, has: b.busy(target)}
+					asked = append(asked, d)
+					group.Go(func() (err error) {
+						d.units, err = r.surplusIn(asking, d)
+						return err
+					})
 				}
-				d := &difference{book: b, in: in, agent: in.agents[i].agent, Target: target, has: b.busy(target)}
-				asked = append(asked, d)
-				group.Go(func() (err error) {
-					d.units, err = r.surplusIn(asking, d)
-					return err
-				})
 			}
 		}
 	}
@@ -122,6 +127,23 @@ func (r *Reporter) surplusOf(ctx context.Context, account string, books []*book)
 		}
 	}
 	return found, nil
+}
+
+// targets are where an agent's usage in a period may have been told: where it
+// would be now, and wherever it was.
+func (p *planner) targets(b *book, in *period, u *use) map[Target]bool {
+	all := map[Target]bool{p.target(b, in, u): true}
+	for _, l := range b.links {
+		if l.Agent == u.agent && (l.Period.Equal(in.start) || in.holds(l.ReportedAt)) {
+			all[l.Target] = true
+		}
+	}
+	for t := range all {
+		if t.Customer == "" || t.Meter == "" || t.Account != p.account || t.Livemode != p.livemode {
+			delete(all, t)
+		}
+	}
+	return all
 }
 
 func (r *Reporter) surplusIn(ctx context.Context, d *difference) (int64, error) {
@@ -169,7 +191,7 @@ where account = $1
 
 // append brings the ledger to what Stripe has and the generation to its
 // mirror's, in one transaction, and then the mirror to the ledger's.
-func (r *Reporter) append(ctx context.Context, g *generation, surplus []difference, v *Verification) error {
+func (r *Reporter) append(ctx context.Context, g *generation, account string, surplus []difference, v *Verification) error {
 	now := r.now()
 	next := g.number + 1
 	if g.mirror != nil {
@@ -182,7 +204,7 @@ func (r *Reporter) append(ctx context.Context, g *generation, surplus []differen
 		}
 	}
 	err := pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, supersedeSQL, r.Stripe.known(), now); err != nil {
+		if _, err := tx.Exec(ctx, supersedeSQL, account, now); err != nil {
 			return fmt.Errorf("decide what the restored ledger left open: %w", err)
 		}
 		if _, err := insertLinks(ctx, tx, links); err != nil {
@@ -210,11 +232,4 @@ func (d *difference) link(sink Sink, now time.Time, generation int64) *Link {
 		Origin: found, Sink: sink, Target: d.Target, ReportedAt: d.in.timestamp(now), Generation: generation,
 		State: Verified, Decided: &now, Detail: "Stripe had it when a backup was restored",
 	}
-}
-
-// known is the account as it was asked for last.
-func (s *Stripe) known() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.account
 }

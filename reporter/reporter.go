@@ -91,7 +91,8 @@ type Options struct {
 // time, also by several processes: passes take turns.
 type Reporter struct {
 	Options
-	breaker *breaker
+	breaker *breaker      // of calls that tell
+	asking  *breaker      // of calls that ask: a Stripe that cannot be asked can be told
 	limit   *rate.Limiter // of calls that tell; slower for a while when Stripe asks for it
 	full    rate.Limit    // what it comes back to
 	reads   *rate.Limiter // of calls that ask
@@ -117,6 +118,7 @@ func New(o Options) (*Reporter, error) {
 	}
 	r := &Reporter{Options: o}
 	r.breaker = newBreaker(o.BreakerCooldown, o.Metrics)
+	r.asking = newBreaker(o.BreakerCooldown, NewMetrics(nil))
 	if o.Stripe != nil {
 		r.limit, r.reads = o.Stripe.limits()
 		r.full = r.limit.Limit()

@@ -36,7 +36,7 @@ func (w *world) expectStopped() {
 
 func (w *world) release(wantAppended int) {
 	w.t.Helper()
-	v, err := w.Verify(w.t.Context())
+	v, err := w.Verify(w.t.Context(), true)
 	if err != nil || !v.Released || v.Appended != wantAppended {
 		w.t.Errorf("verify came to %+v, %v; want a release with %d links", v, err, wantAppended)
 	}
@@ -45,7 +45,7 @@ func (w *world) release(wantAppended int) {
 // expectNotReleased looks whether a comparison leaves the reporter stopped.
 func (w *world) expectNotReleased() {
 	w.t.Helper()
-	if v, err := w.Verify(w.t.Context()); !errors.Is(err, ErrRestored) || v.Released {
+	if v, err := w.Verify(w.t.Context(), true); !errors.Is(err, ErrRestored) || v.Released {
 		w.t.Errorf("verify came to %+v, %v; want ErrRestored", v, err)
 	}
 	w.expectStopped()

@@ -53,6 +53,7 @@ func (p *pass) findParked(ctx context.Context, left []Left) error {
 		if l.State != "parked" {
 			continue
 		}
+		p.nowParked(l.Tenant, l.Agent)
 		tenant, err := uuid.Parse(l.Tenant)
 		if err != nil {
 			return err
@@ -84,6 +85,7 @@ func (p *pass) store(ctx context.Context, links []*Link) ([]*Link, error) {
 	if err != nil {
 		return nil, err
 	}
+	p.leaveUnstored(links, stored)
 	toSend := stored[:0]
 	for _, l := range stored {
 		if l.State == Planned {
@@ -96,6 +98,20 @@ func (p *pass) store(ctx context.Context, links []*Link) ([]*Link, error) {
 		p.leaveLink(l, "refused", l.Detail)
 	}
 	return toSend, nil
+}
+
+// leaveUnstored notes the links that wait for another tenant's of the same
+// customer and meter.
+func (p *pass) leaveUnstored(links, stored []*Link) {
+	isStored := map[*Link]bool{}
+	for _, l := range stored {
+		isStored[l] = true
+	}
+	for _, l := range links {
+		if !isStored[l] {
+			p.leaveLink(l, "undecided", "another report for this customer and meter is under way")
+		}
+	}
 }
 
 // raiseOnce raises the generation before the pass's first call.

@@ -156,6 +156,15 @@ func (i *fetchedInvoice) final() bool {
 	return i != nil && i.status != string(stripe.InvoiceStatusDraft)
 }
 
+// quantity is what the invoice bills for an agent, if it has a line for it.
+func (i *fetchedInvoice) quantity(agent string) (units int64, listed bool) {
+	if i == nil {
+		return 0, false
+	}
+	units, listed = i.quantities[agent]
+	return units, listed
+}
+
 // invoiceOf finds the invoice that bills the usage of a period, nil when there
 // is none (yet): the one with lines of our meters or prices that begin with the
 // period.
@@ -183,8 +192,7 @@ func (s *Stripe) invoiceOf(ctx context.Context, customer string, p *period) (*fe
 			match = &fetchedInvoice{id: invoice.ID, status: string(invoice.Status), quantities: quantities}
 		}
 	}
-	var said *stripe.Error
-	if err := list.Err(); errors.As(err, &said) && said.HTTPStatusCode < 500 && Judge(err, false) == Rejected {
+	if err := list.Err(); isAbsent(err) || Judge(err, false) == Rejected {
 		return nil, nil // no such customer: sending will tell
 	} else if err != nil {
 		return nil, fmt.Errorf("list invoices of %s: %w", customer, err)
@@ -201,7 +209,7 @@ func (s *Stripe) billedAs(ctx context.Context, p *period) (map[string]string, er
 			agents[u.lookupKey] = u.agent
 		}
 		id, err := s.meterID(ctx, u.meter)
-		if err != nil && Judge(err, false) != Rejected {
+		if err != nil {
 			return nil, err
 		}
 		if id != "" {
@@ -211,20 +219,26 @@ func (s *Stripe) billedAs(ctx context.Context, p *period) (map[string]string, er
 	return agents, nil
 }
 
+// startTolerance is how far a line's start may lie from our period's: a period
+// that was set by hand need not know Stripe's second.
+const startTolerance = 60
+
+// bills reports whether a line of an invoice is usage of a period.
+func bills(invoice *stripe.Invoice, line *stripe.InvoiceLineItem, p *period) bool {
+	start := invoice.PeriodStart
+	if line.Period != nil && line.Period.Start != line.Period.End {
+		start = line.Period.Start
+	}
+	off := start - p.start.Unix()
+	return -startTolerance <= off && off <= startTolerance
+}
+
 // quantitiesOf adds up, by agent, the metered lines of an invoice that begin
 // with a period.
 func (s *Stripe) quantitiesOf(ctx context.Context, invoice *stripe.Invoice, p *period, agents map[string]string) (map[string]int64, error) {
 	quantities := map[string]int64{}
 	add := func(line *stripe.InvoiceLineItem) {
-		price := line.Price
-		if price == nil || price.Recurring == nil || line.Period == nil || line.Period.Start != p.start.Unix() {
-			return
-		}
-		agent, ours := agents[price.Recurring.Meter]
-		if !ours {
-			agent, ours = agents[price.LookupKey]
-		}
-		if ours {
+		if agent := agentOf(line.Price, agents); agent != "" && bills(invoice, line, p) {
 			quantities[agent] += line.Quantity
 		}
 	}
@@ -245,4 +259,17 @@ func (s *Stripe) quantitiesOf(ctx context.Context, invoice *stripe.Invoice, p *p
 		return nil, fmt.Errorf("list the lines of invoice %s: %w", invoice.ID, err)
 	}
 	return quantities, nil
+}
+
+// agentOf is whose usage a price bills, "" for any other price.
+func agentOf(price *stripe.Price, agents map[string]string) string {
+	if price == nil {
+		return ""
+	}
+	if price.Recurring != nil && price.Recurring.Meter != "" {
+		if agent, ours := agents[price.Recurring.Meter]; ours {
+			return agent
+		}
+	}
+	return agents[price.LookupKey]
 }

@@ -37,8 +37,10 @@ type Stripe struct {
 func NewStripe(key, base string) *Stripe {
 	config := &stripe.BackendConfig{
 		HTTPClient: &http.Client{
-			Timeout:   CallTimeout,
-			Transport: &http.Transport{Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 2 * maxUnderWay, IdleConnTimeout: time.Minute},
+			Timeout: CallTimeout,
+			Transport: legible{&http.Transport{
+				Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 2 * maxUnderWay, IdleConnTimeout: time.Minute,
+			}},
 		},
 		MaxNetworkRetries: stripe.Int64(0),
 		EnableTelemetry:   stripe.Bool(false),
@@ -69,8 +71,9 @@ func (s *Stripe) limits() (tell, read *rate.Limiter) {
 	}
 }
 
-// Account asks once which account the key belongs to. A restricted key may not
-// say: the ledger then keeps "", and cannot tell one account from another.
+// Account asks once which account the key belongs to. "" means that Stripe does
+// not say, as to a restricted key; the ledger then goes on with the account that
+// it knows. The error is a refused key, or that nobody answers.
 func (s *Stripe) Account(ctx context.Context) (string, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -81,13 +84,11 @@ func (s *Stripe) Account(ctx context.Context) (string, error) {
 	account := &stripe.Account{}
 	// The library's own call takes no context.
 	err := s.API.Accounts.B.Call(http.MethodGet, "/v1/account", s.API.Accounts.Key, params, account)
-	var answered *stripe.Error
+	var said *stripe.Error
 	switch {
 	case err == nil:
 		s.account = account.ID
-	case errors.As(err, &answered) && (answered.HTTPStatusCode == http.StatusForbidden || answered.HTTPStatusCode == http.StatusNotFound):
-		return "", nil
-	default:
+	case !answered(err), errors.As(err, &said) && said.HTTPStatusCode == http.StatusUnauthorized:
 		return "", fmt.Errorf("ask which account the key belongs to: %w", err)
 	}
 	return s.account, nil
@@ -112,7 +113,7 @@ func (s *Stripe) meterID(ctx context.Context, eventName string) (string, error) 
 			found[m.EventName] = m.ID
 		}
 	}
-	if err := list.Err(); err != nil {
+	if err := list.Err(); err != nil && !isAbsent(err) {
 		return "", fmt.Errorf("list meters: %w", err)
 	}
 	s.meters, s.listedAt = found, time.Now()

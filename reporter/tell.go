@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/google/uuid"
-
 	"odometer/findings"
 )
 
@@ -150,13 +148,14 @@ func (p *pass) accept(ctx context.Context, l *Link, now time.Time) error {
 
 const kindParked = "report_parked"
 
-func parkedSubject(tenant uuid.UUID, agent string) string { return fmt.Sprintf("%s %s", tenant, agent) }
+func parkedSubject(tenant fmt.Stringer, agent string) string { return tenant.String() + " " + agent }
 
 // park stores that Stripe refuses a link, and tells the operators.
 func (p *pass) park(ctx context.Context, l *Link) error {
 	if err := decide(ctx, p.Pool, l); err != nil {
 		return err
 	}
+	p.nowParked(l.Tenant.String(), l.Agent)
 	units := l.Delta()
 	return findings.Record(ctx, p.Pool, findings.Finding{
 		Kind: kindParked, Subject: parkedSubject(l.Tenant, l.Agent), Tenant: l.Tenant, Agent: l.Agent, Period: l.Period,
@@ -190,11 +189,13 @@ func (p *pass) speedUp() {
 	}
 }
 
+const kindUnbillable = "unbillable"
+
 // noteUnbillable tells the operators of overage that no invoice will take.
 func noteUnbillable(ctx context.Context, q querier, l *Link) error {
 	units := l.Delta()
 	return findings.Record(ctx, q, findings.Finding{
-		Kind: "unbillable", Subject: fmt.Sprintf("%s %s %s", l.Tenant, l.Agent, l.Period.Format(time.RFC3339)),
+		Kind: kindUnbillable, Subject: fmt.Sprintf("%s %s %s", l.Tenant, l.Agent, l.Period.Format(time.RFC3339)),
 		Tenant: l.Tenant, Agent: l.Agent, Period: l.Period, After: &units, FoundBy: "report",
 		Detail: fmt.Sprintf("%d units of overage of customer %s reach no invoice (%s): bill or credit them by hand in Stripe", units, l.Customer, l.Detail),
 	})

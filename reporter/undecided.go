@@ -108,7 +108,7 @@ where tenant_id = $1
 
 // ask reads Stripe's summary of a link's target in a period, by the breaker.
 func (p *pass) ask(ctx context.Context, l *Link, in *period) (shown int64, err error) {
-	err = p.breaker.do(l.Customer, func() (err error) {
+	err = p.asking.do(l.Customer, func() (err error) {
 		shown, err = p.shown(ctx, l.Sink, l.Target, in)
 		return err
 	})
@@ -123,14 +123,34 @@ func (p *pass) askUsage(ctx context.Context, l *Link) error {
 	shown, err := p.ask(ctx, l, in)
 	switch {
 	case err != nil:
-		p.leaveLink(l, "undecided", reason(err))
-		return p.asked(err)
+		return p.unasked(ctx, l, err)
 	case shown == l.Value:
 		p.heard(nil)
 		return p.accept(ctx, l, p.now())
 	default:
 		return p.tell(ctx, l)
 	}
+}
+
+// unasked leaves a link whose summary could not be read for later.
+func (p *pass) unasked(ctx context.Context, l *Link, err error) error {
+	if fatal := p.asked(err); fatal != nil {
+		return fatal
+	}
+	p.leaveLink(l, "undecided", reason(err))
+	if errors.Is(err, errOpen) {
+		return nil // nothing was asked
+	}
+	now := p.now()
+	l.State, l.Detail, l.RetryAt = Uncertain, reason(err), after(now, 15*time.Minute)
+	if err := ungone(decide(ctx, p.Pool, l)); err != nil || now.Sub(*l.FirstAttempt) < resendFor+absentFor {
+		return err
+	}
+	return findings.Record(ctx, p.Pool, findings.Finding{
+		Kind: kindUnclear, Subject: l.Identifier, Tenant: l.Tenant, Agent: l.Agent, Period: l.Period, FoundBy: "report",
+		Detail: fmt.Sprintf("%d units for customer %s were sent at %s without an answer, and Stripe's summary of meter %s cannot be read: %s",
+			l.Delta(), l.Customer, l.FirstAttempt.Format(time.RFC3339), l.Meter, l.Detail),
+	})
 }
 
 // meteredSQL is what Stripe's meter should hold for a target by time.
@@ -169,8 +189,7 @@ func (p *pass) askSummary(ctx context.Context, l *Link) error {
 	}
 	shown, err := p.ask(ctx, l, in)
 	if err != nil {
-		p.leaveLink(l, "undecided", reason(err))
-		return p.asked(err)
+		return p.unasked(ctx, l, err)
 	}
 	p.heard(nil)
 	now := p.now()

@@ -37,6 +37,7 @@ type compared struct {
 	Meter   string
 	Recent  bool // something was decided so lately that the summary may lack it
 	Busy    bool // something is undecided
+	Final   bool // the period's final invoice was read: it has decided
 }
 
 func (c *compared) target() Target {
@@ -64,7 +65,11 @@ select
           and u.stripe_customer = r.stripe_customer
           and u.meter = r.meter
           and u.state in ('planned', 'sending', 'unknown')
-    ) as busy
+    ) as busy,
+    exists (
+        select from period_invoices i
+        where i.tenant_id = p.tenant_id and i.period_start = p.period_start and i.fixed_at is not null
+    ) as final
 from overage_reports r
 join billing_periods p on p.tenant_id = r.tenant_id and r.reported_at >= p.period_start and r.reported_at < p.period_end
 where r.state = any($8)
@@ -82,34 +87,59 @@ limit $7`
 // becomes a finding and is never sent again silently: the period's final
 // invoice decides. A reporter that stopped because of a restored backup is
 // compared first, and released.
-func (r *Reporter) Verify(ctx context.Context) (Verification, error) {
+//
+// Passes may run beside the comparison: what they change meanwhile is not
+// settled. At Stripe's rate for summaries many customers take more than
+// verifyFor; the next run goes on.
+func (r *Reporter) Verify(ctx context.Context, byHand bool) (Verification, error) {
 	var v Verification
 	if r.Sink == DryRun {
 		return v, nil
 	}
-	unlock, err := r.lock(ctx)
+	account, err := r.account(ctx)
 	if err != nil {
 		return v, err
 	}
-	defer unlock()
-	account, err := r.Stripe.Account(ctx)
-	if err != nil {
-		return v, configured(err)
-	}
-	if err := r.release(ctx, account, &v); err != nil {
+	if err := r.release(ctx, account, byHand, &v); err != nil {
 		return v, err
 	}
 	last := compared{Start: time.Unix(0, 0)}
-	for {
+	for began := time.Now(); time.Since(began) < verifyFor; {
 		page, err := r.toCompare(ctx, account, nil, []State{Taken}, last)
-		if err != nil || len(page) == 0 {
+		if err != nil {
 			return v, err
+		}
+		if len(page) == 0 {
+			return v, r.allEqual(ctx, &v)
 		}
 		last = page[len(page)-1]
 		if err := r.comparePage(ctx, page, &v); err != nil {
 			return v, err
 		}
 	}
+	return v, nil
+}
+
+// verifyFor bounds one run.
+const verifyFor = 40 * time.Minute
+
+const resolveMeterErrorsSQL = `
+update audit_findings
+set resolved_at = $1,
+    resolved_by = 'verify',
+    resolution = 'all that was accepted is shown'
+where kind = 'stripe_meter_error'
+  and resolved_at is null`
+
+// allEqual resolves what Stripe complained of, once everything is there.
+func (r *Reporter) allEqual(ctx context.Context, v *Verification) error {
+	if v.Different > 0 || v.Unsettled > 0 {
+		return nil
+	}
+	if _, err := r.Pool.Exec(ctx, resolveMeterErrorsSQL, r.now()); err != nil {
+		return fmt.Errorf("resolve errors of meters: %w", err)
+	}
+	return nil
 }
 
 // toCompare lists the next targets and periods with links of the given states.
@@ -169,6 +199,9 @@ func (r *Reporter) compare(ctx context.Context, c *compared) (outcome, error) {
 	case f.outcome == different:
 		return different, r.differs(ctx, c, f.should, f.shown)
 	}
+	if c.Final && !c.Recent && !c.Busy {
+		return equal, r.verified(ctx, c) // nothing is left to be found out
+	}
 	if f.why != "" {
 		r.Log.Warn("what Stripe was told cannot be compared yet", "customer", c.Who, "meter", c.Meter, "why", f.why)
 	}
@@ -204,6 +237,8 @@ func (r *Reporter) figures(ctx context.Context, c *compared) (f figures, err err
 		f.outcome = equal
 	case c.Recent:
 		f.why = "Stripe may still be adding up"
+	case c.Final:
+		f.why = "Stripe's summary differs, but the final invoice has decided"
 	default:
 		f.outcome = different
 	}
@@ -211,7 +246,7 @@ func (r *Reporter) figures(ctx context.Context, c *compared) (f figures, err err
 }
 
 func (r *Reporter) askFor(ctx context.Context, c *compared) (shown int64, err error) {
-	err = r.breaker.do(c.Who, func() (err error) {
+	err = r.asking.do(c.Who, func() (err error) {
 		shown, err = r.shown(ctx, c.Sink, c.target(), c.period())
 		return err
 	})

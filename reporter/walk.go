@@ -34,7 +34,7 @@ where p.settled_at is null
   and p.tenant_id > $2
   and ($3::uuid is null or p.tenant_id = $3)
   and (
-      p.status = 'closed' and (s.stripe_customer is not null or not exists (
+      p.status = 'closed' and (coalesce(p.stripe_customer, s.stripe_customer) is not null or not exists (
           select from period_totals t
           where t.tenant_id = p.tenant_id and t.period_start = p.period_start and t.overage > 0
       )) and (i.tenant_id is null or p.closed_at > i.looked_at)
@@ -158,8 +158,7 @@ func (p *pass) asked(err error) error {
 		p.heard(nil)
 		return nil
 	case errors.Is(err, errOpen):
-		p.halt(errOpen)
-		return nil
+		return nil // what needs an answer is left; the rest can be told
 	case errors.As(err, &ours), errors.Is(err, context.Canceled):
 		return err
 	}

@@ -119,6 +119,13 @@ type tenant struct {
 
 func (w *world) tenant(name string, start, end time.Time) *tenant {
 	w.t.Helper()
+	t := w.atStripe(name, start, end)
+	t.subscribe(terms.Agreement{PlanID: plan500, Status: odometer.Active, Start: start, End: end})
+	return t
+}
+
+// atStripe is a tenant that only Stripe knows of.
+func (w *world) atStripe(name string, start, end time.Time) *tenant {
 	t := &tenant{world: w, id: uuid.NewSHA1(uuid.NameSpaceOID, []byte(name)), customer: "cus_" + name, sub: "sub_" + name}
 	w.stripe.CreateCustomer(t.customer, map[string]string{"tenant_id": t.id.String()})
 	items := []stripetest.Item{{ID: "si_base_" + name, PriceID: plan500}}
@@ -130,7 +137,6 @@ func (w *world) tenant(name string, start, end time.Time) *tenant {
 	w.stripe.CreateSubscription(stripetest.Subscription{
 		ID: t.sub, Customer: t.customer, Status: "active", Items: items, Start: start, End: end, Anchor: start, Interval: "month", IntervalCount: 1,
 	})
-	t.subscribe(terms.Agreement{PlanID: plan500, Status: odometer.Active, Start: start, End: end})
 	return t
 }
 

@@ -97,12 +97,15 @@ func setStatus(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, status odometer
 // agent that the plan does not include has limit 0.
 const freezeSQL = `
 with ended as (
-    update billing_periods
-    set frozen_at = $2
-    where tenant_id = any($1)
-      and frozen_at is null
-      and period_end <= $2
-    returning tenant_id, period_start, plan_id, trial
+    update billing_periods p
+    set frozen_at = $2,
+        stripe_customer = coalesce(p.stripe_customer, s.stripe_customer)
+    from subscriptions s
+    where p.tenant_id = any($1)
+      and s.tenant_id = p.tenant_id
+      and p.frozen_at is null
+      and p.period_end <= $2
+    returning p.tenant_id, p.period_start, p.plan_id, p.trial
 )
 insert into period_allowances (tenant_id, period_start, agent, "limit", unit_price)
 select

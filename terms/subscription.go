@@ -88,6 +88,12 @@ func (a *Agreement) apply(ctx context.Context, tx pgx.Tx, now time.Time) error {
 	if err != nil {
 		return err
 	}
+	if err := a.checkCustomer(ctx, tx); err != nil {
+		return err
+	}
+	if err := a.leaveToCustomer(ctx, tx); err != nil {
+		return err
+	}
 	if err := a.upsert(ctx, tx, sub.Anchor, sub.StatusAt(now)); err != nil {
 		return err
 	}
@@ -125,6 +131,51 @@ func checkPlan(ctx context.Context, tx pgx.Tx, plan string) error {
 	if !known {
 		return fmt.Errorf("%w: plan %q is not in the catalogue (it has: %s): apply one that has it with: odometer catalogue apply -f FILE",
 			ErrRefused, plan, all)
+	}
+	return nil
+}
+
+const customerTakenSQL = `
+select tenant_id
+from subscriptions
+where stripe_customer = $1
+  and tenant_id <> $2
+  and status not in ('canceled', 'expired')
+limit 1`
+
+// checkCustomer refuses a customer of two tenants: Stripe adds up by customer,
+// and nobody could say any more whose usage an invoice bills.
+func (a *Agreement) checkCustomer(ctx context.Context, tx pgx.Tx) error {
+	if a.StripeCustomer == nil || *a.StripeCustomer == "" {
+		return nil
+	}
+	var other uuid.UUID
+	switch err := tx.QueryRow(ctx, customerTakenSQL, *a.StripeCustomer, a.Tenant).Scan(&other); {
+	case errors.Is(err, pgx.ErrNoRows):
+		return nil
+	case err != nil:
+		return fmt.Errorf("look up whose customer %s is: %w", *a.StripeCustomer, err)
+	}
+	return fmt.Errorf("%w: Stripe customer %s is tenant %s already: one customer bills one tenant; give each its own, or cancel the other's subscription first",
+		ErrRefused, *a.StripeCustomer, other)
+}
+
+const leaveToCustomerSQL = `
+update billing_periods p
+set stripe_customer = s.stripe_customer
+from subscriptions s
+where s.tenant_id = $1
+  and p.tenant_id = $1
+  and p.status = 'open'
+  and p.stripe_customer is null
+  and p.period_start < $2
+  and p.period_end >= $2`
+
+// leaveToCustomer leaves the period that the agreement ends to the customer who
+// had it.
+func (a *Agreement) leaveToCustomer(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, leaveToCustomerSQL, a.Tenant, a.Start); err != nil {
+		return fmt.Errorf("leave the period before %s to its customer: %w", a.Start.Format(time.RFC3339), err)
 	}
 	return nil
 }

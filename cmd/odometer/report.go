@@ -138,7 +138,7 @@ func limitOf(limit *int64) string {
 // say prints what a pass came to.
 func (c *reportCmd) say(t *terminal, result reporter.Result, failed error) error {
 	switch {
-	case failed != nil && result.Tenants == 0: // it did not begin
+	case failed != nil && result.Told+result.LeftCount == 0: // it did not begin
 	case c.JSON:
 		if err := t.json(result); err != nil {
 			return err

@@ -146,7 +146,7 @@ func (r *reporting) verify(ctx context.Context, s slot) error {
 	if r.reporter == nil {
 		return missing("nats-url")
 	}
-	v, err := r.reporter.Verify(ctx)
+	v, err := r.reporter.Verify(ctx, s.byHand)
 	if s.byHand {
 		if v.Released {
 			fmt.Fprintf(r.t.out, "the ledger was compared with Stripe, which had %d totals beyond it; the reporter may go on\n", v.Appended)

@@ -9,6 +9,8 @@
 // what was recorded and not told yet. A Slack that is slow, down or mistaken
 // costs only delivery: the records stand, the API shows the state itself.
 //
+// Without a webhook operators are told by the log.
+//
 // A message is marked after Slack took it; a crash in between repeats it once.
 // Look and Deliver may run at the same time, each by one process at a time.
 package alerts
@@ -31,8 +33,12 @@ type Options struct {
 	Pool     *pgxpool.Pool
 	Now      func() time.Time // nil for time.Now
 	Log      *slog.Logger     // nil for none
-	SlackURL string           // the incoming webhook, a secret; "" to tell nobody
+	SlackURL string           // the incoming webhook, a secret; "" to log the findings
 	HTTP     *http.Client     // nil for one that waits 10 s
+
+	// Known names the job that people know a part of it as, and can run; nil
+	// for the part itself.
+	Known func(job string) string
 }
 
 // Alerts looks and tells.
@@ -40,6 +46,7 @@ type Alerts struct {
 	Options
 	volume volume
 	quiet  time.Time // Slack asked to be left alone until then
+	logged int64     // the highest finding that the log was told instead of Slack
 }
 
 // New returns an Alerts; it does nothing until it is asked to.
@@ -49,6 +56,9 @@ func New(o Options) *Alerts {
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
+	}
+	if o.Known == nil {
+		o.Known = func(job string) string { return job }
 	}
 	client := http.Client{Timeout: 10 * time.Second}
 	if o.HTTP != nil {

@@ -146,12 +146,18 @@ type waitingFinding struct {
 	Resolution *string
 }
 
-// What was resolved meanwhile is told too: it has happened.
+// What was resolved meanwhile is told too: it has happened. What was recorded
+// as resolved is no news, but for a counter that had drifted: its repair, in
+// the transaction that records it, is what operators are to know.
+const untoldSQL = `
+    notified_at is null
+  and found_at > $1
+  and (resolved_at is null or resolved_at > found_at or kind = 'counter_drift')`
+
 const waitingFindingsSQL = `
 select finding_id, kind, detail, found_at, resolution
 from audit_findings
-where notified_at is null
-  and found_at > $1
+where` + untoldSQL + `
   and (retry_at is null or retry_at <= $2)
 order by resolved_at is not null, found_at, finding_id
 limit $3`

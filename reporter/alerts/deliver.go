@@ -7,6 +7,9 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 )
 
 const (
@@ -17,6 +20,7 @@ const (
 	linesPerMessage = 20
 	messagesPerPass = 5      // of each kind; what is beyond them is summed up in one more
 	linesPerPass    = 10_000 // bounds the memory
+	linesLogged     = 1000   // in a pass, while there is no Slack
 	failuresInARow  = 3      // then Slack is down, and the rest is for the next pass
 )
 
@@ -38,9 +42,13 @@ type book struct {
 // Deliver tells Slack what was recorded and not told, and returns how many
 // records it told and how many are left. A record that Slack does not take is
 // tried again later, after 2 minutes at first and 15 at most, and keeps no
-// other from being told. Without a webhook it does nothing.
+// other from being told. Without a webhook it tells nobody, and logs each
+// finding once.
 func (a *Alerts) Deliver(ctx context.Context) (sent, left int, err error) {
-	if a.SlackURL != "" && !a.Now().Before(a.quiet) {
+	switch {
+	case a.SlackURL == "":
+		err = a.logFindings(ctx)
+	case !a.Now().Before(a.quiet):
 		sent, err = a.deliver(ctx)
 	}
 	left, countErr := a.left(ctx)
@@ -172,10 +180,40 @@ func (p *pass) halves(ctx context.Context, b book, m message) error {
 	return nil
 }
 
+const unloggedSQL = `
+select finding_id, kind, detail, tenant_id
+from audit_findings
+where` + untoldSQL + `
+  and finding_id > $2
+order by finding_id
+limit $3`
+
+// logFindings logs what was found since the last time. Nothing is marked: a
+// Slack that is set up later is told too.
+func (a *Alerts) logFindings(ctx context.Context) error {
+	rows, _ := a.Pool.Query(ctx, unloggedSQL, a.Now().Add(-tooOld), a.logged, linesLogged)
+	var id int64
+	var kind, detail string
+	var tenant *uuid.UUID
+	_, err := pgx.ForEachRow(rows, []any{&id, &kind, &detail, &tenant}, func() error {
+		log := a.Log
+		if tenant != nil {
+			log = log.With("tenant", *tenant)
+		}
+		log.Error("a finding for operators", "kind", kind, "detail", detail)
+		a.logged = id
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("list findings to log: %w", err)
+	}
+	return nil
+}
+
 const leftSQL = `
 select
     (select count(*) from usage_alerts where delivered_at is null and raised_at > $1)
-    + (select count(*) from audit_findings where notified_at is null and found_at > $1)`
+    + (select count(*) from audit_findings where` + untoldSQL + `)`
 
 func (a *Alerts) left(ctx context.Context) (n int, err error) {
 	if err := a.Pool.QueryRow(ctx, leftSQL, a.Now().Add(-tooOld)).Scan(&n); err != nil {

@@ -1,7 +1,9 @@
 package alerts
 
 import (
+	"bytes"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"strings"
 	"testing"
@@ -195,6 +197,77 @@ func TestWhatIsNoNewsAnyMoreIsNotTold(t *testing.T) {
 	h.deliver("a week later", 1, 0)
 	if got := h.ask(`select count(*) from usage_alerts where delivered_at is null`); got != 1 {
 		t.Errorf("%d alerts are not marked as told", got)
+	}
+}
+
+func TestEveryKindOfFindingIsTold(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	kinds := []string{
+		"late_usage", "not_invoiced", "unbillable", "report_parked", "report_unclear", "reporter_stopped",
+		"stripe_total_differs", "invariant_broken", "counter_drift", "stripe_hook_stuck", "stripe_meter_error",
+	}
+	for _, kind := range kinds {
+		h.finding(kind, "x", "what is wrong with "+kind)
+	}
+	h.deliver("all", len(kinds), 0)
+	said := strings.Join(h.slack.told(), "\n")
+	for _, kind := range kinds {
+		if !strings.Contains(said, "• "+kind+": what is wrong with "+kind) {
+			t.Errorf("Slack was not told of %s but\n%s", kind, said)
+		}
+	}
+}
+
+// A counter that is repaired is recorded and resolved at once, and told.
+func TestWhatIsRecordedAsResolvedIsNotTold(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.do(`insert into audit_findings (kind, subject, detail, found_by, found_at, resolved_at, resolution) values
+		('late_usage', 'at once', 'nobody is to hear this', 'test', $1, $1, 'r'),
+		('late_usage', 'before', 'nobody is to hear this', 'test', $1, $1::timestamptz - interval '1 s', 'r'),
+		('late_usage', 'since', 'it was', 'test', $1, $1::timestamptz + interval '1 s', 'r'),
+		('counter_drift', 'repaired', 'it drifted', 'test', $1, $1, 'r')`, h.now.Add(-time.Minute))
+	url := h.SlackURL
+	h.SlackURL = ""
+	h.deliver("without a webhook", 0, 2)
+	h.SlackURL = url
+	h.deliver("two", 2, 0)
+	if said := strings.Join(h.slack.told(), "\n"); strings.Contains(said, "nobody") || !strings.Contains(said, "it was") || !strings.Contains(said, "it drifted") {
+		t.Errorf("Slack was told\n%s", said)
+	}
+}
+
+func TestWithoutSlackOperatorsHearByTheLogOnce(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	var log bytes.Buffer
+	h.Options.Log = slog.New(slog.NewTextHandler(&log, nil))
+	url, tenant := h.SlackURL, h.tenant("pro")
+	h.SlackURL = ""
+	err := findings.Record(t.Context(), h.pool, findings.Finding{Kind: "late_usage", Subject: "x", Tenant: tenant, Detail: "late", FoundBy: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	h.finding("reporter_stopped", "ledger", "stopped")
+	for range 2 {
+		h.deliver("without a webhook", 0, 2)
+	}
+	h.finding("unbillable", "y", "newer")
+	h.deliver("another", 0, 3)
+	for _, want := range []string{
+		"level=ERROR msg=\"a finding for operators\" tenant=" + tenant.String() + " kind=late_usage detail=late\n",
+		"level=ERROR msg=\"a finding for operators\" kind=reporter_stopped detail=stopped\n",
+		"level=ERROR msg=\"a finding for operators\" kind=unbillable detail=newer\n",
+	} {
+		if strings.Count(log.String(), want) != 1 {
+			t.Errorf("%q was not logged once:\n%s", want, log.String())
+		}
+	}
+	h.SlackURL = url
+	h.deliver("Slack is told all the same", 3, 0)
+	if n := strings.Count(log.String(), "\n"); n != 3 {
+		t.Errorf("%d lines were logged", n)
 	}
 }
 

@@ -73,9 +73,13 @@ func (a *Alerts) staleJobs(ctx context.Context, now time.Time) (int, error) {
 		if lastError != "" {
 			since += ", then: " + lastError
 		}
+		name, known := job, a.Known(job)
+		if known != job {
+			name += ", a part of " + known + ","
+		}
 		wrong = append(wrong, findings.Finding{
 			Subject: job,
-			Detail:  fmt.Sprintf("job %s has not succeeded for 25 hours (%s); run: odometer jobs run %s", job, since, job),
+			Detail:  fmt.Sprintf("job %s has not succeeded for 25 hours (%s); run: odometer jobs run %s", name, since, known),
 		})
 		return nil
 	})

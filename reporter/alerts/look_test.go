@@ -184,6 +184,22 @@ func TestOperatorsHearOfMoreThanTenReconcileErrorsInADay(t *testing.T) {
 	h.mustBeOpen("when they are over")
 }
 
+func TestAPartIsNamedByTheJobThatPeopleCanRun(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	h.Known = func(job string) string { return strings.TrimSuffix(job, "_delivery") }
+	h.do(`insert into jobs (job, known_since) values ('alerts_delivery', $1), ('verify', $1)`, h.now.Add(-staleAfter-time.Second))
+	h.mustBeOpen("both", "job_stale alerts_delivery", "job_stale verify")
+	for detail, subject := range map[string]string{
+		"job alerts_delivery, a part of alerts, has not succeeded for 25 hours (never succeeded); run: odometer jobs run alerts": "alerts_delivery",
+		"job verify has not succeeded for 25 hours (never succeeded); run: odometer jobs run verify":                             "verify",
+	} {
+		if h.ask(`select count(*) from audit_findings where subject = $1 and detail = $2`, subject, detail) != 1 {
+			t.Errorf("%s is not said to be: %s", subject, detail)
+		}
+	}
+}
+
 const eventsSQL = `
 insert into usage_events (tenant_id, event_id, agent, kind, action_type, quantity, idempotency_key,
     occurred_at, recorded_at, period_start, stream_epoch, stream_seq)

@@ -2,9 +2,7 @@ package subscriptions
 
 import (
 	"context"
-	"errors"
 	"fmt"
-	"net/http"
 
 	"github.com/stripe/stripe-go/v76"
 )
@@ -16,9 +14,30 @@ func (s *Sync) fetch(ctx context.Context, id string) (*stripe.Subscription, erro
 	params.AddExpand("customer")
 	sub, err := s.stripe.Subscriptions.Get(id, params)
 	if err != nil {
-		return nil, fmt.Errorf("fetch subscription %s: %w", id, err)
+		return nil, fmt.Errorf("fetch subscription %s: %w", id, readable(err))
+	}
+	if c := sub.Customer; sub.Metadata["tenant_id"] == "" && c != nil && c.ID != "" && c.Object == "" {
+		if err := s.fetchCustomer(ctx, sub); err != nil {
+			return nil, err
+		}
 	}
 	return sub, nil
+}
+
+// fetchCustomer gets the customer of a subscription that came with its id
+// alone: only the customer may say whose tenant it is.
+func (s *Sync) fetchCustomer(ctx context.Context, sub *stripe.Subscription) error {
+	params := &stripe.CustomerParams{}
+	params.Context = ctx
+	customer, err := s.stripe.Customers.Get(sub.Customer.ID, params)
+	switch {
+	case isGone(err): // it names no tenant; the subscription is there
+		return nil
+	case err != nil:
+		return fmt.Errorf("fetch customer %s: %w", sub.Customer.ID, readable(err))
+	}
+	sub.Customer = customer
+	return nil
 }
 
 // fetchInvoice gets the subscription and the customer that an invoice is for.
@@ -27,7 +46,7 @@ func (s *Sync) fetchInvoice(ctx context.Context, id string) (subscription, custo
 	params.Context = ctx
 	inv, err := s.stripe.Invoices.Get(id, params)
 	if err != nil {
-		return "", "", fmt.Errorf("fetch invoice %s: %w", id, err)
+		return "", "", fmt.Errorf("fetch invoice %s: %w", id, readable(err))
 	}
 	if inv.Subscription != nil {
 		subscription = inv.Subscription.ID
@@ -55,14 +74,7 @@ func (s *Sync) list(ctx context.Context, customer string, each func(*stripe.Subs
 		}
 	}
 	if err := found.Err(); err != nil {
-		return fmt.Errorf("list subscriptions: %w", err)
+		return fmt.Errorf("list subscriptions: %w", readable(err))
 	}
 	return nil
-}
-
-// isGone reports that Stripe does not have the object, and never will again.
-func isGone(err error) bool {
-	var e *stripe.Error
-	return errors.As(err, &e) && e.Code == stripe.ErrorCodeResourceMissing &&
-		(e.HTTPStatusCode == http.StatusNotFound || e.HTTPStatusCode == http.StatusBadRequest)
 }

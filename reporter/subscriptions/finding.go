@@ -9,7 +9,7 @@ import (
 )
 
 // Kinds of findings. The subject is the subscription's id, of KindMeterError
-// the meter's.
+// and KindHookStuck the hook's.
 const (
 	KindUnknownPrice       = "unknown_price"
 	KindZeroPeriod         = "zero_period"
@@ -21,6 +21,7 @@ const (
 	KindRefused            = "subscription_refused"
 	KindGone               = "subscription_gone"
 	KindMeterError         = "stripe_meter_error"
+	KindHookStuck          = "stripe_hook_stuck"
 )
 
 // kinds are those that go away by themselves when the subscription is right.

@@ -9,6 +9,8 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"odometer/findings"
 )
 
 const (
@@ -24,7 +26,7 @@ const (
 type hook struct {
 	id, kind, object string
 	livemode         bool
-	receivedAt       time.Time
+	attempts         int // that have failed
 }
 
 func (h *hook) concernsUs() bool {
@@ -49,24 +51,30 @@ func store(ctx context.Context, pool *pgxpool.Pool, h hook) (first bool, err err
 	return tag.RowsAffected() == 1, nil
 }
 
+// A hook is due when it was received, and after a failure when its wait is over.
 const nextHookSQL = `
-select hook_id, type, coalesce(object_id, ''), livemode, received_at
+select hook_id, type, coalesce(object_id, ''), livemode, attempts
 from stripe_hooks
 where done_at is null
-  and (received_at, hook_id) > ($1, $2)
-order by received_at, hook_id
+  and coalesce(retry_at, received_at) <= statement_timestamp()
+order by coalesce(retry_at, received_at), hook_id
 limit 1
 for update skip locked`
 
-// nextHook claims the first waiting hook after a place for as long as the
-// transaction lasts. Without one it returns pgx.ErrNoRows.
-func nextHook(ctx context.Context, tx pgx.Tx, after hook) (h hook, err error) {
-	err = tx.QueryRow(ctx, nextHookSQL, after.receivedAt, after.id).
-		Scan(&h.id, &h.kind, &h.object, &h.livemode, &h.receivedAt)
-	if err != nil && !errors.Is(err, pgx.ErrNoRows) {
+// errNoHook says that none is due.
+var errNoHook = errors.New("no hook is due")
+
+// nextHook claims the hook that has been due for longest, for as long as the
+// transaction lasts. Without one it returns errNoHook.
+func nextHook(ctx context.Context, tx pgx.Tx) (h hook, err error) {
+	err = tx.QueryRow(ctx, nextHookSQL).Scan(&h.id, &h.kind, &h.object, &h.livemode, &h.attempts)
+	switch {
+	case errors.Is(err, pgx.ErrNoRows):
+		return hook{}, errNoHook
+	case err != nil:
 		return hook{}, fmt.Errorf("claim a hook: %w", err)
 	}
-	return h, err
+	return h, nil
 }
 
 const finishHookSQL = `
@@ -79,5 +87,40 @@ func finishHook(ctx context.Context, tx pgx.Tx, h hook, outcome string) error {
 	if _, err := tx.Exec(ctx, finishHookSQL, h.id, outcome); err != nil {
 		return fmt.Errorf("finish hook %s: %w", h.id, err)
 	}
-	return nil
+	if h.attempts < stuckAfter {
+		return nil
+	}
+	return findings.Resolve(ctx, tx, KindHookStuck, h.id, byHook, "it is done: "+outcome)
+}
+
+// stuckAfter is the failed attempt after which operators are told of a hook.
+const stuckAfter = 5
+
+// waits are how long a hook waits after each failed attempt; the last one is
+// for all that follow.
+var waits = []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 6 * time.Hour}
+
+const postponeHookSQL = `
+update stripe_hooks
+set attempts = $2,
+    retry_at = clock_timestamp() + $3::interval,
+    outcome = $4
+where hook_id = $1`
+
+// postponeHook lets a hook that has failed wait for its next attempt.
+func postponeHook(ctx context.Context, tx pgx.Tx, h hook, why error) error {
+	h.attempts++
+	outcome := oneLine(why.Error())
+	wait := waits[min(h.attempts, len(waits))-1]
+	if _, err := tx.Exec(ctx, postponeHookSQL, h.id, h.attempts, wait, outcome); err != nil {
+		return fmt.Errorf("postpone hook %s: %w", h.id, err)
+	}
+	if h.attempts < stuckAfter {
+		return nil
+	}
+	return findings.Record(ctx, tx, findings.Finding{
+		Kind: KindHookStuck, Subject: h.id, FoundBy: byHook,
+		Detail: fmt.Sprintf("Stripe's hook %s (%s of %s) has failed %d times, the last time with: %s; check the rights of the key in Stripe's dashboard, then nothing: it is tried again, every 6 hours at least",
+			h.id, h.kind, firstOf(h.object, "no object"), h.attempts, outcome),
+	})
 }

@@ -206,6 +206,12 @@ func (w *world) work() int {
 	return n
 }
 
+// due ends the wait of every hook that has failed.
+func (w *world) due() {
+	w.t.Helper()
+	w.exec(`update stripe_hooks set retry_at = now() where done_at is null and retry_at is not null`)
+}
+
 // follow delivers what has come and works it off.
 func (w *world) follow() {
 	w.t.Helper()

@@ -75,16 +75,23 @@ const (
 )
 
 // Run works off hooks whenever wake fires and every ten seconds, until ctx
-// ends. While they fail it waits longer and longer, and is not woken.
+// ends. While Stripe is away it waits longer and longer, and is not woken; what
+// it refuses holds nothing up.
 func (s *Sync) Run(ctx context.Context, wake <-chan struct{}) {
 	wait := pause
 	for ctx.Err() == nil {
 		woken := wake
-		if _, err := s.Work(ctx); err == nil {
+		_, err := s.Work(ctx)
+		switch {
+		case err == nil:
 			wait = pause
-		} else if ctx.Err() == nil {
+		case ctx.Err() != nil:
+		case isAway(err):
 			s.log.Error("work on Stripe's hooks", "err", err, "again_in", wait)
 			woken, wait = nil, min(2*wait, longestPause)
+		default:
+			s.log.Error("some of Stripe's hooks failed and wait", "err", err)
+			wait = pause
 		}
 		select {
 		case <-ctx.Done():

@@ -353,19 +353,30 @@ func TestWhileStripeIsAwayHooksWait(t *testing.T) {
 	for _, fault := range []stripetest.Fault{stripetest.Unavailable503, stripetest.ResetBefore, stripetest.TooManyRequests,
 		stripetest.Unauthorized, stripetest.TruncatedAfter} {
 		w.stripe.SetFaults(func(*http.Request, url.Values) stripetest.Fault { return fault })
-		if n, err := w.sync.Work(t.Context()); n != 0 || err == nil {
-			t.Errorf("%v: %d done, %v", fault, n, err)
+		w.due()
+		n, err := w.sync.Work(t.Context())
+		w.wantOneLine(err)
+		if n != 0 {
+			t.Errorf("%v: %d done", fault, n)
 		}
-		if _, err := w.sync.Compare(t.Context()); err == nil {
-			t.Errorf("%v: compared", fault)
-		}
+		_, err = w.sync.Compare(t.Context())
+		w.wantOneLine(err)
 	}
 	w.wantAgreed()
 	w.stripe.SetFaults(nil)
+	w.due()
 	if n := w.work(); n != 1 {
 		t.Errorf("%d done", n)
 	}
 	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+}
+
+// wantOneLine wants an error that people can read.
+func (w *world) wantOneLine(err error) {
+	w.t.Helper()
+	if err == nil || strings.ContainsAny(err.Error(), "{}\n") {
+		w.t.Errorf("the error is %v", err)
+	}
 }
 
 func TestAHookThatFailsDoesNotStopTheOthers(t *testing.T) {

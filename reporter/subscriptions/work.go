@@ -16,14 +16,16 @@ const (
 	// maxWorkers is how many hooks are worked on at once in a process. Each
 	// waits for Stripe most of the time, and needs two connections.
 	maxWorkers = 4
-	// maxFailures in a row end a round: Stripe or Postgres is away.
+	// maxFailures in a row without an answer end a round: Stripe or Postgres is
+	// away.
 	maxFailures = 5
 )
 
-// Work works off every stored hook that is not done, in order of receipt,
-// until none is left, and returns how many it has done and the first error. A
-// hook that fails stays for the next time; one that can never succeed is done,
-// with its outcome said. Several processes share the hooks.
+// Work works off every stored hook that is due, the longest due first,
+// until none is left, and returns how many it has done and the gravest error. A hook
+// that fails waits, longer each time, and lets the others go on meanwhile; one
+// that can never succeed is done, with its outcome said. Several processes
+// share the hooks.
 func (s *Sync) Work(ctx context.Context) (done int, err error) {
 	var group sync.WaitGroup
 	var result sync.Mutex
@@ -34,60 +36,72 @@ func (s *Sync) Work(ctx context.Context) (done int, err error) {
 			result.Lock()
 			defer result.Unlock()
 			done += n
-			if err == nil {
-				err = failed
-			}
+			err = graver(err, failed)
 		})
 	}
 	group.Wait()
 	return done, err
 }
 
-func (s *Sync) workAlone(ctx context.Context) (done int, first error) {
-	var last hook
+func (s *Sync) workAlone(ctx context.Context) (done int, gravest error) {
 	for failures := 0; failures < maxFailures && ctx.Err() == nil; {
-		h, over, err := s.workOne(ctx, last)
-		if errors.Is(err, pgx.ErrNoRows) {
-			return done, first
+		over, err := s.workOne(ctx)
+		if errors.Is(err, errNoHook) {
+			return done, gravest
 		}
 		if err == nil {
 			done++
 			err = s.lookBehind(ctx, over, byHook)
 		}
-		if err != nil {
+		gravest = graver(gravest, err)
+		if isAway(err) {
 			failures++
-			if first == nil {
-				first = err
-			}
 		} else {
 			failures = 0
 		}
-		if h.id != "" {
-			last = h
-		}
 	}
-	if first == nil {
-		first = ctx.Err()
+	if gravest == nil {
+		gravest = ctx.Err()
 	}
-	return done, first
+	return done, gravest
 }
 
-// workOne works off the first hook after last. over is the subscription that
-// it found ended, if it did.
-func (s *Sync) workOne(ctx context.Context, last hook) (h hook, over *ended, err error) {
+// graver is the first of two errors, unless only the second says that somebody
+// is away.
+func graver(a, b error) error {
+	if a == nil || !isAway(a) && isAway(b) {
+		return b
+	}
+	return a
+}
+
+// workOne works off the hook that is due, or lets it wait if that fails. over
+// is the subscription that it found ended, if it did.
+func (s *Sync) workOne(ctx context.Context) (over *ended, err error) {
+	var failed error
 	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
-		h, err = nextHook(ctx, tx, last)
+		h, err := nextHook(ctx, tx)
 		if err != nil {
 			return err
 		}
-		outcome, found, err := s.process(ctx, tx, h)
-		if err != nil {
-			return fmt.Errorf("hook %s (%s of %s): %w", h.id, h.kind, h.object, err)
+		var outcome string
+		why := pgx.BeginFunc(ctx, tx, func(part pgx.Tx) (err error) {
+			outcome, over, err = s.process(ctx, part, h)
+			return err
+		})
+		if why == nil {
+			return finishHook(ctx, tx, h, outcome)
 		}
-		over = found
-		return finishHook(ctx, tx, h, outcome)
+		failed = fmt.Errorf("hook %s (%s of %s): %w", h.id, h.kind, h.object, why)
+		if ctx.Err() != nil { // our own end is no failure of the hook's
+			return failed
+		}
+		return postponeHook(ctx, tx, h, why)
 	})
-	return h, over, err
+	if err == nil {
+		err = failed
+	}
+	return over, err
 }
 
 // process does what a hook asks for and says what came of it.
@@ -140,15 +154,16 @@ func (s *Sync) invoice(ctx context.Context, tx pgx.Tx, h hook) (outcome string, 
 	return outcome, over, nil
 }
 
-// meterError keeps that Stripe dropped meter events. Its report holds samples
-// only, so it is a reason to compare and not a list of what is missing.
+// meterError keeps that Stripe dropped meter events, once for each report: what
+// a later one says is news. A report holds samples only, so it is a reason to
+// compare and not a list of what is missing.
 func (s *Sync) meterError(ctx context.Context, tx pgx.Tx, h hook) (outcome string, err error) {
-	detail := "Stripe could not count some meter events of this meter"
+	detail := "Stripe could not count some meter events of meter " + firstOf(h.object, "(not named)")
 	if h.kind == meterNotFound {
 		detail = "Stripe has no meter for some meter events"
 	}
 	err = findings.Record(ctx, tx, findings.Finding{
-		Kind: KindMeterError, Subject: firstOf(h.object, h.kind), FoundBy: byHook,
+		Kind: KindMeterError, Subject: h.id, FoundBy: byHook,
 		Detail: detail + ": samples are in Stripe's dashboard and at /v2/core/events/" + h.id +
 			"; what is missing is found by: odometer jobs run verify",
 	})

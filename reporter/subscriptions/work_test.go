@@ -4,7 +4,9 @@ import (
 	"context"
 	"fmt"
 	"net/http"
+	"net/url"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -67,11 +69,13 @@ func TestAMeterErrorIsAFindingAndAsksForALookAtAll(t *testing.T) {
 			t.Errorf("hook %d: %d done", i, n)
 		}
 	}
-	w.wantFindings("stripe_meter_error mtr_1", "stripe_meter_error v1.billing.meter.no_meter_found")
+	w.wantFindings("stripe_meter_error evt_1", "stripe_meter_error evt_2", "stripe_meter_error evt_3")
 	w.want("looked at", w.lookedAt(), "", "", "")
-	w.want("details", w.texts(`select substring(detail from '/v2/core/events/evt_[0-9].*') from audit_findings order by subject`),
-		"/v2/core/events/evt_2; what is missing is found by: odometer jobs run verify",
-		"/v2/core/events/evt_3; what is missing is found by: odometer jobs run verify")
+	const where, what = ": samples are in Stripe's dashboard and at /v2/core/events/", "; what is missing is found by: odometer jobs run verify"
+	w.want("details", w.texts(`select detail from audit_findings order by subject`),
+		"Stripe could not count some meter events of meter mtr_1"+where+"evt_1"+what,
+		"Stripe could not count some meter events of meter mtr_1"+where+"evt_2"+what,
+		"Stripe has no meter for some meter events"+where+"evt_3"+what)
 }
 
 func TestALookThatFailsLeavesTheHook(t *testing.T) {
@@ -84,9 +88,113 @@ func TestALookThatFailsLeavesTheHook(t *testing.T) {
 		t.Errorf("%d done, %v", n, err)
 	}
 	w.sync.look = look
+	if n := w.work(); n != 0 {
+		t.Errorf("%d done before its time", n)
+	}
+	w.due()
 	if n := w.work(); n != 1 {
 		t.Errorf("%d done", n)
 	}
+}
+
+// forbidInvoices lets the key have no right to read invoices.
+func (w *world) forbidInvoices() {
+	w.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
+		if strings.HasPrefix(r.URL.Path, "/v1/invoices") {
+			return stripetest.Forbidden
+		}
+		return stripetest.NoFault
+	})
+}
+
+func TestHooksThatStripeRefusesKeepNoOtherFromBeingWorked(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "2026-11-01")
+	w.subscribe("1", acme, bundle, nil)
+	w.forbidInvoices()
+	for i := range 6 * maxWorkers {
+		w.deliver(hookOf(invoiceCreated, fmt.Sprintf("in_%d", i)))
+	}
+	w.deliver(w.take()...)
+	n, err := w.sync.Work(t.Context())
+	w.wantOneLine(err)
+	if n != 1 || isAway(err) {
+		t.Errorf("%d done, %v", n, err)
+	}
+	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+	w.want("waiting", w.texts(`select distinct attempts || ' ' || regexp_replace(outcome, 'in_[0-9]+', 'in_N') from stripe_hooks where done_at is null`),
+		"1 fetch invoice in_N: Stripe answered 403: The provided key does not have the required permissions for this endpoint.")
+	if n := w.work(); n != 0 {
+		t.Errorf("%d done before their time", n)
+	}
+}
+
+func TestAStripeThatIsAwayIsLeftAlone(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "2026-11-01")
+	w.stripe.SetFaults(func(*http.Request, url.Values) stripetest.Fault { return stripetest.Unavailable503 })
+	const hooks = 4 * maxWorkers * maxFailures
+	for i := range hooks {
+		w.deliver(hookOf(invoiceCreated, fmt.Sprintf("in_%d", i)))
+	}
+	if n, err := w.sync.Work(t.Context()); n != 0 || !isAway(err) {
+		t.Errorf("%d done, %v", n, err)
+	}
+	var tried int
+	if err := w.pool.QueryRow(t.Context(), `select count(*) from stripe_hooks where attempts > 0`).Scan(&tried); err != nil {
+		t.Fatal(err)
+	}
+	if tried < maxFailures || tried > maxWorkers*maxFailures {
+		t.Errorf("%d of %d hooks were tried", tried, hooks)
+	}
+}
+
+func TestAHookWaitsLongerEachTimeAndIsTold(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "2026-11-01")
+	w.forbidInvoices()
+	h := hookOf(invoiceFinalized, "in_1")
+	w.deliver(h)
+	for i, wait := range []time.Duration{10 * time.Second, time.Minute, 5 * time.Minute, 15 * time.Minute, time.Hour, 6 * time.Hour, 6 * time.Hour} {
+		before := time.Now()
+		w.due()
+		if _, err := w.sync.Work(t.Context()); err == nil {
+			t.Error("no error")
+		}
+		var attempts int
+		var retry time.Time
+		if err := w.pool.QueryRow(t.Context(), `select attempts, retry_at from stripe_hooks`).Scan(&attempts, &retry); err != nil {
+			t.Fatal(err)
+		}
+		if late := retry.Sub(before) - wait; attempts != i+1 || late < -time.Second || late > 10*time.Second {
+			t.Errorf("after attempt %d: %d attempts, waits %s, want %s", i+1, attempts, retry.Sub(before), wait)
+		}
+		if i+1 < stuckAfter {
+			w.wantFindings()
+		} else {
+			w.wantFindings("stripe_hook_stuck " + h.ID)
+		}
+	}
+	w.wantDetail(KindHookStuck, "invoice.finalized of in_1", "failed 7 times", "403: The provided key does not", "rights of the key")
+	w.stripe.SetFaults(nil)
+	w.due()
+	if n := w.work(); n != 1 {
+		t.Errorf("%d done", n)
+	}
+	w.wantFindings()
+	w.want("resolved", w.texts(`select resolution from audit_findings`), "it is done: Stripe has no such invoice")
+}
+
+func TestARoundThatIsEndedCountsAgainstNoHook(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, "2026-11-01")
+	w.deliver(stripetest.Hook{Payload: []byte(`{"id":"evt_c","type":"invoice.upcoming","data":{"object":{"customer":"cus_only"}}}`)})
+	ctx, stop := context.WithCancel(t.Context())
+	w.sync.look = func(context.Context, string) error { stop(); return ctx.Err() }
+	if n, err := w.sync.Work(ctx); n != 0 || err == nil {
+		t.Errorf("%d done, %v", n, err)
+	}
+	w.want("hooks", w.texts(`select attempts || coalesce(outcome, '') from stripe_hooks`), "0")
 }
 
 func TestSeveralProcessesShareTheHooks(t *testing.T) {
