@@ -37,6 +37,13 @@
 //	collector  a worker's first half: decodes, gathers the next batch          (collect.go)
 //	committer  its second half: judges, counts, commits                        (judge.go, count.go)
 //
+// Beside the readers, a retry judges dead letters anew (retry.go) and a replay
+// restores what is missing (replay.go), by the same judgement and under the
+// same locks. Neither moves a position or books a batch: in `batches` a message
+// stays what it was when it was read, so the dead of all batches are the rows
+// of dead_letters in whatever state, and an event that came from one lies at
+// its position.
+//
 // While a batch commits, the next one is fetched and decoded. Each channel is
 // bounded, so a slow database slows the reading and memory stays flat.
 package aggregator

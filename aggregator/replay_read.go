@@ -110,7 +110,7 @@ func (r *replay) take(ctx context.Context, msg *nats.Msg, expected uint64) (end 
 		return false, natsError(fmt.Errorf("read the stream: %w", err))
 	}
 	if meta.Sequence.Consumer != expected {
-		return false, natsError(fmt.Errorf("%w after %d: go on with --from-seq", errGap, r.done.Through))
+		return false, natsError(fmt.Errorf("%w after message %d", errGap, r.done.Through))
 	}
 	seq := int64(meta.Sequence.Stream)
 	if seq > r.done.Last {

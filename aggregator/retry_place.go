@@ -27,16 +27,25 @@ func (i *item) place(periods []odometer.Period) *odometer.Period {
 		return odometer.Place(periods, e.OccurredAt, e.Position)
 	case i.retried.now:
 		return odometer.Place(periods, e.OccurredAt, endOfTime)
+	default:
+		return PlaceRetried(periods, e.OccurredAt, i.retried.closedUntil)
 	}
+}
+
+// PlaceRetried finds the period of an event that comes from a retried dead
+// letter, given the letter's retry_closed_until: what had been closed by then
+// could not take it, everything later could. The retry's position alone does
+// not tell: while nothing arrives, a close before and one after it have the same.
+func PlaceRetried(periods []odometer.Period, occurredAt time.Time, closedUntil *time.Time) *odometer.Period {
 	then := make([]odometer.Period, len(periods))
 	for n, p := range periods {
 		p.ClosedAt = nil
-		if until := i.retried.closedUntil; until != nil && !p.End.After(*until) {
+		if closedUntil != nil && !p.End.After(*closedUntil) {
 			p.ClosedAt = &odometer.Position{}
 		}
 		then[n] = p
 	}
-	return odometer.Place(then, e.OccurredAt, endOfTime)
+	return odometer.Place(then, occurredAt, endOfTime)
 }
 
 // closedUntil is the end of a tenant's last closed period, nil for none.

@@ -147,6 +147,42 @@ func TestRetryOfAClaimedKey(t *testing.T) {
 	h.balanced()
 }
 
+// A letter that somebody discards while it waits to be retried stays discarded.
+func TestRetryLeavesWhatWasDecidedMeanwhile(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t)
+	tenant := h.subscribe(1)[0]
+	h.run()
+	h.publish(reply(tenant, "a", 2), reply(tenant, "b", 3))
+	h.settled()
+	h.apply(withReplies())
+	rows, _ := (&Selection{}).openAfter(t.Context(), h.pool, odometer.Position{})
+	letters, err := collectLetters(rows)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := Selection{IDs: []odometer.Position{letters[0].Position}}
+	if err := Discard(t.Context(), h.pool, s, "test", "because", func(Outcome) {}); err != nil {
+		t.Fatal(err)
+	}
+	terms := h.number(`select sum(terms)::bigint from stream_positions`)
+	var told []Outcome
+	r := &retrier{pool: h.pool, who: "test", each: func(o Outcome) { told = append(told, o) }, workers: map[int]*worker{}}
+	r.a = &Aggregator{Options: Options{Pool: h.pool, Now: time.Now}}
+	if err := r.page(t.Context(), letters); err != nil {
+		t.Fatal(err)
+	}
+	if len(told) != 2 || told[0].State != "discarded" || !told[0].Before || told[1].State != "retried" {
+		t.Errorf("told %+v", told)
+	}
+	if n := h.count(tenant, "inbox"); n != 3 {
+		t.Errorf("counted %d, want 3", n)
+	}
+	if h.number(`select sum(terms)::bigint from stream_positions`) <= terms {
+		t.Error("the terms of the partition were not raised: a reader that waited would count by what it saw before")
+	}
+}
+
 // Corrections are retried in their turn, against the balance of their turn.
 func TestRetriedCorrectionsMeetTheBalance(t *testing.T) {
 	t.Parallel()
@@ -159,14 +195,16 @@ func TestRetriedCorrectionsMeetTheBalance(t *testing.T) {
 	h.publish(take("first", -5))
 	h.publish(take("second", -5))
 	h.publish(email(tenant, "use", 7))
+	h.publish(reply(tenant, "later", 50))
 	h.settled()
 	stop()
-	h.expectRetry(Selection{Reason: odometer.NegativeBalance}, map[string]int{"retried": 1, "open": 1})
+	h.apply(withReplies())
+	h.expectRetry(Selection{}, map[string]int{"retried": 2, "open": 1})
 	if n := h.number(`select count(*) from dead_letters where state = 'open' and detail like '%-5 %balance of 2 %'`); n != 1 {
 		t.Error("the refusal does not tell the balance")
 	}
-	if n := h.count(tenant, "inbox"); n != 2 {
-		t.Errorf("balance %d, want 2", n)
+	if n := h.count(tenant, "inbox"); n != 52 {
+		t.Errorf("balance %d, want 52", n)
 	}
 	h.balanced()
 }

@@ -1,0 +1,238 @@
+package main
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+
+	"odometer/ingest/natstest"
+	"odometer/migrations/pgtest"
+	"odometer/reporter/stripetest"
+	"odometer/terms"
+)
+
+// office is a database and a stream with an aggregator, as an operator has them.
+type office struct {
+	t                *testing.T
+	database, server string
+	tenant           string
+	stop             func()
+}
+
+func newOffice(t *testing.T) *office {
+	t.Helper()
+	o := &office{t: t, database: pgtest.URL(t), server: natstest.Run(t).URL()}
+	must(t, "catalogue", "apply", "--database-url", o.database)
+	o.tenant = subscribeMany(t, o.database, 1)[0].String()
+	o.aggregate()
+	return o
+}
+
+// aggregate starts an aggregator until stop is called.
+func (o *office) aggregate() {
+	o.t.Helper()
+	cmd := program(o.t, nil, "run", "aggregator", "--database-url", o.database, "--nats-url", o.server, "--ops-addr", "127.0.0.1:0", "--log-level", "warn")
+	cmd.Stderr = o.t.Output()
+	if err := cmd.Start(); err != nil {
+		o.t.Fatal(err)
+	}
+	stopped := false
+	o.stop = func() {
+		if !stopped {
+			stopped = true
+			_ = cmd.Process.Signal(syscall.SIGTERM)
+			_ = cmd.Wait()
+		}
+	}
+	o.t.Cleanup(o.stop)
+}
+
+// does runs a command on the office's database and stream.
+func (o *office) does(args ...string) answer {
+	o.t.Helper()
+	args = append(args, "--database-url", o.database)
+	if args[0] == "replay" || args[0] == "adjust" {
+		args = append(args, "--nats-url", o.server)
+	}
+	return odometerDoes(o.t, args...)
+}
+
+func (o *office) expect(code int, says []string, args ...string) answer {
+	o.t.Helper()
+	got := o.does(args...)
+	if got.code != code {
+		o.t.Errorf("odometer %s: exit %d, want %d:\n%s%s", strings.Join(args, " "), got.code, code, got.out, got.err)
+	}
+	for _, words := range says {
+		if !strings.Contains(got.out+got.err, words) {
+			o.t.Errorf("odometer %s: nothing says %q:\n%s%s", strings.Join(args, " "), words, got.out, got.err)
+		}
+	}
+	if strings.Count(strings.TrimSpace(got.err), "\n") > 0 {
+		o.t.Errorf("odometer %s: more than one line on stderr:\n%s", strings.Join(args, " "), got.err)
+	}
+	return got
+}
+
+func (o *office) publish(action, key string, quantity int) {
+	o.t.Helper()
+	must(o.t, "publish", "--nats-url", o.server, "--tenant", o.tenant, "--agent", "inbox", "--action", action,
+		"--key", key, "--quantity", fmt.Sprint(quantity))
+}
+
+// read waits until the aggregator has read the first n messages.
+func (o *office) read(n int64) {
+	o.t.Helper()
+	pool := openPool(o.t, o.database)
+	waitFor(o.t, fmt.Sprintf("%d messages are read", n), func() bool {
+		var least int64
+		_ = pool.QueryRow(o.t.Context(), `select coalesce(min(seq), 0) from stream_positions`).Scan(&least)
+		return least >= n
+	})
+}
+
+func (o *office) exec(sql string) {
+	o.t.Helper()
+	if _, err := openPool(o.t, o.database).Exec(o.t.Context(), sql); err != nil {
+		o.t.Fatal(err)
+	}
+}
+
+const emptyBooksSQL = `
+delete from usage_events;
+delete from usage_counters;
+delete from dead_letters where state = 'open'`
+
+func TestAdjustBelowZeroIsRefusedWithTheBalance(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.publish("email_processed", "use", 3)
+	adjust := func(more ...string) []string {
+		return append([]string{"adjust", "--tenant", o.tenant, "--agent", "inbox", "--reason", "a test's \"traffic\""}, more...)
+	}
+	o.expect(exitFound, []string{"negative_balance", "quantity -5 would bring the balance of 3"}, adjust("--quantity", "-5")...)
+	o.expect(exitDone, []string{"stood at 3, stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
+	o.expect(exitDone, []string{"counted before", "stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
+	time.Sleep(2100 * time.Millisecond) // beyond the stream's own window for repeats
+	o.expect(exitDone, []string{"counted before", "stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
+	o.expect(exitFound, []string{"idempotency_conflict", "quantity -2 there, -1 here"}, adjust("--quantity", "-1", "--key", "k")...)
+	o.expect(exitDone, []string{`"before": 1`, `"after": 6`, `"state": "counted"`}, adjust("--quantity", "+5", "--json")...)
+	o.expect(exitFound, []string{"no_billing_period"}, adjust("--quantity", "1", "--occurred-at", time.Now().AddDate(0, 0, -60).Format(time.RFC3339))...)
+	for _, c := range [][]string{{"--quantity", "0"}, {"--quantity", "1.5"}, {"--quantity", "1", "--reason", " "}, {"--quantity", "1", "--agent", "Inbox"}} {
+		o.expect(exitUsage, nil, adjust(c...)...)
+	}
+	var reason string
+	if err := openPool(t, o.database).QueryRow(t.Context(), `select metadata ->> 'reason' from usage_events where kind = 'adjustment' and quantity = -2`).Scan(&reason); err != nil || reason != "a test's \"traffic\"" {
+		t.Errorf("the history says %q, %v", reason, err)
+	}
+	o.stop()
+	got := o.expect(exitUnreachable, []string{"is stored at sequence", "odometer run aggregator", "--key late"}, adjust("--quantity", "1", "--key", "late", "--wait", "200ms")...)
+	if got.out != "" {
+		t.Errorf("it says %q on stdout", got.out)
+	}
+	o.aggregate()
+	o.expect(exitDone, []string{"stands at 7"}, adjust("--quantity", "1", "--key", "late")...)
+}
+
+func TestDeadLettersAreShownRetriedAndDiscarded(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.expect(exitDone, []string{"no dead letters"}, "deadletters", "list")
+	o.publish("email_processed", "good", 3)
+	o.publish("email_replied", "a", 1)
+	o.publish("email_replied", "b", 1)
+	o.read(3)
+	o.expect(exitDone, []string{"unknown_action", o.tenant, "1-2", "1-3", "total"}, "deadletters", "list")
+	var list struct {
+		Total  int
+		Groups []struct {
+			Reason string
+			Count  int
+		}
+		Letters []struct{ ID, Field, Value, State string }
+	}
+	if err := json.Unmarshal([]byte(o.does("deadletters", "list", "--json").out), &list); err != nil {
+		t.Fatal(err)
+	}
+	if list.Total != 2 || len(list.Groups) != 1 || list.Groups[0].Count != 2 || len(list.Letters) != 2 || list.Letters[0].ID != "1-3" {
+		t.Errorf("list: %+v", list)
+	}
+	o.expect(exitDone, []string{`action_type: "email_replied"`, "usage." + o.tenant, `"idempotency_key": "a"`, "unknown_action"}, "deadletters", "show", "1-2")
+	o.expect(exitFound, []string{"1-2 still dead: unknown_action", "2 still open"}, "deadletters", "retry", "--tenant", o.tenant)
+	o.expect(exitDone, []string{"1-3 discarded"}, "deadletters", "discard", "1-3", "--why", "a test")
+	o.expect(exitDone, []string{"1-3 discarded before"}, "deadletters", "retry", "1-3")
+	o.expect(exitDone, []string{"a test"}, "deadletters", "show", "1-3")
+	o.expect(exitUsage, []string{"1-99", "deadletters list"}, "deadletters", "retry", "1-99")
+	file := filepath.Join(t.TempDir(), "c.yaml")
+	catalogue := strings.Replace(string(terms.SampleYAML), "email_processed", "email_processed, email_replied", 1)
+	if err := os.WriteFile(file, []byte(catalogue), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	must(t, "catalogue", "apply", "-f", file, "--database-url", o.database)
+	o.expect(exitDone, []string{"1 retried"}, "deadletters", "retry", "--reason", "unknown_action")
+	o.expect(exitDone, []string{"1-2 retried before"}, "deadletters", "retry", "1-2")
+	o.expect(exitDone, []string{"retried", "discarded"}, "deadletters", "list", "--state", "all")
+	if out := must(t, "usage", "--tenant", o.tenant, "--json", "--database-url", o.database); !strings.Contains(out, `"count": 4`) {
+		t.Errorf("usage: %s", out)
+	}
+}
+
+func TestDiscardNeedsWhy(t *testing.T) {
+	t.Parallel()
+	for _, c := range [][]string{
+		{"deadletters", "discard", "1-1"},
+		{"deadletters", "discard", "1-1", "--why", " "},
+		{"deadletters", "discard", "--why", "because"},
+		{"deadletters", "discard", "one", "--why", "because"},
+		{"deadletters", "retry"},
+		{"deadletters", "retry", "--reason", "bad_luck"},
+	} {
+		if got := odometerDoes(t, append(c, "--database-url", "postgres://127.0.0.1:1/none")...); got.code != exitUsage || strings.Count(got.err, "\n") != 1 {
+			t.Errorf("odometer %s: exit %d: %s", strings.Join(c, " "), got.code, got.err)
+		}
+	}
+}
+
+// Emptied books are rebuilt, and Stripe is told nothing twice.
+func TestReplayRebuildsAndStripeIsToldNothingTwice(t *testing.T) {
+	t.Parallel()
+	w := newTill(t)
+	w.exec(`delete from usage_counters`)
+	o := &office{t: t, database: w.database, tenant: w.tenant, server: w.flags[3]}
+	o.aggregate()
+	o.publish("email_processed", "one", 515)
+	o.publish("email_processed", "two", 10)
+	o.publish("email_replied", "dead", 1)
+	w.expect(w.does("report"), exitDone, "(")
+	o.read(3)
+	w.expect(w.does("report"), exitDone)
+	meter := terms.SampleCatalogue().Agents[0].Meter
+	told := func() int64 { return stripeTotal(w.stripe, meter) }
+	if n := told(); n != 25 {
+		t.Fatalf("Stripe was told %d, want 25", n)
+	}
+	o.exec(emptyBooksSQL)
+	o.expect(exitFound, []string{"2 to be applied", "1 would become dead letters"}, "replay", "--dry-run")
+	o.expect(exitFound, []string{"2 applied", "1 new dead letters", "unknown_action"}, "replay")
+	w.expect(w.does("report"), exitDone, "told 0 reports")
+	if n := told(); n != 25 {
+		t.Errorf("Stripe has %d, want 25", n)
+	}
+	o.expect(exitDone, []string{"3 already there (2 events, 0 duplicates, 1 dead letters), 0 applied, 0 new dead letters"}, "replay")
+	o.expect(exitDone, []string{"read 1 messages"}, "replay", "--from-seq", "3")
+	o.expect(exitDone, []string{"read 0 messages"}, "replay", "--since", time.Now().Add(time.Hour).Format(time.RFC3339))
+	o.expect(exitDone, []string{"read 0 messages"}, "replay", "--tenant", uuid.NewString())
+	o.expect(exitDone, []string{`"read": 3`, `"already_there": 3`}, "replay", "--tenant", o.tenant, "--json")
+	o.expect(exitUsage, nil, "replay", "--from-seq", "3", "--since", time.Now().Format(time.RFC3339))
+}
+
+func stripeTotal(s *stripetest.Server, meter string) int64 {
+	return s.Total("cus_till", meter, time.Unix(0, 0), time.Now().AddDate(1, 0, 0))
+}
