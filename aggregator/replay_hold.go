@@ -2,6 +2,7 @@ package aggregator
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -90,4 +91,29 @@ func (h *hold) release() {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Second)
 	defer cancel()
 	_ = h.conn.Close(ctx) // the server drops the locks with the connection in any case
+}
+
+const replayingSQL = `
+select coalesce(min(objid::bigint), -1)
+from pg_locks
+where locktype = 'advisory'
+  and database = (select oid from pg_database where datname = current_database())
+  and classid = $1
+  and objsubid = 2
+  and granted`
+
+// ErrReplaying says that a replay is restoring events: what is counted is less
+// than what is true, and must be neither closed nor told.
+var ErrReplaying = errors.New("a replay is restoring the books")
+
+// Replaying is ErrReplaying while one does.
+func Replaying(ctx context.Context, pool *pgxpool.Pool) error {
+	var partition int64
+	if err := pool.QueryRow(ctx, replayingSQL, holdClass).Scan(&partition); err != nil {
+		return fmt.Errorf("look whether a replay runs: %w", err)
+	}
+	if partition >= 0 {
+		return fmt.Errorf("%w (partition %d): nothing is closed or told until it has ended; call again then", ErrReplaying, partition)
+	}
+	return nil
 }

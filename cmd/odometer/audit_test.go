@@ -157,6 +157,8 @@ func TestDamageToTheLedgerIsFound(t *testing.T) {
 		{"a row doubled", `insert into overage_reports select (jsonb_populate_record(r, '{"revision": 4, "identifier": "odo_again"}')).* from overage_reports r where revision = 3`, "ledger_link_changed"},
 		{"a row changed", `update overage_reports set to_total = to_total + 1 where revision = 3`, "ledger_link_changed"},
 		{"a customer changed", `update overage_reports set stripe_customer = 'cus_x' where revision = 2`, "ledger_chain_broken"},
+		{"Stripe has more", `update overage_reports set decided_at = decided_at - interval '2 hours'; delete from overage_reports where revision = 3`, "stripe_total_differs"},
+		{"Stripe has less", `update overage_reports set decided_at = decided_at - interval '2 hours', to_total = to_total + (revision = 3)::integer`, "found 40 in Stripe's summary"},
 		{"an old copy restored", `update ledger set generation = generation - 1`, "an older copy of the database"},
 	} {
 		w.exec(c.sql)

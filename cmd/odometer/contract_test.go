@@ -56,7 +56,7 @@ func TestWrongUsageSaysWhatToDo(t *testing.T) {
 func TestHelpShowsAnExampleOfEveryCommand(t *testing.T) {
 	t.Parallel()
 	for _, command := range []string{"demo", "run", "migrate up", "migrate down", "migrate status", "catalogue apply", "catalogue show",
-		"subscription set", "subscription show", "token", "publish", "usage", "report", "jobs list", "jobs run", "jobs pause", "jobs resume", "bench"} {
+		"subscription set", "subscription show", "token", "publish", "usage", "replay", "audit", "reconcile", "deadletters list", "deadletters show", "deadletters retry", "deadletters discard", "adjust", "report", "jobs list", "jobs run", "jobs pause", "jobs resume", "bench"} {
 		got := odometerDoes(t, append(strings.Fields(command), "--help")...)
 		if got.code != exitDone || !strings.Contains(strings.Join(strings.Fields(got.out), " "), "Example: odometer "+command) {
 			t.Errorf("odometer %s --help: exit %d, without an example:\n%s", command, got.code, got.out)

@@ -111,6 +111,9 @@ func (r *reporting) rollOver(ctx context.Context, _ slot) error {
 			break
 		}
 	}
+	if err := aggregator.Replaying(ctx, r.pool); err != nil {
+		return err
+	}
 	closed, err := reporter.Close(ctx, r.pool, time.Now(), r.grace)
 	if closed > 0 {
 		r.t.log.Info("billing periods closed", "periods", closed)
@@ -126,6 +129,9 @@ func (r *reporting) report(ctx context.Context, s slot) error {
 	}
 	if s.byHand && r.reporter.Sink == reporter.DryRun {
 		return showStatement(ctx, r.t, r.pool, r.reporter, nil, false)
+	}
+	if err := aggregator.Replaying(ctx, r.pool); err != nil {
+		return err
 	}
 	result, err := r.reporter.Pass(ctx, reporter.Scope{ByHand: s.byHand, Due: !s.daily && !s.byHand && !r.eager})
 	if s.byHand {
