@@ -122,6 +122,16 @@ func known(jobs []job) []job {
 	return slices.DeleteFunc(slices.Clone(jobs), func(j job) bool { return j.partOf != "" })
 }
 
+// knownAs is the job that people know a job or its part as.
+func knownAs(name string) string {
+	for _, j := range jobTable(nil) {
+		if j.name == name && j.partOf != "" {
+			return j.partOf
+		}
+	}
+	return name
+}
+
 // withParts is the job of that name, and after it what belongs to it.
 func withParts(jobs []job, name string) ([]job, error) {
 	var found []job

@@ -57,7 +57,7 @@ func (s *reportingSettings) reporting(t *terminal, pool *pgxpool.Pool, nc *nats.
 	}
 	r := &reporting{
 		t: t, pool: pool, nats: nc, grace: s.CloseGrace, keep: keep,
-		alerts: alerts.New(alerts.Options{Pool: pool, Log: t.log, SlackURL: slack}),
+		alerts: alerts.New(alerts.Options{Pool: pool, Log: t.log, SlackURL: slack, Known: knownAs}),
 	}
 	if nc != nil || sink == reporter.DryRun {
 		if r.reporter, err = s.reporter(pool, nc, t.log, metrics); err != nil {
