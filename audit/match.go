@@ -215,6 +215,7 @@ func (m *matcher) tell(c *chunk, inWindow bool) {
 	m.report.mu.Lock()
 	s := &m.report.Stream
 	s.Messages += int64(len(c.messages))
+	s.Waiting += c.waiting
 	s.Events += of[counted] + of[altered]
 	s.Duplicates += of[repeated]
 	s.DeadLetters += of[dead]

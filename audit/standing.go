@@ -219,13 +219,18 @@ func (s *standing) furthest() (seq int64) {
 	return seq
 }
 
-// lowest is the lowest position, for which every partition was read.
-func (s *standing) lowest() int64 {
-	seq := s.furthest()
-	for _, p := range s.places {
-		seq = min(seq, p.Seq)
+// readUntil is up to when every partition was read to the stream's end.
+func (s *standing) readUntil() string {
+	var oldest time.Time
+	for i, p := range s.places {
+		switch {
+		case p.CompleteUntil == nil:
+			return "never to its end"
+		case i == 0 || p.CompleteUntil.Before(oldest):
+			oldest = *p.CompleteUntil
+		}
 	}
-	return seq
+	return "to its end of " + oldest.UTC().Format(time.RFC3339)
 }
 
 func (s *standing) partitionOf(tenant uuid.UUID) int {

@@ -27,6 +27,7 @@ type chunk struct {
 	from, to int64
 	messages []message
 	bytes    int
+	waiting  int64 // messages that were not read yet
 
 	strays bool // only events without a message are looked for
 }
@@ -66,8 +67,8 @@ func (a *auditor) compareStream(ctx context.Context) error {
 		return nil
 	}
 	state := a.at.info.State
+	a.report.Stream.First = int64(state.FirstSeq)
 	a.at.end = min(a.at.furthest(), int64(state.LastSeq))
-	a.sayWaiting()
 	m, err := a.newMatcher(ctx, int64(state.FirstSeq))
 	if err != nil {
 		return err
@@ -75,6 +76,7 @@ func (a *auditor) compareStream(ctx context.Context) error {
 	if err := a.readAll(ctx, m, int64(state.FirstSeq)); err != nil {
 		return err
 	}
+	a.sayWaiting()
 	if err := m.lookBack(ctx); err != nil {
 		return err
 	}
@@ -85,19 +87,13 @@ func (a *auditor) compareStream(ctx context.Context) error {
 // it is not there yet.
 func (a *auditor) sayWaiting() {
 	s := &a.report.Stream
-	s.First, s.Last, s.Through = int64(a.at.info.State.FirstSeq), int64(a.at.info.State.LastSeq), a.at.end
-	s.Waiting = max(0, s.Last-a.at.lowest())
+	s.Last, s.Through = int64(a.at.info.State.LastSeq), a.at.end
+	s.Waiting += max(0, s.Last-s.Through)
 	if s.Waiting == 0 {
 		return
 	}
-	until := "never to its end"
-	for _, p := range a.at.places {
-		if p.Seq == a.at.lowest() && p.CompleteUntil != nil {
-			until = "through " + p.CompleteUntil.UTC().Format(time.RFC3339)
-		}
-	}
-	a.report.note("stream and events: unsettled: up to %d messages are not read yet (read %s): the aggregator is behind or not running, or an older copy of the database was restored; odometer run aggregator reads on by itself",
-		s.Waiting, until)
+	a.report.note("stream and events: unsettled: %d messages are not read yet; it is read %s: the aggregator is behind or not running, or an older copy of the database was restored: odometer run aggregator reads on by itself",
+		s.Waiting, a.at.readUntil())
 }
 
 // sameEpochs makes sure that nothing was concluded from a history that was cut
@@ -201,6 +197,9 @@ func (a *auditor) fill(ctx context.Context, p *pull, c *chunk, through, to int64
 func (a *auditor) add(c *chunk, msg *nats.Msg, meta *nats.MsgMetadata) {
 	seq := int64(meta.Sequence.Stream)
 	kind, partition, tenant, agent, ok := ingest.ParseStored(msg.Subject)
+	if ok && seq > a.at.through(partition) {
+		c.waiting++ // of a partition that is read less far than another
+	}
 	if !ok || seq > a.at.through(partition) {
 		return
 	}

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"odometer"
 	"odometer/ingest"
 )
 
@@ -62,6 +63,9 @@ func TestALostTailIsFoundThenSaidAsUnknown(t *testing.T) {
 		t.Error("reconcile is content with a stream that lost its tail")
 	}
 	h.life("instead", 70)
+	if !slices.Contains(kinds(h.audit(Scope{})), TailLost) {
+		t.Error("a tail with other messages in its place is not found")
+	}
 	h.findsAmong(TailLost, EventMissing, EventUnknown, DeadChanged)
 	h.run()
 	h.eventually("a new epoch", func() bool { return h.number(`select count(*) from stream_epochs`) == 2 })
@@ -165,5 +169,23 @@ func TestARestoredDatabaseIsSaidAndHeals(t *testing.T) {
 	h.settled()
 	if r := h.finds(Scope{}); r.Stream.Waiting != 0 || r.Stream.Events != 120 {
 		t.Errorf("stream %+v", r.Stream)
+	}
+}
+
+// A partition that is read less far than another is no difference.
+func TestAPartitionBehindIsNotWrong(t *testing.T) {
+	t.Parallel()
+	h := filled(t)
+	h.publish(email(h.tenants[0], "late one", 3))
+	h.run()
+	h.settled()
+	h.stop()
+	h.exec(`update usage_counters c set count = c.count - 3 from usage_events e
+		where e.idempotency_key = 'late one' and c.tenant_id = e.tenant_id and c.agent = e.agent and c.period_start = e.period_start`)
+	h.exec(`delete from usage_events where idempotency_key = 'late one'`)
+	h.finds(Scope{}, EventMissing)
+	h.exec(`update stream_positions set seq = seq - 1, stored_at = null where partition = $1`, odometer.PartitionOf(h.tenants[0], 4))
+	if r := h.finds(Scope{}); r.Stream.Waiting != 1 {
+		t.Errorf("%d messages wait, want 1", r.Stream.Waiting)
 	}
 }

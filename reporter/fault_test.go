@@ -227,4 +227,7 @@ func summaryIsUnclear(t *testing.T, a *tenant) {
 	a.roll()
 	a.report()
 	a.expectAt("inbox", 10) // the invoice bills theirs as ours
+	if got := a.openFindings(kindUnclear); len(got) != 0 {
+		t.Errorf("findings %v of a link that is decided", got)
+	}
 }

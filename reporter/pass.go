@@ -143,8 +143,24 @@ func (p *pass) tidy(ctx context.Context) error {
 			return err
 		}
 	}
+	if _, err := p.Pool.Exec(ctx, becameClearSQL, kindUnclear); err != nil {
+		return fmt.Errorf("resolve findings of what was decided: %w", err)
+	}
 	return p.forgetLate(ctx)
 }
+
+// An unclear link may also be decided by an invoice, or by a comparison after a
+// restored backup.
+const becameClearSQL = `
+update audit_findings f
+set resolved_at = now(),
+    resolved_by = 'report',
+    resolution = 'the link is ' || r.state
+from overage_reports r
+where f.kind = $1
+  and f.resolved_at is null
+  and r.identifier = f.subject
+  and r.state not in ('planned', 'sending', 'unknown')`
 
 const forgetLateSQL = `
 update audit_findings

@@ -199,16 +199,17 @@ func (s *simulation) checkBilled(mayWait bool) (waiting []credit) {
 // checkBooks looks whether the books are done with every period that is over:
 // only the running one may be unsettled.
 func (s *simulation) checkBooks() {
-	var undecided, unsettled, wrong int
+	var undecided, unsettled int
+	var wrong string
 	row := s.pool.QueryRow(context.Background(), `
 select
     (select count(*) from overage_reports where state in ('planned', 'sending', 'unknown')),
     (select count(*) from billing_periods where period_end <= $1 and settled_at is null),
-    (select count(*) from audit_findings where kind not in ('stripe_total_differs', 'late_usage') and resolved_at is null)`,
+    (select coalesce(string_agg(kind || ' ' || subject || ': ' || detail, '; '), '') from audit_findings where kind not in ('stripe_total_differs', 'late_usage') and resolved_at is null)`,
 		s.time())
 	s.must(row.Scan(&undecided, &unsettled, &wrong))
-	if undecided+unsettled+wrong != 0 {
-		s.t.Errorf("at the end %d links are undecided, %d periods not settled, %d findings open", undecided, unsettled, wrong)
+	if undecided+unsettled != 0 || wrong != "" {
+		s.t.Errorf("at the end %d links are undecided, %d periods not settled, findings open: %s", undecided, unsettled, wrong)
 	}
 }
 
