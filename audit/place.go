@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"odometer"
+	"odometer/aggregator"
 	"odometer/terms"
 )
 
@@ -23,17 +24,18 @@ type doubtful struct {
 	Quantity int64
 	Occurred time.Time
 	At       odometer.Position // of the message
-	JudgedAt odometer.Position // of its retry, where it comes from a dead letter
+	Retried  bool              // it comes from a dead letter
+	Closed   *time.Time        // the end of the tenant's last closed period at the retry
 }
 
 // An event that comes from a retried dead letter keeps its own position; the
-// dead letter has that of the retry, by which its period was found.
+// dead letter tells what was closed at the retry, by which its period was found.
 const doubtfulSQL = `
 select
     e.tenant_id, e.agent, e.period_start, e.event_id, e.idempotency_key, e.quantity, e.occurred_at,
     e.stream_epoch, e.stream_seq,
-    coalesce(d.retry_epoch, e.stream_epoch),
-    coalesce(d.retry_seq, e.stream_seq)
+    d.stream_seq is not null,
+    d.retry_closed_until
 from unnest($1::uuid[], $2::text[], $3::timestamptz[]) as g (tenant_id, agent, period_start)
 join usage_events e
     on e.tenant_id = g.tenant_id and e.agent = g.agent and e.period_start = g.period_start
@@ -74,7 +76,7 @@ func (a *auditor) comparePlacesOf(ctx context.Context, tx pgx.Tx, groups []drift
 	var d doubtful
 	_, err = pgx.ForEachRow(rows, []any{
 		&d.Tenant, &d.Agent, &d.Period, &d.Event, &d.Key, &d.Quantity, &d.Occurred,
-		&d.At.Epoch, &d.At.Seq, &d.JudgedAt.Epoch, &d.JudgedAt.Seq,
+		&d.At.Epoch, &d.At.Seq, &d.Retried, &d.Closed,
 	}, func() error {
 		a.comparePlace(&d, periods[d.Tenant])
 		return nil
@@ -89,7 +91,9 @@ func (a *auditor) comparePlace(d *doubtful, tenant *terms.Tenant) {
 	var home *odometer.Period
 	exists := false
 	if tenant != nil {
-		home = odometer.Place(tenant.Periods, d.Occurred, d.JudgedAt)
+		if home = odometer.Place(tenant.Periods, d.Occurred, d.At); d.Retried {
+			home = aggregator.PlaceRetried(tenant.Periods, d.Occurred, d.Closed)
+		}
 		for _, p := range tenant.Periods {
 			exists = exists || p.Start.Equal(d.Period)
 		}

@@ -199,9 +199,7 @@ func (r *Reporter) append(ctx context.Context, g *generation, account string, su
 	}
 	var links []*Link
 	for _, d := range surplus {
-		if d.units != 0 {
-			links = append(links, d.link(r.Sink, now, next))
-		}
+		links = append(links, d.links(r.Sink, now, next)...)
 	}
 	err := pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, supersedeSQL, account, now); err != nil {
@@ -222,14 +220,37 @@ func (r *Reporter) append(ctx context.Context, g *generation, account string, su
 	return r.finish(ctx, g)
 }
 
-// link is the link that Stripe has and the ledger had not.
-func (d *difference) link(sink Sink, now time.Time, generation int64) *Link {
+// links are those that Stripe has and the ledger has not: where the chain does
+// not go on from where it ended, the one that was between, and what is beyond
+// its end.
+func (d *difference) links(sink Sink, now time.Time, generation int64) []*Link {
 	chain := d.book.chain(d.in.start, d.agent)
-	had := totals(chain)[d.Target]
-	return &Link{
-		Tenant: d.book.tenant, Agent: d.agent, Period: d.in.start, Billed: d.in.start,
-		Revision: nextRevision(chain), From: had, To: had + d.units, Value: d.units,
-		Origin: found, Sink: sink, Target: d.Target, ReportedAt: d.in.timestamp(now), Generation: generation,
-		State: Verified, Decided: &now, Detail: "Stripe had it when a backup was restored",
+	taken := map[int]bool{}
+	for _, l := range chain {
+		taken[l.Revision] = true
 	}
+	var links []*Link
+	at, rest := int64(0), d.units
+	add := func(revision int, from, to int64) {
+		links = append(links, &Link{
+			Tenant: d.book.tenant, Agent: d.agent, Period: d.in.start, Billed: d.in.start,
+			Revision: revision, From: from, To: to, Value: to - from,
+			Origin: found, Sink: sink, Target: d.Target, ReportedAt: d.in.timestamp(now), Generation: generation,
+			State: Verified, Decided: &now, Detail: "Stripe had it, and the ledger had not",
+		})
+	}
+	for _, l := range chain {
+		if l.Target != d.Target || !l.State.counts() {
+			continue
+		}
+		if free := l.Revision - 1; l.From != at && free > 0 && !taken[free] {
+			add(free, at, l.From)
+			rest -= l.From - at
+		}
+		at = l.To
+	}
+	if rest != 0 {
+		add(nextRevision(chain), at, at+rest)
+	}
+	return links
 }

@@ -231,3 +231,36 @@ func TestEachPassThatSendsRaisesTheGeneration(t *testing.T) {
 		t.Errorf("links of generations %v, ledger at %d, mirror %+v", numbers, g.number, g.mirror)
 	}
 }
+
+// A row is gone from the ledger's beginning, middle or end: what is left is not
+// told by, and Stripe's summary says what it was.
+func TestALostRowIsFoundAtStripeAndPutBack(t *testing.T) {
+	t.Parallel()
+	for name, revision := range map[string]int{"first": 1, "middle": 2, "last": 3} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, nil)
+			a := w.month("a")
+			for _, count := range []int64{510, 525, 530} {
+				a.use("inbox", count)
+				w.report()
+			}
+			w.exec(`delete from overage_reports where revision = $1`, revision)
+			a.use("inbox", 545)
+			w.expectStopped()
+			w.release(1)
+			w.expect(w.report(), 1, 0)
+			a.expectAt("inbox", 45)
+			if v, err := w.Verify(t.Context(), true); err != nil || v.Different > 0 {
+				t.Errorf("%+v %v", v, err)
+			}
+			from := int64(0)
+			for _, l := range a.links() {
+				if l.From != from {
+					t.Errorf("link %d goes from %d to %d, the one before ended at %d", l.Revision, l.From, l.To, from)
+				}
+				from = l.To
+			}
+		})
+	}
+}
