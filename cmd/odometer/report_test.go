@@ -4,6 +4,7 @@ import (
 	"context"
 	"net/http/httptest"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/jackc/pgx/v5"
@@ -135,4 +136,46 @@ func TestRestoredBackupStopsTheReporterUntilItIsCompared(t *testing.T) {
 	w.expect(w.does("report"), exitFound, "odometer jobs run verify")
 	w.expect(w.does("jobs", "run", "verify"), exitDone, "may go on")
 	w.expect(w.does("report"), exitDone, "told 1 reports (10 units)")
+}
+
+// The books are emptied and rebuilt from the stream: the counters are the same,
+// and Stripe hears of nothing twice.
+func TestRebuiltBooksTellStripeNothingTwice(t *testing.T) {
+	t.Parallel()
+	w := newTill(t)
+	w.exec(`delete from usage_counters`)
+	pool := openPool(t, w.database)
+	aggregating := program(t, nil, "run", "aggregator", "--database-url", w.database, "--nats-url", w.flags[3], "--ops-addr", "127.0.0.1:0")
+	if err := aggregating.Start(); err != nil {
+		t.Fatal(err)
+	}
+	counted := func() (n int64) {
+		_ = pool.QueryRow(t.Context(), `select coalesce(sum(count), 0) from usage_counters`).Scan(&n)
+		return n
+	}
+	waitFor(t, "the stream is made", func() bool {
+		var n int
+		_ = pool.QueryRow(t.Context(), `select count(*) from stream_positions`).Scan(&n)
+		return n > 0
+	})
+	for _, key := range []string{"a", "b", "b", "c"} {
+		must(t, "publish", "--nats-url", w.flags[3], "--tenant", w.tenant, "--agent", "inbox", "--action", "email_processed", "--quantity", "200", "--key", key)
+	}
+	waitFor(t, "three events are counted", func() bool { return counted() == 600 })
+	w.expect(w.does("report"), exitDone, "(100 units)")
+	for _, table := range []string{"usage_events", "usage_counters"} {
+		w.exec(`truncate ` + table)
+	}
+	must(t, "replay", "--database-url", w.database, "--nats-url", w.flags[3])
+	if n := counted(); n != 600 {
+		t.Errorf("rebuilt to %d units, want 600", n)
+	}
+	w.expect(w.does("report"), exitDone, "told 0 reports")
+	w.expect(w.does("audit"), exitDone, "no difference")
+	if err := aggregating.Process.Signal(syscall.SIGTERM); err != nil {
+		t.Fatal(err)
+	}
+	if err := aggregating.Wait(); err != nil {
+		t.Error(err)
+	}
 }
