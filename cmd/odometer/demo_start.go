@@ -1,0 +1,126 @@
+package main
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+
+	"odometer/migrations"
+	"odometer/migrations/localpg"
+	"odometer/terms"
+)
+
+func (d *demo) openDirectory(context.Context) error {
+	d.dir = d.DataDir
+	if d.dir == "" {
+		temporary, err := os.MkdirTemp("", "odometer-demo-")
+		if err != nil {
+			return fmt.Errorf("make a temporary directory: %w: give --data-dir", err)
+		}
+		d.dir = temporary
+		d.atStop(func() { _ = os.RemoveAll(temporary) })
+		// Postgres may have to run as another user than root.
+		if err := os.Chmod(temporary, 0o755); err != nil {
+			return err
+		}
+	} else if err := os.MkdirAll(d.dir, 0o755); err != nil {
+		return usagef("--data-dir: %w", err)
+	}
+	var err error
+	if d.dir, err = filepath.Abs(d.dir); err != nil {
+		return usagef("--data-dir: %w", err)
+	}
+	return d.openLog()
+}
+
+// openLog keeps the services' log out of the picture on the terminal.
+func (d *demo) openLog() error {
+	file, err := os.OpenFile(filepath.Join(d.dir, "odometer.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
+	if err != nil {
+		return usagef("--data-dir: %w", err)
+	}
+	d.atStop(func() { _ = file.Close() })
+	d.log = slog.New(slog.NewTextHandler(file, nil))
+	return nil
+}
+
+func (d *demo) startPostgres(ctx context.Context) (err error) {
+	d.postgres, err = localpg.Start(ctx, localpg.Options{
+		Dir: filepath.Join(d.dir, "postgres"),
+		Log: func(format string, args ...any) { fmt.Fprintf(d.t.err, format+"\n", args...) },
+	})
+	if err != nil {
+		return usageError{err}
+	}
+	d.atStop(func() { _ = d.postgres.Stop() })
+	config, err := poolConfigOf(d.postgres.URL(), 32)
+	if err != nil {
+		return err
+	}
+	if d.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+		return err
+	}
+	d.atStop(d.pool.Close)
+	return nil
+}
+
+func (d *demo) startStream(context.Context) (err error) {
+	if d.server, err = startNATS(filepath.Join(d.dir, "nats")); err != nil {
+		return err
+	}
+	d.atStop(func() { d.stopStream() })
+	// Over its address, so that the connection outlives a restart.
+	d.nats, err = nats.Connect(d.server.ClientURL(), nats.Name("odometer demo"), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
+	if err != nil {
+		return fmt.Errorf("connect to NATS inside: %w", err)
+	}
+	d.atStop(d.nats.Close)
+	return nil
+}
+
+func (d *demo) stopStream() {
+	d.server.Shutdown()
+	d.server.WaitForShutdown()
+}
+
+func (d *demo) prepareBooks(ctx context.Context) error {
+	if _, err := migrations.Up(ctx, d.pool); err != nil {
+		return err
+	}
+	if _, err := terms.LoadCatalogue(ctx, d.pool); errors.Is(err, terms.ErrNoCatalogue) {
+		if err := terms.ApplyCatalogue(ctx, d.pool, terms.SampleCatalogue()); err != nil {
+			return err
+		}
+	}
+	if err := subscribeDemoTenants(ctx, d.pool, time.Now()); err != nil {
+		return err
+	}
+	return d.openSecret()
+}
+
+// openSecret keeps the tokens of an earlier run valid when the data is kept.
+func (d *demo) openSecret() error {
+	path := filepath.Join(d.dir, "jwt-secret")
+	if kept, err := os.ReadFile(path); err == nil {
+		d.secret = kept
+		return nil
+	}
+	fresh := make([]byte, 32)
+	if _, err := rand.Read(fresh); err != nil {
+		return err
+	}
+	d.secret = []byte(hex.EncodeToString(fresh))
+	if err := os.WriteFile(path, d.secret, 0o600); err != nil {
+		return fmt.Errorf("keep the secret of the tokens: %w", err)
+	}
+	return nil
+}
