@@ -14,16 +14,18 @@ const (
 	latencyRace  = "latency"
 	queryRace    = "query"
 	reporterRace = "reporter"
+	auditRace    = "audit"
 	growthRace   = "growth"
 )
 
 type benchCmd struct {
 	Events    int      `default:"200000" help:"Events of the write race; growth counts ten times as many."`
-	Only      []string `default:"write,latency,query,reporter" enum:"write,latency,query,reporter,growth" help:"The races to run, of ${enum}; by default all but growth."`
-	Full      bool     `help:"Run growth too, and reporter with 100000 customers: millions of events are stored first, which takes twenty minutes in all."`
+	Only      []string `default:"write,latency,query,reporter,audit" enum:"write,latency,query,reporter,audit,growth" help:"The races to run, of ${enum}; by default all but growth."`
+	Full      bool     `help:"Run growth too, reporter with 100000 customers and audit with 3000000 events: millions of events are stored first, which takes twenty-five minutes in all."`
 	Rounds    int      `default:"3" help:"How often each race is run; the tables show medians."`
 	Stored    []int    `default:"1000000,10000000" help:"Events that are stored already when growth begins."`
 	Customers []int    `help:"Customers with overage of the reporter race; by default 1000 and 10000, with --full also 100000." placeholder:"N"`
+	Audited   []int    `help:"Events of the audit race; by default 100000 and 300000, with --full also 3000000." placeholder:"N"`
 	DataDir   string   `help:"The directory whose disk is measured; what is written there is removed again. Without it, the system's for temporary files." placeholder:"DIR"`
 	JSON      bool     `help:"Print JSON."`
 
@@ -39,9 +41,10 @@ func (c *benchCmd) Help() string {
   latency  from publish to visible in another connection
   query    GET /api/v1/usage beside a bare select 1
   reporter one pass that tells Stripe the overage of many customers
+  audit    both sides of the audit beside a bare read of the stream and a bare sum
   growth   the write race's aggregator with millions of events stored already
 
-Takes about five minutes on two cores, with --full twenty.`
+Takes about six minutes on two cores, with --full twenty-five.`
 }
 
 // Run runs the races and prints a table for each. A figure whose books do not
@@ -50,6 +53,8 @@ func (c *benchCmd) Run(ctx context.Context, t *terminal) error {
 	switch {
 	case c.Contestant.tells():
 		return c.Contestant.runTelling(ctx, t)
+	case c.Contestant.audits():
+		return c.Contestant.runAuditing(ctx, t)
 	case c.Contestant.Role != "":
 		return c.Contestant.run(ctx, t)
 	}
@@ -90,6 +95,11 @@ func (c *benchCmd) check() error {
 			return usagef("--customers %d: want 1 to 1000000", n)
 		}
 	}
+	for _, n := range c.Audited {
+		if n < 1000 || n > 100_000_000 {
+			return usagef("--audited %d: want 1000 to 100000000", n)
+		}
+	}
 	if c.Full && !slices.Contains(c.Only, growthRace) {
 		c.Only = append(c.Only, growthRace)
 	}
@@ -112,7 +122,7 @@ func (c *benchCmd) race(ctx context.Context, t *terminal) (_ *benchReport, err e
 		name string
 		run  func(context.Context, *ground, *benchReport) error
 	}{
-		{writeRace, c.raceWriting}, {latencyRace, c.raceLatency}, {queryRace, c.raceQueries}, {reporterRace, c.raceReporter}, {growthRace, c.raceGrowth},
+		{writeRace, c.raceWriting}, {latencyRace, c.raceLatency}, {queryRace, c.raceQueries}, {reporterRace, c.raceReporter}, {auditRace, c.raceAudit}, {growthRace, c.raceGrowth},
 	} {
 		if !slices.Contains(c.Only, race.name) {
 			continue

@@ -17,6 +17,7 @@ type benchReport struct {
 	Latency  []latencyLine  `json:"latency,omitempty"`
 	Query    []queryLine    `json:"query,omitempty"`
 	Reporter []reporterLine `json:"reporter,omitempty"`
+	Audit    []auditLine    `json:"audit,omitempty"`
 	Growth   []growthResult `json:"growth,omitempty"`
 }
 
@@ -29,6 +30,7 @@ func (r *benchReport) print(t *terminal) {
 	printLatency(t, r.Latency)
 	printQuery(t, r.Query)
 	printReporter(t, r.Reporter)
+	printAuditRace(t, r.Audit)
 	printGrowth(t, r.Growth)
 	fmt.Fprintf(t.out, "Figures are medians of %d rounds. A ratio is taken within each round, where both sides met the same machine,\n"+
 		"and is the median of those: it need not be the ratio of the figures beside it.\n", r.Rounds)

@@ -15,7 +15,7 @@ import (
 
 // raced is a bench with little to do, whose figures mean nothing.
 func raced(dir string, more ...string) []string {
-	return append([]string{"bench", "--events", "2000", "--rounds", "1", "--span", "600ms", "--stored", "1000,2000", "--customers", "20,300", "--data-dir", dir}, more...)
+	return append([]string{"bench", "--events", "2000", "--rounds", "1", "--span", "600ms", "--stored", "1000,2000", "--customers", "20,300", "--audited", "1000,2000", "--data-dir", dir}, more...)
 }
 
 // benchDir is a directory that other users may pass through: started by root,
@@ -45,12 +45,17 @@ func TestBenchRuns(t *testing.T) {
 	if err := json.Unmarshal(out, &report); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if len(report.Write) != 6 || len(report.Latency) != 2 || len(report.Query) != 3 || len(report.Reporter) != 2 || len(report.Growth) != 2 {
+	if len(report.Write) != 6 || len(report.Latency) != 2 || len(report.Query) != 3 || len(report.Reporter) != 2 || len(report.Audit) != 2 || len(report.Growth) != 2 {
 		t.Errorf("lines are missing:\n%s", out)
 	}
 	for _, l := range report.Write {
 		if l.EventsPerSecond <= 0 || l.OfNaive <= 0 || l.OfCopy <= 0 {
 			t.Errorf("%s has no rate:\n%s", l.Contestant, out)
+		}
+	}
+	for _, l := range report.Audit {
+		if l.ReadPerSecond <= 0 || l.StreamOfRead <= 0 || l.SumPerSecond <= 0 || l.CountersOfSum <= 0 {
+			t.Errorf("the audit of %d events has no rate:\n%s", l.Events, out)
 		}
 	}
 	wantEmpty(t, dir)

@@ -79,10 +79,18 @@ type comparison struct {
 	left, right int64
 }
 
+// Corrections are not the agents' work: somebody may try them while the demo runs.
 const countsSQL = `
-select tenant_id, agent, sum(count)::bigint
-from usage_counters
-group by tenant_id, agent`
+select
+    c.tenant_id,
+    c.agent,
+    (sum(c.count) - (
+        select coalesce(sum(e.quantity), 0)
+        from usage_events e
+        where e.tenant_id = c.tenant_id and e.agent = c.agent and e.kind = 'adjustment'
+    ))::bigint
+from usage_counters c
+group by c.tenant_id, c.agent`
 
 func loadCounts(ctx context.Context, pool *pgxpool.Pool) (map[demoKey]int64, error) {
 	counts := map[demoKey]int64{}
