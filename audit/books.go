@@ -167,7 +167,7 @@ func (m *matcher) missing(msg *message) difference {
 		Kind: EventMissing, Tenant: tenantOf(msg), Agent: msg.event.Agent, Where: m.at.position(msg.seq()),
 		Expected: "a dead letter", Found: "nothing",
 		Cause:  "its row was deleted",
-		Repair: fmt.Sprintf("odometer replay --from-seq %d", msg.seq()),
+		Repair: "odometer replay", // from the first on: a repeat must not take its original's place
 	}}
 	if msg.reject == nil {
 		d.Where += fmt.Sprintf(", key %q", msg.event.Key)

@@ -20,6 +20,7 @@ type sums struct {
 	Total   *int64 // of a closed period, what was frozen
 	Closed  bool
 	Strange bool // some event may be in the wrong period
+	Ahead   bool // it has events beyond what was read
 }
 
 // drift is a counter that is not the sum of its events.
@@ -50,7 +51,8 @@ select
         or e.last_occurred >= p.period_end
         or e.last_epoch > p.closed_epoch
         or e.last_seq > p.closed_seq
-    ) is true as strange
+    ) is true as strange,
+    coalesce(e.last > (select max((stream_epoch::bigint << 40) + seq) from stream_positions), e.last is not null) as ahead
 from (
     select
         tenant_id,
@@ -60,7 +62,8 @@ from (
         min(occurred_at) as first_occurred,
         max(occurred_at) as last_occurred,
         max(stream_epoch) as last_epoch,
-        max(stream_seq) as last_seq
+        max(stream_seq) as last_seq,
+        max((stream_epoch::bigint << 40) + stream_seq) as last
     from usage_events/* of a tenant */
     group by tenant_id, agent, period_start
 ) e
@@ -91,12 +94,15 @@ func (a *auditor) compareCounters(ctx context.Context) error {
 		rows, _ := tx.Query(ctx, sql, args...)
 		var s sums
 		_, err := pgx.ForEachRow(rows, []any{
-			&s.Tenant, &s.Agent, &s.Period, &s.Events, &s.Counter, &s.Total, &s.Closed, &s.Strange,
+			&s.Tenant, &s.Agent, &s.Period, &s.Events, &s.Counter, &s.Total, &s.Closed, &s.Strange, &s.Ahead,
 		}, func() error {
 			if orZero(s.Events) == orZero(s.Counter) {
 				a.report.equal(eventsCounters, 1)
 			} else {
 				unequal = append(unequal, s)
+			}
+			if s.Ahead {
+				a.tellAhead(&s)
 			}
 			if s.Strange {
 				strange = append(strange, drift{s.Tenant, s.Agent, s.Period.UTC()})
@@ -119,6 +125,18 @@ func (a *auditor) compareCounters(ctx context.Context) error {
 		a.Drift(int64(len(unequal)))
 	}
 	return nil
+}
+
+// tellAhead books events that nobody has read yet: positions and events move
+// together, so there are none.
+func (a *auditor) tellAhead(s *sums) {
+	tenant, period := s.Tenant, s.Period.UTC()
+	a.report.differs(streamEvents, Difference{
+		Kind: EventUnknown, Tenant: &tenant, Agent: s.Agent, Period: &period,
+		Expected: "no event beyond what was read of the stream", Found: "one or more",
+		Cause:  "rows were written by hand",
+		Repair: fmt.Sprintf("no repair is defined: no message of the stream says this; delete the rows of the tenant whose stream_seq is beyond stream_positions, then: odometer reconcile --tenant %s", tenant),
+	})
 }
 
 // tellDrift books a counter that differs, with what repairs it.

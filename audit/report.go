@@ -126,7 +126,7 @@ func (r *Report) differs(comparison int, d Difference) {
 		if d.Tenant != nil {
 			r.unproven[*d.Tenant] = true
 		}
-		r.untrue = r.untrue || d.Kind == StreamGone || d.Kind == TailLost
+		r.untrue = r.untrue || d.Kind == StreamGone || d.Kind == TailLost || d.Kind == StreamGap
 	}
 	if len(r.Differences) < maxListed {
 		r.Differences = append(r.Differences, d)

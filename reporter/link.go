@@ -102,6 +102,13 @@ func (l *Link) identify() {
 	l.Identifier = "odo_" + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
 }
 
+// genuine reports whether the link still says what it was made with.
+func (l *Link) genuine() bool {
+	copied := *l
+	copied.identify()
+	return copied.Identifier == l.Identifier
+}
+
 // Stripe's rules for what is sent.
 const (
 	// maxValue is the greatest quantity of one link: Stripe aggregates in

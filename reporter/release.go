@@ -199,7 +199,11 @@ func (r *Reporter) append(ctx context.Context, g *generation, account string, su
 	}
 	var links []*Link
 	for _, d := range surplus {
-		links = append(links, d.links(r.Sink, now, next)...)
+		found, err := d.links(r.Sink, now, next)
+		if err != nil {
+			return err
+		}
+		links = append(links, found...)
 	}
 	err := pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, supersedeSQL, account, now); err != nil {
@@ -223,7 +227,7 @@ func (r *Reporter) append(ctx context.Context, g *generation, account string, su
 // links are those that Stripe has and the ledger has not: where the chain does
 // not go on from where it ended, the one that was between, and what is beyond
 // its end.
-func (d *difference) links(sink Sink, now time.Time, generation int64) []*Link {
+func (d *difference) links(sink Sink, now time.Time, generation int64) ([]*Link, error) {
 	chain := d.book.chain(d.in.start, d.agent)
 	taken := map[int]bool{}
 	for _, l := range chain {
@@ -243,14 +247,27 @@ func (d *difference) links(sink Sink, now time.Time, generation int64) []*Link {
 		if l.Target != d.Target || !l.State.counts() {
 			continue
 		}
-		if free := l.Revision - 1; l.From != at && free > 0 && !taken[free] {
+		switch free := l.Revision - 1; {
+		case !l.genuine():
+			return nil, d.broken(l, "was changed")
+		case l.From == at:
+		case free > 0 && !taken[free]:
 			add(free, at, l.From)
 			rest -= l.From - at
+		default:
+			return nil, d.broken(l, "does not go on from the one before")
 		}
 		at = l.To
 	}
 	if rest != 0 {
 		add(nextRevision(chain), at, at+rest)
 	}
-	return links
+	return links, nil
+}
+
+// broken refuses to guess: by rows that were doubled or changed, Stripe would be
+// told what is not owed.
+func (d *difference) broken(l *Link, how string) error {
+	return fmt.Errorf("%w: link %d of tenant %s, agent %s, period from %s %s: restore overage_reports from a backup (or undo the change), then: odometer jobs run verify",
+		ErrRestored, l.Revision, l.Tenant, l.Agent, l.Period.UTC().Format(time.RFC3339), how)
 }

@@ -264,3 +264,40 @@ func TestALostRowIsFoundAtStripeAndPutBack(t *testing.T) {
 		})
 	}
 }
+
+// A row that was doubled or changed is no loss that Stripe's summary could make
+// good: nothing is told by it, and nothing appended.
+func TestADoubledOrChangedRowIsLeftToPeople(t *testing.T) {
+	t.Parallel()
+	for name, harm := range map[string]string{
+		"doubled": `
+insert into overage_reports (
+    tenant_id, agent, period_start, billed_period_start, revision, from_total, to_total, value, sink, account, livemode,
+    stripe_customer, meter, reported_at, identifier, generation, state
+)
+select
+    tenant_id, agent, period_start, billed_period_start, revision + 1, from_total, to_total, value, sink, account, livemode,
+    stripe_customer, meter, reported_at, identifier || 'x', generation, state
+from overage_reports
+where revision = 3`,
+		"changed": `update overage_reports set from_total = from_total - 5 where revision = 1`,
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			w := newWorld(t, nil)
+			a := w.month("a")
+			for _, count := range []int64{510, 525, 530} {
+				a.use("inbox", count)
+				w.report()
+			}
+			w.exec(harm)
+			a.use("inbox", 545)
+			w.expectStopped()
+			if v, err := w.Verify(t.Context(), true); !errors.Is(err, ErrRestored) || v.Released {
+				t.Errorf("released %t, %v", v.Released, err)
+			}
+			w.expectStopped()
+			a.expectAt("inbox", 30)
+		})
+	}
+}

@@ -150,6 +150,7 @@ type correction struct {
 	PeriodStart *time.Time `json:"period_start,omitempty"`
 	Reason      string     `json:"reason,omitempty"` // of the refusal
 	Detail      string     `json:"detail,omitempty"`
+	ID          string     `json:"dead_letter,omitempty"` // that a refused one is kept as
 }
 
 // await looks until the correction's partition is read through it.
@@ -216,7 +217,7 @@ func outcome(ctx context.Context, tx pgx.Tx, e ingest.Event, ack ingest.Ack, at 
 	became := &correction{Key: e.IdempotencyKey, Seq: ack.Seq}
 	err := tx.QueryRow(ctx, refusedSQL, at.Epoch, at.Seq, e.Tenant).Scan(&became.Reason, &became.Detail)
 	if err == nil {
-		became.State = "refused"
+		became.State, became.ID = "refused", fmt.Sprintf("%d-%d", at.Epoch, at.Seq)
 		return became, nil
 	}
 	if !errors.Is(err, pgx.ErrNoRows) {
@@ -246,8 +247,8 @@ func (c *adjustCmd) say(t *terminal, e ingest.Event, became *correction) error {
 	case became.State == "refused" && c.JSON:
 		return errSaid
 	case became.State == "refused":
-		return fmt.Errorf("the correction is refused: %s: %s: nothing was counted, the message is kept as a dead letter (odometer deadletters list --tenant %s)",
-			became.Reason, became.Detail, e.Tenant)
+		return fmt.Errorf("the correction is refused: %s: %s: nothing was counted; its message is kept as dead letter %s%s",
+			became.Reason, became.Detail, became.ID, countsLater(became))
 	case c.JSON:
 		return nil
 	case became.State == "duplicate":
@@ -258,4 +259,15 @@ func (c *adjustCmd) say(t *terminal, e ingest.Event, became *correction) error {
 			became.Key, became.Seq, e.Tenant, e.Agent, *became.Before, *became.After, became.PeriodStart.Format(time.RFC3339))
 	}
 	return nil
+}
+
+// countsLater says of a letter that is retried by itself that it will be: to
+// correct once more would correct twice.
+func countsLater(became *correction) string {
+	switch became.Reason {
+	case string(odometer.NoBillingPeriod), string(odometer.UnknownAgent), string(odometer.UnknownAction):
+		return fmt.Sprintf(", and counts by itself once what it lacks has come: do not send it again, or only with --key %s; to withdraw it: odometer deadletters discard %s --why TEXT",
+			became.Key, became.ID)
+	}
+	return ""
 }

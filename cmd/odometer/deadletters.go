@@ -94,8 +94,11 @@ func (c *deadlettersListCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	letters, err := aggregator.Letters(ctx, pool, s, state, c.Limit)
-	if err != nil {
-		return noLetter(err)
+	switch {
+	case errors.Is(err, aggregator.ErrNoLetter):
+		t.log.Warn(err.Error()) // a list of nothing is still a list
+	case err != nil:
+		return err
 	}
 	if c.JSON {
 		return t.json(letterListOf(groups, letters))

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"slices"
 	"strings"
@@ -29,6 +30,10 @@ func (d *demo) drill(ctx context.Context) (finding, err error) {
 	if _, err := d.command(ctx, "jobs", "pause", "report"); err != nil {
 		return nil, err
 	}
+	defer func() {
+		_, resumed := d.command(ctx, "jobs", "resume", "report")
+		err = errors.Join(err, resumed)
+	}()
 	var rows []table.Row
 	for _, damage := range d.damages() {
 		row, repaired, err := d.suffer(ctx, damage)
@@ -54,9 +59,10 @@ func (d *demo) drill(ctx context.Context) (finding, err error) {
 func (d *demo) damages() []damage {
 	return []damage{
 		{"three events deleted", d.deleteEvents, []string{audit.EventMissing}},
-		{"a counter raised by 5", d.raiseCounter, []string{audit.CounterDiffers}},
+		{"a counter raised by 1", d.raiseCounter, []string{audit.CounterDiffers}},
 		{"a counter deleted", d.deleteCounter, []string{audit.CounterMissing}},
-		{"a row of the ledger dropped", d.dropLink, []string{audit.LedgerDiffers}},
+		{"the last row of a chain dropped from the ledger", d.dropLink("desc"), []string{audit.LedgerDiffers}},
+		{"the first row of one", d.dropLink("asc"), []string{audit.ChainBroken}},
 	}
 }
 
@@ -184,8 +190,8 @@ func (d *demo) deleteEvents(ctx context.Context) error { return d.exec(ctx, dele
 
 const raiseCounterSQL = `
 update usage_counters
-set count = count + 5
-where ctid = (select ctid from usage_counters where count > 120 order by tenant_id, agent limit 1)`
+set count = count + 1
+where ctid = (select ctid from usage_counters order by count desc limit 1)`
 
 func (d *demo) raiseCounter(ctx context.Context) error { return d.exec(ctx, raiseCounterSQL) }
 
@@ -202,7 +208,8 @@ where ctid = (
 
 func (d *demo) deleteCounter(ctx context.Context) error { return d.exec(ctx, deleteCounterSQL) }
 
-// The last link of a chain: nothing in the rows that remain tells of it.
+// Of a chain that has others: after the last one, nothing in the rows that
+// remain tells of it.
 const dropLinkSQL = `
 delete from overage_reports
 where identifier = (
@@ -210,11 +217,18 @@ where identifier = (
     from overage_reports r
     join billing_periods p using (tenant_id, period_start)
     where p.settled_at is null and r.state in ('accepted', 'verified')
-    order by r.revision desc, r.tenant_id
+      and (
+          select count(*) > 1
+          from overage_reports o
+          where (o.tenant_id, o.agent, o.period_start) = (r.tenant_id, r.agent, r.period_start)
+      )
+    order by r.revision %s, r.tenant_id
     limit 1
 )`
 
-func (d *demo) dropLink(ctx context.Context) error { return d.exec(ctx, dropLinkSQL) }
+func (d *demo) dropLink(order string) func(context.Context) error {
+	return func(ctx context.Context) error { return d.exec(ctx, fmt.Sprintf(dropLinkSQL, order)) }
+}
 
 func (d *demo) exec(ctx context.Context, sql string) error {
 	tag, err := d.pool.Exec(ctx, sql)

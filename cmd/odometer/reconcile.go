@@ -31,6 +31,11 @@ func (c *reconcileCmd) Run(ctx context.Context, t *terminal) error {
 	if failed != nil && result.Report.Different == 0 {
 		return failed
 	}
+	if failed == nil && c.Tenant == nil {
+		if err := audit.Note(ctx, options.Pool, result.Report); err != nil {
+			return err
+		}
+	}
 	if err := c.say(t, result.Report, result); err != nil {
 		return err
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -188,6 +189,9 @@ func (r *reporting) reconcile(ctx context.Context, s slot) error {
 	if err != nil {
 		return err
 	}
+	if err := audit.Note(ctx, r.pool, result.Report); err != nil {
+		return err
+	}
 	if s.byHand {
 		printAudit(r.t, result.Report)
 		printRepairs(r.t, result)
@@ -196,7 +200,12 @@ func (r *reporting) reconcile(ctx context.Context, s slot) error {
 		}
 		return nil
 	}
-	r.t.log.Info("the books were audited", "different", result.Report.Different, "repaired", len(result.Repaired), "left", len(result.Left))
+	level := slog.LevelInfo
+	if !result.Done() {
+		level = slog.LevelError
+	}
+	r.t.log.Log(ctx, level, "the books were audited", "different", result.Report.Different,
+		"repaired", len(result.Repaired), "left", len(result.Left), "others", result.Others)
 	return nil
 }
 
