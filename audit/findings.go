@@ -30,7 +30,7 @@ update audit_findings
 set resolved_at = now(),
     resolved_by = $1,
     resolution = 'an audit found the books equal'
-where kind = 'reconcile_error'
+where kind in ('reconcile_error', 'invariant_broken')
   and resolved_at is null`
 
 // Note writes an audit's differences to audit_findings, so that operators hear
@@ -57,7 +57,7 @@ func Note(ctx context.Context, pool *pgxpool.Pool, r *Report) error {
 	}
 	if !drifting {
 		if _, err := pool.Exec(ctx, healedSQL, foundBy); err != nil {
-			return fmt.Errorf("resolve reconcile errors that are over: %w", err)
+			return fmt.Errorf("resolve errors of counters that are over: %w", err)
 		}
 	}
 	return resolveOthers(ctx, pool, current)

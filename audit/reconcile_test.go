@@ -131,3 +131,34 @@ func TestAClosedPeriodsTruthIsItsTotal(t *testing.T) {
 		t.Errorf("%+v", r)
 	}
 }
+
+// Operators hear of every difference once, and of its end.
+func TestEveryDifferenceIsAFindingWhileItLasts(t *testing.T) {
+	t.Parallel()
+	h := filled(t)
+	open := func(kind string) int64 {
+		return h.number(`select count(*) from audit_findings where resolved_at is null and kind = '` + kind + `'`)
+	}
+	note := func() {
+		if err := Note(t.Context(), h.pool, h.audit(Scope{})); err != nil {
+			t.Fatal(err)
+		}
+	}
+	h.exec(`insert into audit_findings (kind, subject, detail, found_by) values ('invariant_broken', 'x', 'x', 'watch')`)
+	h.exec(`create table kept as select * from dead_letters`)
+	h.exec(`delete from dead_letters where ctid = (select ctid from dead_letters limit 1)`)
+	note()
+	note()
+	if n := open(EventMissing); n != 1 {
+		t.Errorf("%d findings of what is missing, want 1", n)
+	}
+	if n := open("invariant_broken"); n != 0 {
+		t.Errorf("counters are right, but %d findings say otherwise", n)
+	}
+	h.exec(`truncate dead_letters`)
+	h.exec(`insert into dead_letters select * from kept`)
+	note()
+	if n := open(EventMissing); n != 0 {
+		t.Errorf("%d findings are open although nothing is missing", n)
+	}
+}
