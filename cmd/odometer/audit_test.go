@@ -94,7 +94,7 @@ func TestAuditExitsByWhatItFinds(t *testing.T) {
 	w.expect(audits(t, with("reconcile")...), exitFound, "--force", "left 1")
 	w.expect(audits(t, with("reconcile", "--force")...), exitDone, "repaired 1")
 	w.exec(`delete from usage_events`)
-	w.expect(audits(t, with("audit")...), exitFound, "event_missing", "odometer replay --from-seq 1")
+	w.expect(audits(t, with("audit")...), exitFound, "event_missing", "odometer replay --tenant ")
 	w.expect(audits(t, with("reconcile", "--force")...), exitFound, "odometer replay", "repaired 0")
 }
 
