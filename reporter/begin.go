@@ -69,6 +69,7 @@ func (r *Reporter) begin(ctx context.Context, scope Scope) (*pass, error) {
 	if err := g.restored(); err != nil {
 		return nil, err
 	}
+	asked := !r.Stripe.knowsAccount()
 	account, err := r.account(ctx)
 	if err != nil {
 		return nil, err
@@ -81,6 +82,7 @@ func (r *Reporter) begin(ctx context.Context, scope Scope) (*pass, error) {
 		return nil, err
 	}
 	p := &pass{Reporter: r, scope: scope, started: r.now(), gen: g, parked: parked, stays: map[string]bool{}, items: map[string]map[string]string{}}
+	p.answered = asked // that call got an answer, whatever the others will
 	p.planner = planner{
 		now: p.started, sink: r.Sink, account: account, livemode: r.Stripe.Livemode, byHand: scope.ByHand, item: p.item,
 	}

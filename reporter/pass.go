@@ -86,6 +86,9 @@ func (r *Reporter) passAlone(ctx context.Context, scope Scope) (Result, error) {
 	}
 	defer release()
 	p, err := r.begin(ctx, scope)
+	if errors.Is(err, ErrUnreachable) && r.nothingToTell(ctx, scope) {
+		return Result{}, nil
+	}
 	if err != nil {
 		return Result{}, err
 	}
@@ -94,6 +97,23 @@ func (r *Reporter) passAlone(ctx context.Context, scope Scope) (Result, error) {
 		err = errors.Join(err, p.finish(context.WithoutCancel(ctx), p.gen))
 	}
 	return p.result, err
+}
+
+const openLinksSQL = `
+select exists (
+    select from overage_reports
+    where state in ('planned', 'sending', 'unknown')
+      and ($1::uuid is null or tenant_id = $1)
+)`
+
+// nothingToTell reports whether a Stripe that does not answer is not needed.
+func (r *Reporter) nothingToTell(ctx context.Context, scope Scope) bool {
+	var open bool
+	if err := r.Pool.QueryRow(ctx, openLinksSQL, scope.Tenant).Scan(&open); err != nil || open {
+		return false
+	}
+	err := r.Statement(ctx, scope.Tenant, func(l Line) { open = open || l.ToTell != 0 })
+	return err == nil && !open
 }
 
 const kindStopped = "reporter_stopped"

@@ -94,6 +94,13 @@ func (s *Stripe) Account(ctx context.Context) (string, error) {
 	return s.account, nil
 }
 
+// knowsAccount reports whether Account would answer without asking.
+func (s *Stripe) knowsAccount() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.account != ""
+}
+
 // meterID finds a meter by its event name; "" when the account has none.
 func (s *Stripe) meterID(ctx context.Context, eventName string) (string, error) {
 	s.mu.Lock()

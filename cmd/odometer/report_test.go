@@ -115,6 +115,7 @@ func TestReportExitsByWhoIsToMendIt(t *testing.T) {
 	silent[8] = "http://127.0.0.1:1"
 	w.expect(odometerDoes(t, silent...), exitUnreachable, "does not answer")
 	w.expect(w.does("report"), exitDone, "told 1 reports")
+	w.expect(odometerDoes(t, silent...), exitDone, "told 0 reports") // nobody needs to be asked
 	w.expect(w.does("report", "--stripe-sink", "usage_records"), exitUsage, "meter_events")
 	w.expect(odometerDoes(t, "report", "--database-url", w.database), exitDone, w.tenant)
 	w.expect(odometerDoes(t, "report", "--database-url", w.database, "--stripe-sink", "meter_events"), exitUsage, "ODOMETER_STRIPE_API_KEY")
