@@ -151,7 +151,6 @@ func (b *beat) run(ctx context.Context, p pacing, span time.Duration) (delays, e
 			last.note(one.partition, uint64(one.seq))
 		}
 		err = b.d.waitFor(watching, last)
-		_ = pauseFor(watching, 20*time.Millisecond) // the watcher shall see it, too
 	}
 	stop()
 	if failed := group.Wait(); failed != nil {
@@ -190,30 +189,37 @@ func delaysOf(published []publication, seen [][]sighting) (d delays, err error) 
 // than it happened a commit may be seen.
 const watchEvery = time.Millisecond
 
-// watchPositions notes when each partition's position is seen to have moved.
+// watchPositions notes when each partition's position is seen to have moved,
+// until ctx ends; then it looks once more, so that nothing counted is unseen.
 func (d *database) watchPositions(ctx context.Context, seen [][]sighting) error {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
-	now := make(tails, len(seen))
-	for {
-		if err := d.readPositions(ctx, now); err != nil {
-			if ctx.Err() != nil {
-				return nil
-			}
+	for ctx.Err() == nil {
+		if err := d.lookAtPositions(ctx, seen); err != nil && ctx.Err() == nil {
 			return err
-		}
-		at := time.Now()
-		for p, seq := range now {
-			if n := len(seen[p]); n == 0 || seen[p][n-1].seq != seq {
-				seen[p] = append(seen[p], sighting{at, seq})
-			}
 		}
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-ticker.C:
 		}
 	}
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	defer cancel()
+	return d.lookAtPositions(last, seen)
+}
+
+func (d *database) lookAtPositions(ctx context.Context, seen [][]sighting) error {
+	now := make(tails, len(seen))
+	if err := d.readPositions(ctx, now); err != nil {
+		return err
+	}
+	at := time.Now()
+	for p, seq := range now {
+		if n := len(seen[p]); n == 0 || seen[p][n-1].seq != seq {
+			seen[p] = append(seen[p], sighting{at, seq})
+		}
+	}
+	return nil
 }
 
 // publish publishes for a while. Each publisher has its own slots in time,
