@@ -265,11 +265,6 @@ func (h *house) tell(m *model, epoch int32, all []said) (last int64) {
 	return last
 }
 
-// partition is where the stream deals a message.
-func (s *said) partition(partitions int) int {
-	return odometer.PartitionOf(s.tenant, partitions)
-}
-
 // encode gives the message subject and payload.
 func (s said) encode(members ...string) said {
 	s.subject = ingest.Subject(s.kind, s.tenant, s.agent)

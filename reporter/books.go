@@ -108,16 +108,6 @@ func (b *book) at(t time.Time) *period {
 	return nil
 }
 
-// of finds a period by its start.
-func (b *book) of(start time.Time) *period {
-	for _, p := range b.periods {
-		if p.start.Equal(start) {
-			return p
-		}
-	}
-	return nil
-}
-
 // customerOf is whom a period is billed to: as long as it runs, today's
 // customer; once it has ended, the one that it had, or whoever was told of it.
 func (b *book) customerOf(in *period) string {

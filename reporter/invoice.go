@@ -98,7 +98,7 @@ func fixes(p *planner, b *book, in *period, invoice *fetchedInvoice) []*Link {
 		}
 		chain := b.chain(in.start, u.agent)
 		target := p.targetIn(b, in, u, chain)
-		if off := b.owned(in, u, target.Customer, billed) - b.toldTo(chain, target.Customer); off != 0 {
+		if off := b.owned(in, u, target.Customer, billed) - toldTo(chain, target.Customer); off != 0 {
 			had := totals(chain)[target]
 			l := p.link(b, in, in, u, target, chain, had, had+off)
 			l.Origin, l.State, l.Decided = invoiced, Verified, &p.now
@@ -127,7 +127,7 @@ func (b *book) owned(in *period, u *use, customer string, billed int64) int64 {
 }
 
 // toldTo is what a chain says a customer was told, by whatever meter or item.
-func (b *book) toldTo(chain []*Link, customer string) (sum int64) {
+func toldTo(chain []*Link, customer string) (sum int64) {
 	for target, total := range totals(chain) {
 		if target.Customer == customer {
 			sum += total
@@ -155,7 +155,7 @@ func (r *Reporter) missed(ctx context.Context, tx pgx.Tx, b *book, in *period, i
 			Subject: fmt.Sprintf("%s %s %s", b.tenant, u.agent, in.start.Format(time.RFC3339)),
 			Tenant:  b.tenant, Agent: u.agent, Period: in.start, FoundBy: "report", Before: &billed, After: &u.overage,
 		}
-		told := b.toldTo(chain, b.customerOf(in))
+		told := toldTo(chain, b.customerOf(in))
 		_, listed := invoice.quantity(u.agent)
 		switch {
 		case told != 0 && !listed:
@@ -204,7 +204,7 @@ func (b *book) arrived(ctx context.Context, tx pgx.Tx, p *planner, in *period, i
 			continue
 		}
 		billed, ok := invoice.quantities[l.Agent]
-		if !ok || b.owned(in, u, l.Customer, billed) == b.toldTo(b.chain(in.start, l.Agent), l.Customer) {
+		if !ok || b.owned(in, u, l.Customer, billed) == toldTo(b.chain(in.start, l.Agent), l.Customer) {
 			continue
 		}
 		if _, err := tx.Exec(ctx, arrivedSQL, l.Identifier, p.now); err != nil {
