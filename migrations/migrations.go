@@ -8,7 +8,7 @@
 // [Status] and [Check] only read; nothing that was counted or billed is
 // dropped unless the caller insists.
 //
-// A new migration is a new file, 00003_words.sql, in goose's format. Files
+// A new migration is a new file, 00004_words.sql, in goose's format. Files
 // that were released are never edited. The tables of River, which runs the
 // jobs, come with River's own migrations and belong to 00002.
 package migrations

@@ -192,6 +192,9 @@ func (r *reporting) reconcile(ctx context.Context, s slot) error {
 	if err := audit.Note(ctx, r.pool, result.Report); err != nil {
 		return err
 	}
+	if err := audit.Keep(ctx, r.pool, result.Report, byWhom(s)); err != nil {
+		return err
+	}
 	if s.byHand {
 		printAudit(r.t, result.Report)
 		printRepairs(r.t, result)

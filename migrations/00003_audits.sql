@@ -1,0 +1,14 @@
+-- +goose Up
+-- What the books looked like when they were last audited, for people who were
+-- not there: differences, and "different" 0, which is the point of looking.
+-- The newest audits are kept.
+create table audits (
+    audit_id  bigint generated always as identity primary key,
+    at        timestamptz not null,
+    by        text not null,
+    different bigint not null check (different >= 0),
+    report    jsonb not null
+);
+
+-- +goose Down
+drop table audits;
