@@ -82,6 +82,23 @@ func Resolve(ctx context.Context, q querier, kind, subject, who, how string) err
 	return nil
 }
 
+const resolveByIDSQL = `
+update audit_findings
+set resolved_at = now(),
+    resolved_by = $2,
+    resolution = $3
+where finding_id = $1
+  and resolved_at is null`
+
+// ResolveByID closes a finding by its number; one that is resolved, or is not
+// there, stays as it is.
+func ResolveByID(ctx context.Context, q querier, id int64, who, how string) error {
+	if _, err := q.Exec(ctx, resolveByIDSQL, id, who, how); err != nil {
+		return fmt.Errorf("resolve finding %d: %w", id, err)
+	}
+	return nil
+}
+
 const openSQL = `
 select subject
 from audit_findings
