@@ -21,14 +21,19 @@ var arrows = map[string][]string{
 	"aggregator":         {"", "ingest", "terms"},
 	"findings":           {},
 	"reporter":           {"", "terms", "findings"},
-	"query":              {""},
+	"api":                {""},
+	"query":              {"", "api"},
 	"audit":              {"", "ingest", "aggregator", "terms", "findings"},
 	"migrations":         {},
 	"migrations/localpg": {},
 	"cmd/odometer": {
 		"", "ingest", "terms", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
-		"retention", "query", "audit", "migrations", "migrations/localpg",
+		"retention", "api", "query", "audit", "migrations", "migrations/localpg",
 	},
+
+	// What people see: pages and scripts that ask the API like any client.
+	"query/web":        {},
+	"query/web/bundle": {},
 
 	// Parts of the reporter's stage.
 	"reporter/subscriptions": {"", "terms", "findings"},
@@ -38,13 +43,14 @@ var arrows = map[string][]string{
 	// For tests only.
 	"migrations/pgtest": {"migrations", "migrations/localpg"},
 	"ingest/natstest":   {},
+	"api/apitest":       {},
 
 	// For tests, the demo and the bench.
 	"reporter/stripetest": {},
 }
 
 // anyTest may import these: the real servers.
-var anyTest = []string{"migrations/pgtest", "migrations/localpg", "ingest/natstest", "reporter/stripetest"}
+var anyTest = []string{"migrations/pgtest", "migrations/localpg", "ingest/natstest", "reporter/stripetest", "api/apitest"}
 
 func TestImportsPointOneWay(t *testing.T) {
 	t.Parallel()

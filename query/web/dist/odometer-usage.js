@@ -1,0 +1,1 @@
+var o=()=>import("./odometer-chart.js");export{o as history};

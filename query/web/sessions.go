@@ -1,0 +1,95 @@
+package web
+
+import (
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"strings"
+
+	"github.com/google/uuid"
+)
+
+const sessionsPath = "/demo/sessions"
+
+// Session is a token of the demo and who its bearer is.
+type Session struct {
+	Name     string     `json:"name"`
+	Role     string     `json:"role"`      // tenant or admin
+	TenantID *uuid.UUID `json:"tenant_id"` // nil for an admin
+	Token    string     `json:"token"`
+}
+
+// withSessions tells the dashboard that it is in the demo, by a meta element.
+func withSessions(index []byte) []byte {
+	return bytes.Replace(index, []byte("</head>"),
+		[]byte(`<meta name="odometer-sessions" content="`+sessionsPath+`">`+"\n</head>"), 1)
+}
+
+// sessions hands out the demo's tokens.
+type sessions struct{ Options }
+
+// ServeHTTP answers where the program was asked for by a name that only this
+// machine can mean. A page elsewhere may have its own name point here (DNS
+// rebinding); then the browser takes it for one origin with us, but says that
+// name.
+func (s *sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Referrer-Policy", "no-referrer")
+	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	if !s.local(r.Host) {
+		refuse(w, r, http.StatusForbidden, "forbidden", "Forbidden",
+			fmt.Sprintf("The demo's tokens are for this machine: ask by localhost, 127.0.0.1 or %s, not by %q.", s.Addr, r.Host))
+		return
+	}
+	all, err := s.Sessions(r.Context())
+	if err != nil {
+		s.Log.ErrorContext(r.Context(), "the demo's tokens could not be minted", "err", err)
+		refuse(w, r, http.StatusServiceUnavailable, "unavailable", "Unavailable", "The demo has no tokens yet. Try again in a few seconds.")
+		return
+	}
+	if all == nil {
+		all = []Session{}
+	}
+	h.Set("Content-Type", "application/json")
+	// Whoever hung up does not miss it.
+	_ = json.NewEncoder(w).Encode(map[string]any{"sessions": all})
+}
+
+// local reports whether a Host header, with or without a port, names the
+// loopback or the host that the program was told to listen on.
+func (s *sessions) local(host string) bool {
+	name := hostname(host)
+	if ip := net.ParseIP(name); ip != nil && ip.IsLoopback() {
+		return true
+	}
+	return name == "localhost" || strings.HasSuffix(name, ".localhost") || name != "" && name == hostname(s.Addr)
+}
+
+// hostname is the address without its port, in lower case.
+func hostname(addr string) string {
+	name, _, err := net.SplitHostPort(addr)
+	if err != nil {
+		name = strings.Trim(addr, "[]")
+	}
+	return strings.TrimSuffix(strings.ToLower(name), ".")
+}
+
+// refuse writes a problem document (RFC 9457).
+func refuse(w http.ResponseWriter, r *http.Request, status int, kind, title, detail string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	if status == http.StatusServiceUnavailable {
+		w.Header().Set("Retry-After", "5")
+	}
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(struct {
+		Type     string `json:"type"`
+		Title    string `json:"title"`
+		Status   int    `json:"status"`
+		Detail   string `json:"detail"`
+		Instance string `json:"instance"`
+	}{"/problems/" + kind, title, status, detail, r.URL.Path})
+}
