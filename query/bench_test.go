@@ -11,6 +11,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"odometer/api/apitest"
 )
 
 const benchTenants = 10_000
@@ -46,10 +47,10 @@ func BenchmarkUsage(b *testing.B) {
 	for i, tenant := range tenants {
 		bearers[i] = reads(b, tenant)
 	}
-	h := handler(b, books.pool, 10_000_000)
+	h := door(b, books.pool, 10_000_000)
 	b.Run("answer", func(b *testing.B) {
 		spread(b, func(i int) {
-			if r := get(h, usageRoute, bearers[i%len(bearers)]); r.StatusCode != http.StatusOK {
+			if r := apitest.Get(h, usageRoute, bearers[i%len(bearers)]); r.StatusCode != http.StatusOK {
 				b.Errorf("status %d", r.StatusCode)
 			}
 		})

@@ -9,10 +9,9 @@
 //
 //	usage.go    the statement and what an answer is made of
 //	answer.go   the answer's shape in JSON
-//	handler.go  GET /api/v1/usage: the order of the checks, the log line
-//	access.go   who asks, and for which tenant
-//	auth.go     what makes a token good; jwks.go where its keys come from
-//	limit.go    requests per tenant and minute, exactly
-//	problem.go  every status that is not an answer, in one table
-//	outage.go   which errors of the database mean that it is away
+//	etag.go     its name, for those who have it already
+//	routes.go   GET /api/v1/usage, and what each refusal is to a client
+//	schema.go   the shapes as the documentation shows them
+//
+// Who may ask, and how often, was decided by package api before.
 package query

@@ -2,11 +2,7 @@ package query
 
 import (
 	"context"
-	"encoding/json"
-	"io"
-	"log/slog"
 	"net/http"
-	"net/http/httptest"
 	"testing"
 	"time"
 
@@ -14,6 +10,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer"
+	"odometer/api"
+	"odometer/api/apitest"
 	"odometer/migrations/pgtest"
 )
 
@@ -120,21 +118,25 @@ func (a *Answer) agent(t testing.TB, name string) AgentUsage {
 	return AgentUsage{}
 }
 
-// secret signs the tests' tokens.
-var secret = []byte("0123456789abcdef0123456789abcdef")
-
-func secretKeys(t testing.TB) *Keys {
+// door has the reads behind it.
+func door(t testing.TB, pool *pgxpool.Pool, perMinute int, change ...func(*api.Options)) http.Handler {
 	t.Helper()
-	keys, err := KeysFromSecret(secret, Expect{})
+	keys, err := api.KeysFromSecret(apitest.Secret, api.Expect{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	return keys
+	o := api.Options{Keys: keys, Log: apitest.Quiet}
+	for _, f := range change {
+		f(&o)
+	}
+	a := api.New(o)
+	Register(a, Options{Pool: pool, RequestsPerMinute: perMinute})
+	return a.Handler()
 }
 
-func token(t testing.TB, c Claims) string {
+func token(t testing.TB, c api.Claims) string {
 	t.Helper()
-	signed, err := SignToken(secret, c, time.Hour)
+	signed, err := api.SignToken(apitest.Secret, c, time.Hour)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,61 +146,10 @@ func token(t testing.TB, c Claims) string {
 // reads is a token that may read the tenant's usage.
 func reads(t testing.TB, tenant uuid.UUID) string {
 	t.Helper()
-	return token(t, Claims{Tenant: tenant, Scopes: []string{readScope}})
+	return token(t, api.Claims{Tenant: tenant, Scopes: []string{api.ReadScope}})
 }
 
-var quiet = slog.New(slog.NewTextHandler(io.Discard, nil))
+// clock is a time that tests move.
+type clock struct{ at time.Time }
 
-func handler(t testing.TB, pool *pgxpool.Pool, perMinute int) http.Handler {
-	t.Helper()
-	return NewHandler(Options{Pool: pool, Keys: secretKeys(t), RequestsPerMinute: perMinute, Log: quiet})
-}
-
-// get asks the handler; header is name, value, name, value, …
-func get(h http.Handler, target, bearer string, header ...string) *http.Response {
-	r := httptest.NewRequest(http.MethodGet, target, nil)
-	if bearer != "" {
-		r.Header.Set("Authorization", "Bearer "+bearer)
-	}
-	for i := 0; i < len(header); i += 2 {
-		r.Header.Add(header[i], header[i+1])
-	}
-	w := httptest.NewRecorder()
-	h.ServeHTTP(w, r)
-	return w.Result()
-}
-
-func body(t testing.TB, r *http.Response) string {
-	t.Helper()
-	text, err := io.ReadAll(r.Body)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
-
-// wantProblem checks a problem document and returns its detail.
-func wantProblem(t testing.TB, r *http.Response, k kind) string {
-	t.Helper()
-	text := body(t, r)
-	var doc struct {
-		Type, Title, Detail, Instance string
-		Status                        int
-	}
-	if err := json.Unmarshal([]byte(text), &doc); err != nil {
-		t.Fatalf("status %d is no problem document: %v\n%s", r.StatusCode, err, text)
-	}
-	if r.StatusCode != k.status || doc.Status != k.status || doc.Type != "/problems/"+k.name || doc.Title != k.title {
-		t.Fatalf("got status %d, want %d %s:\n%s", r.StatusCode, k.status, k.name, text)
-	}
-	if got := r.Header.Get("Content-Type"); got != "application/problem+json" {
-		t.Errorf("Content-Type %q", got)
-	}
-	if doc.Detail == "" || doc.Instance == "" {
-		t.Errorf("no detail or no instance: %s", text)
-	}
-	if k == unavailable && r.Header.Get("Retry-After") == "" {
-		t.Error("503 without Retry-After")
-	}
-	return doc.Detail
-}
+func (c *clock) now() time.Time { return c.at }

@@ -3,12 +3,16 @@ package query
 import (
 	"context"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"testing"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/prometheus/client_golang/prometheus"
 
+	"odometer/api"
+	"odometer/api/apitest"
 	"odometer/migrations/pgtest"
 )
 
@@ -29,8 +33,8 @@ func TestDatabaseThatIsGoneIs503(t *testing.T) {
 	b.exec(sampleSQL)
 	b.exec(streamSQL)
 	tenant := exampleCustomer(b)
-	h := handler(t, b.pool, 0)
-	if r := get(h, usageRoute, reads(t, tenant)); r.StatusCode != http.StatusOK {
+	h := door(t, b.pool, 0)
+	if r := apitest.Get(h, usageRoute, reads(t, tenant)); r.StatusCode != http.StatusOK {
 		t.Fatalf("status %d", r.StatusCode)
 	}
 	if err := server.Stop(); err != nil {
@@ -38,7 +42,7 @@ func TestDatabaseThatIsGoneIs503(t *testing.T) {
 	}
 	// The first request meets a connection that died, the next ones get none.
 	for range 3 {
-		detail := wantProblem(t, get(h, usageRoute, reads(t, tenant)), unavailable)
+		detail := apitest.WantProblem(t, apitest.Get(h, usageRoute, reads(t, tenant)), "503 unavailable")
 		if strings.Contains(detail, "connect") || strings.Contains(detail, "sock") {
 			t.Errorf("detail tells of the inside: %s", detail)
 		}
@@ -60,11 +64,11 @@ func TestDroppedDatabaseIs503(t *testing.T) {
 	if err := pool.Ping(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	h := handler(t, pool, 0)
-	wantProblem(t, get(h, usageRoute, reads(t, tenant)), internal) // there, but empty
+	h := door(t, pool, 0)
+	apitest.WantProblem(t, apitest.Get(h, usageRoute, reads(t, tenant)), "500 internal") // there, but empty
 	b.exec(`drop database "` + lost.ConnConfig.Database + `" with (force)`)
 	for range 2 {
-		wantProblem(t, get(h, usageRoute, reads(t, tenant)), unavailable)
+		apitest.WantProblem(t, apitest.Get(h, usageRoute, reads(t, tenant)), "503 unavailable")
 	}
 }
 
@@ -84,7 +88,7 @@ func TestDatabaseThatIsTooSlowIsAnOutage(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		defer cancel()
-		if _, err := Usage(ctx, pool, tenant); !unreachable(err) {
+		if _, err := Usage(ctx, pool, tenant); !api.Unreachable(err) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}
@@ -104,31 +108,37 @@ func TestDatabaseThatIsTooSlowIsAnOutage(t *testing.T) {
 	slow(pool, "no free connection")
 }
 
-func TestErrorsOfOutagesAreToldFromOurOwn(t *testing.T) {
-	t.Parallel()
-	for code, want := range map[string]bool{
-		"57P01": true, "57014": true, "08006": true, "53300": true, "3D000": true,
-		"42P01": false, "22012": false, "XX000": false, "": false,
-	} {
-		if away(code) != want {
-			t.Errorf("%q: %v", code, !want)
-		}
-	}
-}
-
 func TestClientThatHungUpIsNobodysFailure(t *testing.T) {
 	t.Parallel()
 	b := newBooks(t)
 	tenant := exampleCustomer(b)
-	s := &server{pool: b.pool, keys: secretKeys(t), limit: newLimiter(0, time.Minute, time.Now), log: quiet, metrics: newMetrics(nil)}
+	registry := prometheus.NewRegistry()
+	h := door(t, b.pool, 0, func(o *api.Options) { o.Registerer = registry })
 	ctx, hangUp := context.WithCancel(context.Background())
 	hangUp()
-	r, err := http.NewRequestWithContext(ctx, http.MethodGet, usageRoute, nil)
+	r := httptest.NewRequestWithContext(ctx, http.MethodGet, usageRoute, nil)
+	r.Header.Set("Authorization", "Bearer "+reads(t, tenant))
+	w := httptest.NewRecorder()
+	h.ServeHTTP(w, r)
+	apitest.WantProblem(t, w.Result(), "503 unavailable")
+	if n := booked(t, registry, usageRoute, "499"); n != 1 {
+		t.Errorf("booked %v times", n)
+	}
+}
+
+// booked is how often a route's status was counted.
+func booked(t testing.TB, registry *prometheus.Registry, route, status string) (n float64) {
+	t.Helper()
+	families, err := registry.Gather()
 	if err != nil {
 		t.Fatal(err)
 	}
-	r.Header.Set("Authorization", "Bearer "+reads(t, tenant))
-	if out := s.usage(r, &entry{}); !out.hungUp {
-		t.Errorf("status %d", out.status)
+	for _, family := range families {
+		for _, m := range family.Metric {
+			if family.GetName() == "usage_api_requests_total" && m.Label[0].GetValue() == route && m.Label[1].GetValue() == status {
+				n += m.Counter.GetValue()
+			}
+		}
 	}
+	return n
 }

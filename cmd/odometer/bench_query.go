@@ -15,6 +15,7 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"odometer/api"
 	"odometer/ingest"
 	"odometer/query"
 )
@@ -102,12 +103,12 @@ func (a *asking) serve(ctx context.Context, group *errgroup.Group) error {
 	if _, err := rand.Read(secret); err != nil {
 		return err
 	}
-	keys, err := query.KeysFromSecret(secret, query.Expect{})
+	keys, err := api.KeysFromSecret(secret, api.Expect{})
 	if err != nil {
 		return err
 	}
 	for _, tenant := range a.workload.tenants {
-		token, err := query.SignToken(secret, query.Claims{Tenant: tenant, Scopes: []string{"usage:read"}}, time.Hour)
+		token, err := api.SignToken(secret, api.Claims{Tenant: tenant, Scopes: []string{"usage:read"}}, time.Hour)
 		if err != nil {
 			return err
 		}
@@ -118,8 +119,9 @@ func (a *asking) serve(ctx context.Context, group *errgroup.Group) error {
 		return fmt.Errorf("serve the API: %w", err)
 	}
 	// Every request is logged, as in life, to where nobody reads it.
-	handler := query.NewHandler(query.Options{Pool: a.d.Pool, Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	group.Go(func() error { return serve(ctx, l, handler) })
+	door := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	query.Register(door, query.Options{Pool: a.d.Pool})
+	group.Go(func() error { return serve(ctx, l, door.Handler()) })
 	a.url = "http://" + l.Addr().String() + "/api/v1/usage"
 	a.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: queryClients}, Timeout: 30 * time.Second}
 	return nil

@@ -16,9 +16,9 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer"
+	"odometer/api"
 	"odometer/ingest"
 	"odometer/migrations/localpg"
-	"odometer/query"
 	"odometer/reporter"
 	"odometer/reporter/stripetest"
 )
@@ -118,7 +118,7 @@ func (d *demo) inside() *terminal { return &terminal{out: d.t.out, err: d.t.err,
 // perform lets services and agents work until time is up or the user has seen
 // enough, then proves the books.
 func (d *demo) perform(ctx context.Context) error {
-	keys, err := query.KeysFromSecret(d.secret, query.Expect{})
+	keys, err := api.KeysFromSecret(d.secret, api.Expect{})
 	if err != nil {
 		return err
 	}
@@ -193,7 +193,7 @@ func (d *demo) work(ctx, serving context.Context) (finding error, err error) {
 }
 
 func (d *demo) sayWhere() {
-	token, err := query.SignToken(d.secret, query.Claims{Tenant: demoTenants[0].id, Scopes: []string{"usage:read"}}, 24*time.Hour)
+	token, err := api.SignToken(d.secret, api.Claims{Tenant: demoTenants[0].id, Scopes: []string{"usage:read"}}, 24*time.Hour)
 	if err != nil {
 		panic(err) // the claims above are well-formed
 	}

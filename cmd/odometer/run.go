@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"net/http"
 	"os"
 	"runtime/debug"
 	"slices"
@@ -15,11 +14,10 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer/aggregator"
+	"odometer/api"
 	"odometer/audit"
 	"odometer/ingest"
-	"odometer/query"
 	"odometer/reporter"
-	"odometer/reporter/subscriptions"
 )
 
 // Names of the services that run can be told.
@@ -43,11 +41,12 @@ type runCmd struct {
 	authSettings
 	JWKSURL string `name:"jwks-url" help:"Where the issuer's keys are, for RS256, ES256 and EdDSA tokens." env:"ODOMETER_JWKS_URL" placeholder:"URL"`
 
-	HTTPAddr               string `name:"http-addr" default:"127.0.0.1:8080" help:"Where the API listens." env:"ODOMETER_HTTP_ADDR"`
-	OpsAddr                string `default:"127.0.0.1:9090" help:"Where /metrics, /healthz and /readyz listen." env:"ODOMETER_OPS_ADDR"`
-	BatchSize              int    `default:"5000" help:"Messages that one transaction counts at most." env:"ODOMETER_BATCH_SIZE"`
-	UsageRequestsPerMinute int    `default:"10" help:"Requests for usage that a tenant may make in a minute; 0 for no limit." env:"ODOMETER_USAGE_REQUESTS_PER_MINUTE"`
-	MetricsPerTenant       bool   `help:"Label metrics by tenant: a series for each." env:"ODOMETER_METRICS_PER_TENANT"`
+	HTTPAddr               string   `name:"http-addr" default:"127.0.0.1:8080" help:"Where the API listens." env:"ODOMETER_HTTP_ADDR"`
+	OpsAddr                string   `default:"127.0.0.1:9090" help:"Where /metrics, /healthz and /readyz listen." env:"ODOMETER_OPS_ADDR"`
+	BatchSize              int      `default:"5000" help:"Messages that one transaction counts at most." env:"ODOMETER_BATCH_SIZE"`
+	CORSOrigins            []string `name:"cors-origins" help:"Origins of pages that may show the usage widget, as https://app.example; several separated by commas." env:"ODOMETER_CORS_ORIGINS" placeholder:"ORIGIN"`
+	UsageRequestsPerMinute int      `default:"10" help:"Requests for usage that a tenant may make in a minute; 0 for no limit." env:"ODOMETER_USAGE_REQUESTS_PER_MINUTE"`
+	MetricsPerTenant       bool     `help:"Label metrics by tenant: a series for each." env:"ODOMETER_METRICS_PER_TENANT"`
 }
 
 func (c *runCmd) runs(service string) bool {
@@ -78,7 +77,12 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) error {
 		t: t, pool: pool, registry: newRegistry(), drift: newDrift(),
 		httpAddr: c.HTTPAddr, opsAddr: c.OpsAddr, monitorURL: c.NATSMonitorURL, aggregates: c.runs(aggregatorService),
 		stream: stream, batchSize: c.BatchSize, metricsPerTenant: c.MetricsPerTenant,
-		requestsPerMinute: c.UsageRequestsPerMinute,
+		requestsPerMinute: c.UsageRequestsPerMinute, origins: c.CORSOrigins,
+	}
+	for _, origin := range c.CORSOrigins {
+		if err := api.CheckOrigin(origin); err != nil {
+			return usagef("--cors-origins: %w", err)
+		}
 	}
 	if s.aggregates || c.runs(reporterService) {
 		if s.nats, err = c.connect("run", true); err != nil {
@@ -116,16 +120,16 @@ func (c *runCmd) addReporting(s *services) (err error) {
 }
 
 // keys are those that the settings name: a secret, or an issuer's set.
-func (c *runCmd) keys(ctx context.Context, t *terminal) (*query.Keys, error) {
+func (c *runCmd) keys(ctx context.Context, t *terminal) (*api.Keys, error) {
 	key, err := secret("jwt-secret", c.JWTSecret, c.JWTSecretFile)
-	expect := query.Expect{Issuer: c.JWTIssuer, Audience: c.JWTAudience}
+	expect := api.Expect{Issuer: c.JWTIssuer, Audience: c.JWTAudience}
 	switch {
 	case err != nil:
 		return nil, err
 	case key != "" && c.JWKSURL != "":
 		return nil, usagef("--jwt-secret and --jwks-url are both given: give one")
 	case c.JWKSURL != "":
-		keys, err := query.KeysFromURL(ctx, c.JWKSURL, expect, t.log)
+		keys, err := api.KeysFromURL(ctx, c.JWKSURL, expect, t.log)
 		if err != nil {
 			return nil, usageError{err}
 		}
@@ -133,10 +137,10 @@ func (c *runCmd) keys(ctx context.Context, t *terminal) (*query.Keys, error) {
 	case key == "":
 		return nil, usagef("neither --jwt-secret nor --jwks-url is set: give one of the flags, or ODOMETER_JWT_SECRET or ODOMETER_JWKS_URL; the API does not run without authentication")
 	}
-	if query.WeakSecret([]byte(key)) {
+	if api.WeakSecret([]byte(key)) {
 		t.log.Warn("the secret of the tokens is short enough to be guessed: make one with `openssl rand -hex 32`", "bytes", len(key))
 	}
-	keys, err := query.KeysFromSecret([]byte(key), expect)
+	keys, err := api.KeysFromSecret([]byte(key), expect)
 	if err != nil {
 		return nil, usageError{err}
 	}
@@ -157,7 +161,8 @@ type services struct {
 	stream            ingest.StreamConfig
 	batchSize         int
 	metricsPerTenant  bool
-	keys              *query.Keys // nil without the query service
+	keys              *api.Keys // nil where no service asks for tokens
+	origins           []string  // of pages that may read answers
 	requestsPerMinute int
 	synced            bool // NATS is known to sync before it acknowledges
 
@@ -215,29 +220,6 @@ func (s *services) run(ctx context.Context) error {
 		return working.Wait()
 	})
 	return group.Wait()
-}
-
-// httpHandler is what listens for the world, nil when nothing does.
-func (s *services) httpHandler(received chan<- struct{}) http.Handler {
-	if s.keys == nil && s.hookSecret == "" {
-		return nil
-	}
-	mux := http.NewServeMux()
-	if s.keys != nil {
-		mux.Handle("/", query.NewHandler(query.Options{
-			Pool: s.pool, Keys: s.keys, RequestsPerMinute: s.requestsPerMinute, Log: s.t.log, Registerer: s.registry,
-		}))
-	}
-	if s.hookSecret != "" {
-		wake := func() {
-			select {
-			case received <- struct{}{}:
-			default: // it is awake
-			}
-		}
-		mux.Handle("POST /webhooks/stripe", subscriptions.Handler(s.pool, s.hookSecret, wake, s.t.log))
-	}
-	return mux
 }
 
 // report runs the jobs, and works off Stripe's hooks as they come.

@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"odometer/query"
+	"odometer/api"
 )
 
 // authSettings say whose tokens are believed.
@@ -36,13 +36,13 @@ func (c *tokenCmd) Run(_ context.Context, t *terminal) error {
 		return err
 	case key == "":
 		return missing("jwt-secret")
-	case c.Tenant == nil && c.Role != string(query.Admin):
+	case c.Tenant == nil && c.Role != string(api.Admin):
 		return usagef("--tenant is not set: a token of role %s is for one tenant", c.Role)
 	case c.TTL <= 0:
 		return usagef("--ttl %s: give a duration above 0", c.TTL)
 	}
-	claims := query.Claims{
-		Role: query.Role(c.Role), Scopes: strings.Fields(c.Scope),
+	claims := api.Claims{
+		Role: api.Role(c.Role), Scopes: strings.Fields(c.Scope),
 		Issuer: c.JWTIssuer, Audience: c.JWTAudience, Subject: os.Getenv("USER"),
 	}
 	for _, scope := range claims.Scopes {
@@ -53,7 +53,7 @@ func (c *tokenCmd) Run(_ context.Context, t *terminal) error {
 	if c.Tenant != nil {
 		claims.Tenant = uuid.UUID(*c.Tenant)
 	}
-	token, err := query.SignToken([]byte(key), claims, time.Duration(c.TTL))
+	token, err := api.SignToken([]byte(key), claims, time.Duration(c.TTL))
 	if err != nil {
 		return usageError{err}
 	}

@@ -1,4 +1,4 @@
-package query
+package api
 
 import (
 	"net/http"
@@ -12,21 +12,17 @@ import (
 // answer: it is nobody's failure.
 const statusHungUp = 499
 
-// Routes, as they are logged and counted.
+// Routes that are no operation, as they are logged and counted.
 const (
-	usageRoute = "/api/v1/usage"
-	otherRoute = "other" // paths that this handler does not serve
+	pageRoute  = "pages" // what needs no token: the dashboard, the widget, the documentation
+	otherRoute = "other" // paths that nothing serves
 )
 
-// known are the statuses that each route can answer with.
-var known = map[string][]int{
-	usageRoute: {
-		http.StatusOK, http.StatusNotModified,
-		http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden, http.StatusNotFound,
-		http.StatusMethodNotAllowed, http.StatusTooManyRequests, statusHungUp,
-		http.StatusInternalServerError, http.StatusServiceUnavailable,
-	},
-	otherRoute: {http.StatusNotFound},
+// commonStatuses are those that every operation can answer with.
+var commonStatuses = []int{
+	http.StatusBadRequest, http.StatusUnauthorized, http.StatusForbidden,
+	http.StatusMethodNotAllowed, http.StatusTooManyRequests, statusHungUp,
+	http.StatusInternalServerError, http.StatusServiceUnavailable,
 }
 
 type metrics struct {
@@ -34,8 +30,7 @@ type metrics struct {
 	latency  prometheus.Histogram
 }
 
-// newMetrics makes the metrics, each at 0 for all that is known, and registers
-// them unless the registerer is nil.
+// newMetrics makes the metrics, and registers them unless the registerer is nil.
 func newMetrics(registerer prometheus.Registerer) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -52,20 +47,24 @@ func newMetrics(registerer prometheus.Registerer) *metrics {
 			},
 		}),
 	}
-	for route, statuses := range known {
-		for _, status := range statuses {
-			m.requests.WithLabelValues(route, strconv.Itoa(status))
-		}
-	}
+	m.know(pageRoute, http.StatusOK, http.StatusNotModified, http.StatusNotFound, http.StatusMethodNotAllowed)
+	m.know(otherRoute, http.StatusNotFound)
 	if registerer != nil {
 		registerer.MustRegister(m.requests, m.latency)
 	}
 	return m
 }
 
+// know has a route's statuses told from the start, at 0.
+func (m *metrics) know(route string, statuses ...int) {
+	for _, status := range statuses {
+		m.requests.WithLabelValues(route, strconv.Itoa(status))
+	}
+}
+
 func (m *metrics) observe(route string, status int, took time.Duration) {
 	m.requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
-	if route != otherRoute {
+	if route != otherRoute && route != pageRoute {
 		m.latency.Observe(took.Seconds())
 	}
 }

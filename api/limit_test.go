@@ -1,4 +1,4 @@
-package query
+package api
 
 import (
 	"testing"
@@ -24,7 +24,7 @@ func TestLimitIsExactInEveryWindow(t *testing.T) {
 		taken := map[reader][]time.Time{}
 		for range rapid.IntRange(1, 200).Draw(t, "requests") {
 			c.at = c.at.Add(time.Duration(rapid.Int64Range(0, int64(30*time.Second)).Draw(t, "gap")))
-			who := reader{rapid.SampledFrom([]Role{Tenant, Admin}).Draw(t, "role"), rapid.SampledFrom(tenants).Draw(t, "tenant")}
+			who := reader{role: rapid.SampledFrom([]Role{Tenant, Admin}).Draw(t, "role"), tenant: rapid.SampledFrom(tenants).Draw(t, "tenant")}
 			inside := 0
 			var leaves time.Time // when the oldest one inside leaves
 			for _, at := range taken[who] {
@@ -53,11 +53,11 @@ func TestIdleReadersAreForgotten(t *testing.T) {
 	c := &clock{time.Unix(0, 0)}
 	l := newLimiter(10, time.Minute, c.now)
 	for range 10_000 {
-		l.take(reader{Tenant, uuid.New()})
+		l.take(reader{role: Tenant, tenant: uuid.New()})
 	}
 	for range 2 {
 		c.at = c.at.Add(time.Minute)
-		l.take(reader{Tenant, uuid.Nil})
+		l.take(reader{role: Tenant})
 	}
 	if left := len(l.recent) + len(l.older); left > 2 {
 		t.Errorf("%d readers are remembered", left)

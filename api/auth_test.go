@@ -1,4 +1,4 @@
-package query
+package api
 
 import (
 	"context"
@@ -15,6 +15,8 @@ import (
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
+
+	"odometer/api/apitest"
 )
 
 func TestTokensThatAreNotGoodAreRefused(t *testing.T) {
@@ -73,12 +75,12 @@ func TestTokensThatAreNotGoodAreRefused(t *testing.T) {
 		"too long":                    hs256(t, map[string]any{"pad": strings.Repeat("x", 9<<10)}),
 		"in quotes":                   `"` + good + `"`,
 	}
-	h := handler(t, nil, 0)
+	h := handler(t)
 	for name, bad := range tests {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			r := get(h, usageRoute, bad)
-			wantProblem(t, r, unauthorized)
+			r := apitest.Get(h, someRoute, bad)
+			apitest.WantProblem(t, r, "401 unauthorized")
 			challenge := r.Header.Get("WWW-Authenticate")
 			if !strings.HasPrefix(challenge, "Bearer") || strings.Contains(challenge, `error="invalid_token"`) != (bad != " ") {
 				t.Errorf("WWW-Authenticate: %s", challenge)
@@ -143,10 +145,10 @@ func TestClocksMayDifferByHalfAMinute(t *testing.T) {
 
 func TestScopeIsAWholeWord(t *testing.T) {
 	t.Parallel()
-	h := handler(t, nil, 0)
+	h := handler(t)
 	for _, scope := range []any{nil, "", "usage:write", "usage", "usage:readx", "USAGE:READ", "usage:read,usage:write", []string{}, []string{"usage:write usage:read"}} {
-		r := get(h, usageRoute, hs256(t, map[string]any{"scope": scope}))
-		wantProblem(t, r, forbidden)
+		r := apitest.Get(h, someRoute, hs256(t, map[string]any{"scope": scope}))
+		apitest.WantProblem(t, r, "403 forbidden")
 		if !strings.Contains(r.Header.Get("WWW-Authenticate"), "insufficient_scope") {
 			t.Errorf("scope %v: WWW-Authenticate %q", scope, r.Header.Get("WWW-Authenticate"))
 		}
@@ -186,21 +188,21 @@ func TestTokenIsTakenFromItsHeaderOnly(t *testing.T) {
 		r := httptest.NewRequest(http.MethodGet, target, nil)
 		r.Header["Authorization"] = lines
 		r.AddCookie(&http.Cookie{Name: "token", Value: good})
-		s := &server{keys: secretKeys(t)}
-		_, no := s.identify(r)
-		return no == nil
+		a := New(Options{Keys: secretKeys(t), Log: apitest.Quiet})
+		_, p := a.identify(&guarded{}, r)
+		return p == nil
 	}
 	for _, line := range []string{"Bearer " + good, "bearer " + good, "BEARER  " + good} {
-		if !accepted(usageRoute, line) {
+		if !accepted(someRoute, line) {
 			t.Errorf("refused: %.12s…", line)
 		}
 	}
 	for _, line := range []string{good, "Basic " + good, "Bearer" + good, "Bearer", "Bearer ", "Token " + good} {
-		if accepted(usageRoute, line) {
+		if accepted(someRoute, line) {
 			t.Errorf("accepted: %.12s…", line)
 		}
 	}
-	if accepted(usageRoute+"?access_token="+good) || accepted(usageRoute, "Bearer "+good, "Bearer "+good) {
+	if accepted(someRoute+"?access_token="+good) || accepted(someRoute, "Bearer "+good, "Bearer "+good) {
 		t.Error("accepted from elsewhere")
 	}
 }

@@ -1,4 +1,4 @@
-package query
+package api
 
 import (
 	"sync"
@@ -10,8 +10,9 @@ import (
 // reader is whose requests are counted together. An admin who looks at a
 // tenant does not use up what the tenant may ask.
 type reader struct {
-	role   Role
-	tenant uuid.UUID
+	role    Role
+	tenant  uuid.UUID
+	subject string // on operators' routes, which are about no tenant
 }
 
 // limiter lets n requests of a reader through within any window, exactly: it

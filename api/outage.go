@@ -1,4 +1,4 @@
-package query
+package api
 
 import (
 	"context"
@@ -9,9 +9,9 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// unreachable reports whether an error of the database says that it is away,
+// Unreachable reports whether an error of the database says that it is away,
 // going or too busy, rather than that we asked something wrong.
-func unreachable(err error) bool {
+func Unreachable(err error) bool {
 	var answered *pgconn.PgError
 	if errors.As(err, &answered) {
 		return away(answered.Code)

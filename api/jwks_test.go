@@ -1,4 +1,4 @@
-package query
+package api
 
 import (
 	"bytes"
@@ -21,13 +21,15 @@ import (
 	"github.com/MicahParks/jwkset"
 	"github.com/golang-jwt/jwt/v5"
 	"golang.org/x/time/rate"
+
+	"odometer/api/apitest"
 )
 
 func keysFrom(t testing.TB, i *issuer) *Keys {
 	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	keys, err := KeysFromURL(ctx, i.URL, Expect{}, quiet)
+	keys, err := KeysFromURL(ctx, i.URL, Expect{}, apitest.Quiet)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -186,13 +188,13 @@ func TestIssuerThatIsAwayStopsNobodyButNewKeys(t *testing.T) {
 	unknown := signed(t, jwt.SigningMethodES256, key, kid("unknown"), said(nil))
 	i := newIssuer(t)
 	i.says(http.StatusBadGateway, nil)
-	keys, err := askingFreely(t, i, quiet).keys(Expect{})
+	keys, err := askingFreely(t, i, apitest.Quiet).keys(Expect{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := NewHandler(Options{Keys: keys, Log: quiet})
-	wantProblem(t, get(h, usageRoute, known), unavailable)
-	wantProblem(t, get(h, usageRoute, "rubbish"), unauthorized)
+	h := doorWith(Options{Keys: keys, Log: apitest.Quiet})
+	apitest.WantProblem(t, apitest.Get(h, someRoute, known), "503 unavailable")
+	apitest.WantProblem(t, apitest.Get(h, someRoute, "rubbish"), "401 unauthorized")
 	for _, page := range []string{`<html>`, `{}`, `{"keys":null}`, ``} {
 		i.says(http.StatusOK, []byte(page))
 		if got := verdict(t, keys, known); got != http.StatusServiceUnavailable {
@@ -223,7 +225,7 @@ func TestKeySetIsFetchedByItself(t *testing.T) {
 		var asked, status atomic.Int64
 		status.Store(http.StatusBadGateway)
 		remote := &remoteKeys{
-			Storage: jwkset.NewMemoryStorage(), address: "http://issuer.example", log: quiet,
+			Storage: jwkset.NewMemoryStorage(), address: "http://issuer.example", log: apitest.Quiet,
 			client: &http.Client{Transport: answering(func() *http.Response {
 				asked.Add(1)
 				return &http.Response{StatusCode: int(status.Load()), Body: io.NopCloser(strings.NewReader(`{"keys":[]}`))}
@@ -267,7 +269,7 @@ func TestEmptyKeySetTakesAllKeysBack(t *testing.T) {
 func TestKeySetsAddressIsChecked(t *testing.T) {
 	t.Parallel()
 	for _, address := range []string{"", "issuer.example/jwks", "file:///etc/passwd", "ftp://issuer.example", "http://", "%"} {
-		if _, err := KeysFromURL(t.Context(), address, Expect{}, quiet); err == nil {
+		if _, err := KeysFromURL(t.Context(), address, Expect{}, apitest.Quiet); err == nil {
 			t.Errorf("%q is accepted", address)
 		}
 	}

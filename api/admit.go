@@ -1,0 +1,137 @@
+package api
+
+import (
+	"context"
+	"errors"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+
+	"github.com/google/uuid"
+
+	"odometer"
+)
+
+// What a token can allow.
+const (
+	ReadScope  = "usage:read"
+	WriteScope = "usage:write"
+)
+
+// Caller is who asks, and for whom.
+type Caller struct {
+	Subject string    // of the token; may be empty
+	Role    Role      // of the token
+	Tenant  uuid.UUID // whom the request is about; uuid.Nil on operators' routes
+	Scopes  []string  // of the token
+}
+
+// Who names the caller in what is written down: who did it.
+func (c Caller) Who() string {
+	if c.Subject == "" {
+		return "api"
+	}
+	return c.Subject
+}
+
+// admit decides whether a request may come in, and takes it from the caller's
+// allowance of requests. The order of the checks is the contract's.
+func (a *API) admit(g *guarded, r *http.Request) (Caller, *Problem) {
+	v := visitOf(r.Context())
+	claims, p := a.identify(g, r)
+	if p != nil {
+		return Caller{}, p
+	}
+	who := Caller{Subject: claims.Subject, Role: claims.Role, Scopes: claims.Scopes}
+	v.caller = who
+	switch {
+	case !slices.Contains(claims.Scopes, g.Scope):
+		return who, outOfScope(g.Scope)
+	case g.AdminOnly && claims.Role != Admin:
+		return who, Refuse(Forbidden, "This is for operators: it needs a token of role admin.")
+	case !g.AdminOnly:
+		if who.Tenant, p = wanted(g, r, claims); p != nil {
+			return who, p
+		}
+		v.tenant = who.Tenant
+	}
+	v.caller = who
+	if wait, ok := g.limit.take(reader{who.Role, who.Tenant, subjectOf(g, who)}); !ok {
+		p := Refuse(RateLimited, "At most %d requests a minute are answered here. Wait as long as Retry-After says.", g.limit.n)
+		p.RetryAfter(wait)
+		return who, p
+	}
+	return who, nil
+}
+
+// subjectOf tells operators apart where no tenant does.
+func subjectOf(g *guarded, who Caller) string {
+	if g.AdminOnly {
+		return who.Subject
+	}
+	return ""
+}
+
+// identify reads the request's token. Good claims name a tenant, unless they
+// are an admin's whose query does or who needs none here.
+func (a *API) identify(g *guarded, r *http.Request) (Claims, *Problem) {
+	token, ok := bearer(r.Header["Authorization"])
+	if !ok {
+		return Claims{}, challenge(nil)
+	}
+	claims, err := a.Keys.verify(r.Context(), token)
+	var bad *tokenError
+	switch {
+	case errors.As(err, &bad):
+		return Claims{}, challenge(bad)
+	case err != nil:
+		return Claims{}, Refuse(Unavailable, "Tokens cannot be verified at the moment. Try again in a few seconds.")
+	case claims.Tenant == uuid.Nil && !g.AdminOnly && (g.writes() || !r.URL.Query().Has(tenantParameter)):
+		return Claims{}, challenge(&tokenError{"it names no tenant, and the query no tenant_id"})
+	}
+	return claims, nil
+}
+
+const tenantParameter = "tenant_id"
+
+// wanted is the tenant that the request is about: the token's own, or, for
+// reading, the one that an admin's query names.
+func wanted(g *guarded, r *http.Request, claims Claims) (uuid.UUID, *Problem) {
+	query, err := url.ParseQuery(r.URL.RawQuery)
+	if err != nil {
+		return uuid.Nil, Refuse(InvalidRequest, "The query string is not well-formed.")
+	}
+	named := query[tenantParameter]
+	if claims.Role == Admin && len(named) > 0 && !g.writes() {
+		tenant, ok := odometer.ParseTenant(named[0])
+		if !ok || len(named) > 1 {
+			return uuid.Nil, Refuse(InvalidRequest, "tenant_id must be given once, as a UUID in its lower-case form.")
+		}
+		return tenant, nil
+	}
+	for _, name := range named {
+		switch {
+		case name == claims.Tenant.String():
+		case g.writes():
+			return uuid.Nil, Refuse(Forbidden, "Events are written for the token's own tenant. Leave tenant_id out, or use a token of that tenant.")
+		default:
+			return uuid.Nil, Refuse(Forbidden, "The token reads its own tenant only. Leave tenant_id out, or use an admin's token.")
+		}
+	}
+	return claims.Tenant, nil
+}
+
+// bearer is the token of an Authorization header. Two headers are none: which
+// of them counts is not for us to guess.
+func bearer(lines []string) (token string, ok bool) {
+	if len(lines) != 1 {
+		return "", false
+	}
+	scheme, token, _ := strings.Cut(lines[0], " ")
+	token = strings.Trim(token, " ")
+	return token, strings.EqualFold(scheme, "Bearer") && token != ""
+}
+
+// CallerOf is who asked the request that ctx belongs to.
+func CallerOf(ctx context.Context) Caller { return visitOf(ctx).caller }

@@ -1,0 +1,55 @@
+package api
+
+import (
+	"fmt"
+	"net/http"
+	"net/url"
+	"slices"
+	"strings"
+)
+
+// What pages of other origins may do is read their own usage: these methods
+// and headers, on paths that are no operator's. No cookie is involved, so an
+// allowed origin is given nothing beyond the token that it holds.
+const (
+	sharedPaths   = "/api/v1/"
+	operatorPaths = "/api/v1/admin/"
+	sharedMethods = "GET, HEAD"
+	sharedHeaders = "Authorization, If-None-Match"
+	shownHeaders  = "ETag, Odometer-As-Of, Retry-After"
+	preflightAge  = "600" // seconds; browsers ask again after that
+)
+
+// CheckOrigin reports what is wrong with an entry of Options.Origins.
+func CheckOrigin(origin string) error {
+	u, err := url.Parse(origin)
+	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.Scheme+"://"+u.Host != origin {
+		return fmt.Errorf("origin %q: want scheme and host only, in lower case and without a path, like https://app.example", origin)
+	}
+	return nil
+}
+
+// crossOrigin lets allowed origins read the answer. It reports whether the
+// request was a preflight, which it has then answered.
+func (a *API) crossOrigin(w http.ResponseWriter, r *http.Request) bool {
+	origin := r.Header.Get("Origin")
+	if len(a.Origins) == 0 || origin == "" ||
+		!strings.HasPrefix(r.URL.Path, sharedPaths) || strings.HasPrefix(r.URL.Path, operatorPaths) {
+		return false
+	}
+	h := w.Header()
+	h.Add("Vary", "Origin")
+	if !slices.Contains(a.Origins, origin) {
+		return false
+	}
+	h.Set("Access-Control-Allow-Origin", origin)
+	h.Set("Access-Control-Expose-Headers", shownHeaders)
+	if r.Method != http.MethodOptions || r.Header.Get("Access-Control-Request-Method") == "" {
+		return false
+	}
+	h.Set("Access-Control-Allow-Methods", sharedMethods)
+	h.Set("Access-Control-Allow-Headers", sharedHeaders)
+	h.Set("Access-Control-Max-Age", preflightAge)
+	w.WriteHeader(http.StatusNoContent)
+	return true
+}

@@ -1,0 +1,166 @@
+package api
+
+import (
+	"encoding/json"
+	"io"
+	"net/http"
+	"reflect"
+	"strconv"
+	"strings"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+const schemaPrefix = "#/components/schemas/"
+
+// description is the document before any operation.
+func description() huma.Config {
+	format := huma.Format{Marshal: writeJSON, Unmarshal: json.Unmarshal}
+	return huma.Config{
+		OpenAPI: &huma.OpenAPI{
+			OpenAPI: "3.1.0",
+			Info: &huma.Info{
+				Title:   "Odometer",
+				Version: "1",
+				Description: "Usage metering and overage billing for AI agents. Every answer names its `as_of`: " +
+					"all valid events that the stream stored up to then are in it. What is not known is an error, never a zero.",
+				License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
+			},
+			Servers: []*huma.Server{{URL: "/", Description: "this server"}},
+			Components: &huma.Components{
+				Schemas: huma.NewMapRegistry(schemaPrefix, huma.DefaultSchemaNamer),
+				SecuritySchemes: map[string]*huma.SecurityScheme{
+					"token": {Type: "http", Scheme: "bearer", BearerFormat: "JWT",
+						Description: "A JSON Web Token with exp, tenant_id, scope (usage:read, usage:write) and role (tenant or admin). `odometer token` prints one."},
+				},
+			},
+		},
+		Formats:       map[string]huma.Format{"application/json": format, "json": format},
+		DefaultFormat: "application/json",
+	}
+}
+
+func writeJSON(w io.Writer, v any) error {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return err
+	}
+	_, err = w.Write(text)
+	return err
+}
+
+// describe is an operation's entry in the document, all but its input and
+// output, which huma reads from their types.
+func describe(schemas huma.Registry, g *guarded) huma.Operation {
+	op := huma.Operation{
+		OperationID: g.ID, Method: g.Method, Path: g.Path, Summary: g.Summary, Description: g.Description,
+		Tags: []string{g.Tag}, DefaultStatus: g.Status,
+		Security:  []map[string][]string{{"token": {}}},
+		Responses: map[string]*huma.Response{},
+	}
+	op.Responses[strconv.Itoa(g.Status)] = &huma.Response{
+		Description: http.StatusText(g.Status),
+		Content:     map[string]*huma.MediaType{"application/json": {Example: g.Example}},
+	}
+	for _, status := range g.Statuses {
+		op.Responses[strconv.Itoa(status)] = &huma.Response{Description: http.StatusText(status)}
+	}
+	describeProblems(schemas, &op, g)
+	if !g.AdminOnly && !g.writes() {
+		op.Parameters = append(op.Parameters, &huma.Param{
+			Name: tenantParameter, In: "query", Schema: &huma.Schema{Type: huma.TypeString, Format: "uuid"},
+			Description: "The tenant to read, for a token of role admin. A tenant's token reads its own tenant only.",
+		})
+	}
+	if g.Document != nil {
+		g.Document(&op)
+	}
+	return op
+}
+
+// describeProblems lists what the operation can be refused with, with an
+// example of each.
+func describeProblems(schemas huma.Registry, op *huma.Operation, g *guarded) {
+	schema := schemas.Schema(reflect.TypeFor[Problem](), true, "Problem")
+	kinds := append([]Kind{InvalidRequest, Unauthorized, Forbidden, methodNotAllowed, RateLimited, Internal, Unavailable}, g.Problems...)
+	for _, k := range kinds {
+		status := strconv.Itoa(k.status)
+		response := op.Responses[status]
+		if response == nil {
+			response = &huma.Response{
+				Description: http.StatusText(k.status),
+				Content:     map[string]*huma.MediaType{problemType: {Schema: schema, Examples: map[string]*huma.Example{}}},
+				Headers:     problemHeaders(k),
+			}
+			op.Responses[status] = response
+		}
+		example := Refuse(k, "%s", exampleDetails[k])
+		example.Instance = g.Path
+		response.Content[problemType].Examples[k.name] = &huma.Example{Summary: k.title, Value: example}
+	}
+}
+
+func problemHeaders(k Kind) map[string]*huma.Param {
+	text := func(description string) *huma.Param {
+		return &huma.Param{Description: description, Schema: &huma.Schema{Type: huma.TypeString}}
+	}
+	switch k.status {
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return map[string]*huma.Param{"Retry-After": text("Seconds to wait before asking again.")}
+	case http.StatusUnauthorized:
+		return map[string]*huma.Param{"WWW-Authenticate": text("What the token lacks (RFC 6750).")}
+	case http.StatusMethodNotAllowed:
+		return map[string]*huma.Param{"Allow": text("The methods of this path.")}
+	}
+	return nil
+}
+
+// exampleDetails are what the problems' details read like.
+var exampleDetails = map[Kind]string{
+	InvalidRequest:       `limit is "5000": expected number <= 1000.`,
+	Unauthorized:         "The token is not accepted: it has expired. Get a new one.",
+	Forbidden:            "The token lacks the scope usage:read. Get one that has it.",
+	SubscriptionInactive: "The subscription's status is past_due. Usage can be read while it is active or trial; renew it to see usage again.",
+	NotFound:             "There is no dead letter 1-4711.",
+	NoSubscription:       "Tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01 has no subscription. Subscribe to a plan, or ask the operator to set a subscription up.",
+	TooLarge:             "The body has more than 1048576 bytes: send fewer events at once.",
+	UnsupportedMediaType: "Send the body as application/json.",
+	RateLimited:          "At most 10 requests a minute are answered here. Wait as long as Retry-After says.",
+	Internal:             internalProblem().Detail,
+	NoPlan:               "The subscription is active but has no plan. Ask the operator to assign one.",
+	Unavailable:          "Usage is not known yet: the events recorded so far have not all been read. Ask again in a few seconds.",
+	methodNotAllowed:     "POST is not among the methods of this path: use GET.",
+}
+
+// finishDocument says what huma's schemas cannot: that a field which points to
+// an object may be null.
+func finishDocument(document *huma.OpenAPI) {
+	schemas := document.Components.Schemas
+	for name, schema := range schemas.Map() {
+		t := schemas.TypeFromRef(schemaPrefix + name)
+		if t == nil || t.Kind() != reflect.Struct {
+			continue
+		}
+		for _, field := range reflect.VisibleFields(t) {
+			name, options, _ := strings.Cut(field.Tag.Get("json"), ",")
+			property := schema.Properties[name]
+			if field.Type.Kind() != reflect.Pointer || property == nil || property.Ref == "" || strings.Contains(options, "omit") {
+				continue
+			}
+			schema.Properties[name] = &huma.Schema{
+				Description: property.Description,
+				AnyOf:       []*huma.Schema{{Ref: property.Ref}, {Type: "null"}},
+			}
+		}
+	}
+}
+
+// serveDocument answers GET /openapi.json.
+func (a *API) serveDocument(w http.ResponseWriter, _ *http.Request) {
+	h := w.Header()
+	h.Set("Content-Type", "application/json")
+	h.Set("Cache-Control", "no-cache")
+	h.Set("X-Content-Type-Options", "nosniff")
+	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+	_, _ = w.Write(a.document)
+}
