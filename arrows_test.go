@@ -28,7 +28,7 @@ var arrows = map[string][]string{
 	"migrations/localpg": {},
 	"cmd/odometer": {
 		"", "ingest", "terms", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
-		"retention", "api", "query", "audit", "migrations", "migrations/localpg",
+		"retention", "api", "query", "query/web", "audit", "migrations", "migrations/localpg",
 	},
 
 	// What people see: pages and scripts that ask the API like any client.

@@ -124,9 +124,14 @@ func (d *demo) perform(ctx context.Context) error {
 	}
 	d.ops = freeAddress("127.0.0.1:9090")
 	house := services{
-		t: d.inside(), pool: d.pool, nats: d.nats, registry: d.registry, drift: newDrift(), aggregates: true,
+		t: d.inside(), pool: d.pool, nats: d.nats, registry: d.registry, drift: newDrift(),
+		aggregates: true, answers: true, ingests: true,
 		httpAddr: d.Addr, opsAddr: d.ops, keys: keys, requestsPerMinute: 10, synced: true,
 		reporting: d.reporting, hookSecret: demoHookSecret, jobsEvery: demoRhythm,
+		sessions: d.sessions,
+	}
+	if !d.Drill { // which must find its damages itself
+		house.auditEvery = demoAudits
 	}
 	// The services outlive the agents: what was published is still counted.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
@@ -193,10 +198,11 @@ func (d *demo) work(ctx, serving context.Context) (finding error, err error) {
 }
 
 func (d *demo) sayWhere() {
-	token, err := api.SignToken(d.secret, api.Claims{Tenant: demoTenants[0].id, Scopes: []string{"usage:read"}}, 24*time.Hour)
+	token, err := d.token(&demoTenants[0], 24*time.Hour)
 	if err != nil {
-		panic(err) // the claims above are well-formed
+		panic(err) // the claims are well-formed
 	}
+	fmt.Fprintf(d.t.out, "dashboard    http://%s/\n", d.Addr)
 	fmt.Fprintf(d.t.out, "usage API    curl -H 'Authorization: Bearer %s' http://%s/api/v1/usage\n", token, d.Addr)
 	fmt.Fprintf(d.t.out, "metrics      http://%s/metrics\n", d.ops)
 	fmt.Fprintf(d.t.out, "NATS         %s\n", d.server.ClientURL())

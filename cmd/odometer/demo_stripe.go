@@ -27,10 +27,11 @@ const (
 
 // How soon things happen that take hours in earnest.
 const (
-	demoRhythm = time.Second     // jobs that run each minute or hour
-	demoGrace  = time.Second     // from a period's end to its close
-	demoDraft  = 5 * time.Second // from a period's end to its final invoice
-	demoPeriod = 8 * time.Second // from the start to the end of the period that is watched
+	demoRhythm = time.Second      // jobs that run each minute or hour
+	demoAudits = 20 * time.Second // the audit that is daily elsewhere
+	demoGrace  = time.Second      // from a period's end to its close
+	demoDraft  = 5 * time.Second  // from a period's end to its final invoice
+	demoPeriod = 8 * time.Second  // from the start to the end of the period that is watched
 )
 
 // startStripe runs a Stripe of our own, with a customer and a subscription for

@@ -1,21 +1,30 @@
 package main
 
 import (
+	"context"
+	"errors"
 	"net/http"
+	"time"
 
 	"odometer/api"
+	"odometer/ingest"
 	"odometer/query"
+	"odometer/query/web"
 	"odometer/reporter/subscriptions"
 )
 
 // httpHandler is what listens for the world, nil when nothing does.
-func (s *services) httpHandler(received chan<- struct{}) http.Handler {
+func (s *services) httpHandler(received chan<- struct{}) (http.Handler, error) {
 	if s.keys == nil && s.hookSecret == "" {
-		return nil
+		return nil, nil
 	}
 	mux := http.NewServeMux()
 	if s.keys != nil {
-		mux.Handle("/", s.door().Handler())
+		door, err := s.door()
+		if err != nil {
+			return nil, err
+		}
+		mux.Handle("/", door.Handler())
 	}
 	if s.hookSecret != "" {
 		wake := func() {
@@ -26,12 +35,39 @@ func (s *services) httpHandler(received chan<- struct{}) http.Handler {
 		}
 		mux.Handle("POST /webhooks/stripe", subscriptions.Handler(s.pool, s.hookSecret, wake, s.t.log))
 	}
-	return mux
+	return mux, nil
 }
 
 // door is the API with the operations of the services that run here.
-func (s *services) door() *api.API {
+func (s *services) door() (*api.API, error) {
 	door := api.New(api.Options{Keys: s.keys, Origins: s.origins, Log: s.t.log, Registerer: s.registry})
-	query.Register(door, query.Options{Pool: s.pool, RequestsPerMinute: s.requestsPerMinute})
-	return door
+	if s.answers {
+		query.Register(door, query.Options{Pool: s.pool, RequestsPerMinute: s.requestsPerMinute})
+		web.Register(door.Mux(), web.Options{Sessions: s.sessions, Addr: s.httpAddr, Log: s.t.log})
+	}
+	return door, nil
+}
+
+// keepStream makes the stream that HTTP ingest publishes to, where no reader
+// has made it yet. It waits for NATS as long as it takes; only a stream that
+// is not fit to hold events ends the process.
+func (s *services) keepStream(ctx context.Context) error {
+	js := mustJetStream(s.nats)
+	for said := false; ; said = true {
+		err := func() error {
+			ctx, cancel := context.WithTimeout(ctx, patience)
+			defer cancel()
+			_, err := ingest.EnsureStream(ctx, js, s.stream)
+			return err
+		}()
+		if err == nil || errors.Is(err, ingest.ErrStreamUnfit) {
+			return err
+		}
+		if !said && ctx.Err() == nil {
+			s.t.log.Warn("waiting for NATS", "err", err)
+		}
+		if pauseFor(ctx, time.Second) != nil {
+			return nil
+		}
+	}
 }

@@ -83,16 +83,15 @@ from stream_positions`
 func (s *services) ready(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if err := s.pool.Ping(ctx); err != nil {
-		return errors.New("Postgres does not answer")
+	if s.pool != nil {
+		if err := s.pool.Ping(ctx); err != nil {
+			return errors.New("Postgres does not answer")
+		}
+		if err := migrations.Check(ctx, s.pool); err != nil {
+			return err
+		}
 	}
-	if err := migrations.Check(ctx, s.pool); err != nil {
-		return err
-	}
-	if s.nats == nil {
-		return nil
-	}
-	if !s.nats.IsConnected() {
+	if s.nats != nil && !s.nats.IsConnected() {
 		return errors.New("NATS does not answer")
 	}
 	if !s.aggregates {

@@ -17,6 +17,7 @@ import (
 	"odometer/api"
 	"odometer/audit"
 	"odometer/ingest"
+	"odometer/query/web"
 	"odometer/reporter"
 )
 
@@ -25,12 +26,11 @@ const (
 	aggregatorService = "aggregator"
 	reporterService   = "reporter"
 	queryService      = "query"
+	ingestService     = "ingest"
 )
 
-var allServices = []string{aggregatorService, reporterService, queryService}
-
 type runCmd struct {
-	Services []string `arg:"" optional:"" enum:"aggregator,reporter,query" help:"The services to run, of ${enum}; none named: all of them."`
+	Services []string `arg:"" optional:"" enum:"aggregator,reporter,query,ingest" help:"The services to run, of ${enum}; none named: all of them."`
 
 	databaseSettings
 	natsSettings
@@ -63,34 +63,23 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) error {
 	if c.BatchSize < 1 || c.BatchSize > 50_000 {
 		return usagef("--batch-size %d: want 1 to 50000", c.BatchSize)
 	}
-	// One each for the partitions, the API's, the jobs' and the reporter's.
-	config, err := c.poolConfig(int32(c.Partitions + 24))
-	if err != nil {
-		return err
-	}
-	pool, err := pgxpool.NewWithConfig(ctx, config)
-	if err != nil {
-		return usagef("--database-url: %w", err)
-	}
-	defer pool.Close()
-	s := services{
-		t: t, pool: pool, registry: newRegistry(), drift: newDrift(),
-		httpAddr: c.HTTPAddr, opsAddr: c.OpsAddr, monitorURL: c.NATSMonitorURL, aggregates: c.runs(aggregatorService),
-		stream: stream, batchSize: c.BatchSize, metricsPerTenant: c.MetricsPerTenant,
-		requestsPerMinute: c.UsageRequestsPerMinute, origins: c.CORSOrigins,
-	}
 	for _, origin := range c.CORSOrigins {
 		if err := api.CheckOrigin(origin); err != nil {
 			return usagef("--cors-origins: %w", err)
 		}
 	}
-	if s.aggregates || c.runs(reporterService) {
-		if s.nats, err = c.connect("run", true); err != nil {
-			return err
-		}
-		defer s.nats.Close()
+	s := services{
+		t: t, registry: newRegistry(), drift: newDrift(),
+		httpAddr: c.HTTPAddr, opsAddr: c.OpsAddr, monitorURL: c.NATSMonitorURL,
+		aggregates: c.runs(aggregatorService), answers: c.runs(queryService), ingests: c.runs(ingestService),
+		stream: stream, batchSize: c.BatchSize, metricsPerTenant: c.MetricsPerTenant,
+		requestsPerMinute: c.UsageRequestsPerMinute, origins: c.CORSOrigins,
 	}
-	if c.runs(queryService) {
+	if err := c.connectAll(ctx, &s); err != nil {
+		return err
+	}
+	defer s.disconnect()
+	if s.answers || s.ingests {
 		if s.keys, err = c.keys(ctx, t); err != nil {
 			return err
 		}
@@ -101,6 +90,39 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) error {
 		}
 	}
 	return s.run(ctx)
+}
+
+// connectAll opens what the services need: ingest alone needs no Postgres, and
+// query alone no NATS.
+func (c *runCmd) connectAll(ctx context.Context, s *services) error {
+	if s.aggregates || s.answers || c.runs(reporterService) {
+		// One each for the partitions, the API's, the jobs' and the reporter's.
+		config, err := c.poolConfig(int32(c.Partitions + 24))
+		if err != nil {
+			return err
+		}
+		if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
+			return usagef("--database-url: %w", err)
+		}
+	}
+	if s.aggregates || s.ingests || c.runs(reporterService) {
+		var err error
+		if s.nats, err = c.connect("run", true); err != nil {
+			s.disconnect()
+			return err
+		}
+	}
+	return nil
+}
+
+// disconnect closes what connectAll has opened.
+func (s *services) disconnect() {
+	if s.nats != nil {
+		s.nats.Close()
+	}
+	if s.pool != nil {
+		s.pool.Close()
+	}
 }
 
 // addReporting sets the service reporter up.
@@ -150,14 +172,16 @@ func (c *runCmd) keys(ctx context.Context, t *terminal) (*api.Keys, error) {
 // services are the parts of the program that run until they are told to stop.
 type services struct {
 	t        *terminal
-	pool     *pgxpool.Pool
-	nats     *nats.Conn // nil where neither the aggregator nor the reporter needs it
+	pool     *pgxpool.Pool // nil for ingest alone
+	nats     *nats.Conn    // nil for query alone
 	registry *prometheus.Registry
 	drift    prometheus.Gauge
 
 	httpAddr, opsAddr string
 	monitorURL        string
 	aggregates        bool
+	answers           bool // reads, and shows pages
+	ingests           bool // takes events over HTTP
 	stream            ingest.StreamConfig
 	batchSize         int
 	metricsPerTenant  bool
@@ -166,9 +190,11 @@ type services struct {
 	requestsPerMinute int
 	synced            bool // NATS is known to sync before it acknowledges
 
-	reporting  *reporting    // nil without the reporter service
-	hookSecret string        // "" takes no hooks
-	jobsEvery  time.Duration // another rhythm than the table's, for the demo
+	reporting  *reporting                                   // nil without the reporter service
+	hookSecret string                                       // "" takes no hooks
+	jobsEvery  time.Duration                                // another rhythm than the table's, for the demo
+	auditEvery time.Duration                                // likewise for the job reconcile, which is daily
+	sessions   func(context.Context) ([]web.Session, error) // mints the demo's tokens; nil elsewhere
 }
 
 func newDrift() prometheus.Gauge {
@@ -184,9 +210,15 @@ func (s *services) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	s.registry.MustRegister(reporter.NewCollector(s.pool, s.metricsPerTenant, s.t.log), s.drift)
+	if s.pool != nil {
+		s.registry.MustRegister(reporter.NewCollector(s.pool, s.metricsPerTenant, s.t.log), s.drift)
+	}
 	received := make(chan struct{}, 1)
-	if handler := s.httpHandler(received); handler != nil {
+	handler, err := s.httpHandler(received)
+	if err != nil {
+		return err
+	}
+	if handler != nil {
 		api, err := listen(s.httpAddr, "http-addr")
 		if err != nil {
 			return err
@@ -206,10 +238,16 @@ func (s *services) run(ctx context.Context) error {
 		watch = audit.NewWatch(s.pool, js, s.t.log, s.registry)
 	}
 	group.Go(func() error {
+		working, ctx := errgroup.WithContext(ctx)
+		if s.ingests {
+			working.Go(func() error { return s.keepStream(ctx) })
+		}
+		if s.pool == nil {
+			return working.Wait()
+		}
 		if err := s.waitForSchema(ctx); err != nil {
 			return err
 		}
-		working, ctx := errgroup.WithContext(ctx)
 		if s.aggregates {
 			working.Go(func() error { return s.aggregate(ctx, metrics) })
 			working.Go(func() error { return watch.Run(ctx) })
@@ -233,8 +271,11 @@ func (s *services) report(ctx context.Context, received <-chan struct{}) error {
 	}
 	jobs := jobTable(s.reporting.works())
 	for i := range jobs {
-		if s.jobsEvery > 0 && jobs[i].every > 0 {
+		switch {
+		case s.jobsEvery > 0 && jobs[i].every > 0:
 			jobs[i].every = s.jobsEvery
+		case s.auditEvery > 0 && jobs[i].name == "reconcile":
+			jobs[i].every = s.auditEvery
 		}
 	}
 	group.Go(func() error { return runJobs(ctx, s.pool, jobs, s.t.log, s.registry) })
