@@ -39,28 +39,28 @@ type Result struct {
 // again is safe. Events that are the same bytes are sent once; the later ones
 // are duplicates of the first.
 func (p *Publisher) PublishBatch(ctx context.Context, events []Event) ([]Result, error) {
-	raws := make([]Raw, len(events))
-	rejections := make([]*odometer.Rejection, len(events))
-	for i := range events {
-		raws[i], rejections[i] = events[i].raw()
-	}
-	return p.publishBatch(ctx, raws, rejections)
+	now := time.Now()
+	return p.publishBatch(ctx, len(events), func(i int) (outgoing, *odometer.Rejection) {
+		raw, rejection := events[i].raw()
+		if rejection != nil {
+			return outgoing{}, rejection
+		}
+		return address(raw, now)
+	})
 }
 
 // PublishRawBatch is PublishBatch for payloads that are encoded already.
 func (p *Publisher) PublishRawBatch(ctx context.Context, raws []Raw) ([]Result, error) {
-	return p.publishBatch(ctx, raws, make([]*odometer.Rejection, len(raws)))
+	now := time.Now()
+	return p.publishBatch(ctx, len(raws), func(i int) (outgoing, *odometer.Rejection) { return address(raws[i], now) })
 }
 
-func (p *Publisher) publishBatch(ctx context.Context, raws []Raw, rejections []*odometer.Rejection) ([]Result, error) {
-	results := make([]Result, len(raws))
+// publishBatch publishes the n messages that at makes or rejects.
+func (p *Publisher) publishBatch(ctx context.Context, n int, at func(int) (outgoing, *odometer.Rejection)) ([]Result, error) {
+	results := make([]Result, n)
 	var b batch
-	now := time.Now()
-	for i, r := range raws {
-		o, rejection := outgoing{}, rejections[i]
-		if rejection == nil {
-			o, rejection = address(r, now)
-		}
+	for i := range results {
+		o, rejection := at(i)
 		results[i].Key = o.key
 		if rejection != nil {
 			results[i].Err = rejection

@@ -54,20 +54,31 @@ func (m *Message) Bytes() int {
 //
 // The event's Metadata is a part of m.Data, not a copy.
 func Decode(m *Message) (odometer.Event, *odometer.Rejection) {
+	var d document
+	if r := d.read(m.Data); r != nil {
+		e, _ := begin(m)
+		return e, r
+	}
+	return d.decode(m)
+}
+
+// decode is Decode for a payload that was read into d.
+func (d *document) decode(m *Message) (odometer.Event, *odometer.Rejection) {
+	e, unfit := begin(m)
+	if unfit != nil {
+		return e, unfit
+	}
+	return e, d.judge(m, &e)
+}
+
+// begin makes an event of all but the payload.
+func begin(m *Message) (odometer.Event, *odometer.Rejection) {
 	e := odometer.Event{
 		Kind:       m.Kind,
 		RecordedAt: m.StoredAt.UTC().Truncate(time.Microsecond),
 		Position:   m.Position,
 	}
-	unfit := readSubject(m, &e)
-	var d document
-	if r := d.read(m.Data); r != nil {
-		return e, r
-	}
-	if unfit != nil {
-		return e, unfit
-	}
-	return e, d.judge(m, &e)
+	return e, readSubject(m, &e)
 }
 
 // readSubject takes tenant and agent from the subject's tokens, both or none.

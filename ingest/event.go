@@ -74,12 +74,12 @@ type Raw struct {
 // Validate judges an event as the reader of the stream will, catalogue aside,
 // taking now for the time at which the stream stores it. nil is valid.
 func Validate(r Raw, now time.Time) *odometer.Rejection {
-	_, rejection := decodeRaw(r, now)
+	_, rejection := address(r, now)
 	return rejection
 }
 
-// decodeRaw is Decode and CheckAge for what is about to be published.
-func decodeRaw(r Raw, now time.Time) (odometer.Event, *odometer.Rejection) {
+// message is the event as the stream would hold it.
+func (r *Raw) message(now time.Time) Message {
 	m := Message{
 		Kind:        r.kind(),
 		TenantToken: r.Tenant.String(),
@@ -90,11 +90,7 @@ func decodeRaw(r Raw, now time.Time) (odometer.Event, *odometer.Rejection) {
 	if r.CloudEvent {
 		m.Header = cloudEventHeader
 	}
-	e, rejection := Decode(&m)
-	if rejection == nil {
-		rejection = CheckAge(&e)
-	}
-	return e, rejection
+	return m
 }
 
 func (r *Raw) kind() odometer.Kind {

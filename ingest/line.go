@@ -33,14 +33,12 @@ func (l line) address(now time.Time) (outgoing, *odometer.Rejection) {
 	if r := d.read(l.bytes); r != nil {
 		return outgoing{}, r
 	}
-	var known odometer.Event
-	d.readKey(idempotencyKey, &known)
 	r, rejection := d.addressee()
 	if rejection != nil {
-		return outgoing{key: known.Key}, rejection
+		return outgoing{key: d.key(idempotencyKey)}, rejection
 	}
 	r.Payload = bytes.Clone(l.bytes)
-	return address(r, now)
+	return d.address(r, now)
 }
 
 // addressee takes tenant and agent from the payload, for a sender that has no
@@ -54,14 +52,8 @@ func (d *document) addressee() (Raw, *odometer.Rejection) {
 	if !ok {
 		return Raw{}, d.refuse(tenantID, "a UUID in canonical lower-case form")
 	}
-	agent, r := d.text(agentID)
-	if r != nil {
-		return Raw{}, r
-	}
-	if !odometer.ValidAgent(agent) {
-		return Raw{}, d.refuse(agentID, "a lower-case letter, then up to 31 of a-z, 0-9, _ and -")
-	}
-	return Raw{Tenant: tenant, Agent: agent}, nil
+	agent, r := d.agent()
+	return Raw{Tenant: tenant, Agent: agent}, r
 }
 
 // lineReader reads lines of any length in bounded memory.

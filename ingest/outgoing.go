@@ -29,7 +29,20 @@ type outgoing struct {
 // address validates an event and gives it subject and id. With a rejection,
 // only the key is set, as far as it could be read.
 func address(r Raw, now time.Time) (outgoing, *odometer.Rejection) {
-	e, rejection := decodeRaw(r, now)
+	var d document
+	if rejection := d.read(r.Payload); rejection != nil {
+		return outgoing{}, rejection
+	}
+	return d.address(r, now)
+}
+
+// address is address for a payload that was read into d.
+func (d *document) address(r Raw, now time.Time) (outgoing, *odometer.Rejection) {
+	m := r.message(now)
+	e, rejection := d.decode(&m)
+	if rejection == nil {
+		rejection = CheckAge(&e)
+	}
 	if rejection != nil {
 		return outgoing{key: e.Key}, rejection
 	}

@@ -1,0 +1,80 @@
+package ingest
+
+import (
+	"context"
+	"strings"
+	"time"
+
+	"github.com/google/uuid"
+
+	"odometer"
+)
+
+// Prepared is an event that was found valid, with its subject and message id:
+// all that is left is to publish it.
+type Prepared struct{ outgoing }
+
+// Key is the event's idempotency_key, "" when it could not be read.
+func (p *Prepared) Key() string { return p.key }
+
+// Prepare judges an event whose sender knows its tenant and has no subject: the
+// agent is taken from the payload, which needs one here, or from a CloudEvent's
+// type. With that agent the verdict is the one of Validate. The payload is sent
+// as it is, and not to be changed until it is published.
+//
+// With a rejection, the key is all that is prepared.
+func Prepare(tenant uuid.UUID, payload []byte, cloudEvent bool, now time.Time) (Prepared, *odometer.Rejection) {
+	var d document
+	if rejection := d.read(payload); rejection != nil {
+		return Prepared{}, rejection
+	}
+	key, find := idempotencyKey, d.agent
+	if cloudEvent {
+		key, find = ceID, d.typedAgent
+	}
+	agent, rejection := find()
+	if rejection != nil {
+		return Prepared{outgoing{key: d.key(key)}}, rejection
+	}
+	o, rejection := d.address(Raw{Tenant: tenant, Agent: agent, Payload: payload, CloudEvent: cloudEvent}, now)
+	return Prepared{o}, rejection
+}
+
+// PublishPrepared is PublishBatch for events that are prepared already.
+func (p *Publisher) PublishPrepared(ctx context.Context, events []Prepared) ([]Result, error) {
+	return p.publishBatch(ctx, len(events), func(i int) (outgoing, *odometer.Rejection) { return events[i].outgoing, nil })
+}
+
+const agentForm = "a lower-case letter, then up to 31 of a-z, 0-9, _ and -"
+
+// agent is the one that an event names.
+func (d *document) agent() (string, *odometer.Rejection) {
+	agent, r := d.text(agentID)
+	if r != nil {
+		return "", r
+	}
+	if !odometer.ValidAgent(agent) {
+		return "", d.refuse(agentID, agentForm)
+	}
+	return agent, nil
+}
+
+// typedAgent is the one that a CloudEvent's type begins with.
+func (d *document) typedAgent() (string, *odometer.Rejection) {
+	text, r := d.text(ceType)
+	if r != nil {
+		return "", r
+	}
+	agent, _, _ := strings.Cut(text, ".")
+	if !odometer.ValidAgent(agent) {
+		return "", d.refuse(ceType, "<agent>.<action_type>, where an agent is "+agentForm)
+	}
+	return agent, nil
+}
+
+// key is the event's key, "" where it is not valid.
+func (d *document) key(f field) string {
+	var e odometer.Event
+	d.readKey(f, &e)
+	return e.Key
+}
