@@ -20,7 +20,7 @@ import (
 
 // exampleServer stands for the NATS server that an agent connects to, with the
 // stream that `odometer run` makes.
-func exampleServer() (url string, stop func()) {
+func exampleServer(c ingest.StreamConfig) (url string, stop func()) {
 	dir, err := os.MkdirTemp("", "natstest")
 	if err != nil {
 		log.Fatal(err)
@@ -38,7 +38,7 @@ func exampleServer() (url string, stop func()) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	if _, err := ingest.EnsureStream(context.Background(), js, ingest.StreamConfig{}); err != nil {
+	if _, err := ingest.EnsureStream(context.Background(), js, c); err != nil {
 		log.Fatal(err)
 	}
 	return server.URL(), func() {
@@ -48,7 +48,7 @@ func exampleServer() (url string, stop func()) {
 }
 
 func ExamplePublisher_Publish() {
-	url, stop := exampleServer()
+	url, stop := exampleServer(ingest.StreamConfig{})
 	defer stop()
 
 	nc, err := nats.Connect(url, nats.MaxReconnects(-1))
@@ -85,7 +85,7 @@ func ExamplePublisher_Publish() {
 }
 
 func ExamplePublisher_PublishBatch() {
-	url, stop := exampleServer()
+	url, stop := exampleServer(ingest.StreamConfig{})
 	defer stop()
 
 	nc, err := nats.Connect(url, nats.MaxReconnects(-1))
@@ -100,9 +100,9 @@ func ExamplePublisher_PublishBatch() {
 
 	tenant := uuid.MustParse("0b6e1a52-7f3c-4a60-9d0a-61a3f0b7c2d5")
 	results, err := publisher.PublishBatch(context.Background(), []ingest.Event{
-		{Tenant: tenant, Agent: "invoice", IdempotencyKey: "invoice:17", ActionType: "invoice_sent"},
-		{Tenant: tenant, Agent: "invoice", IdempotencyKey: "invoice:18", ActionType: "invoice_sent", Quantity: -1},
-		{Tenant: tenant, Agent: "invoice", IdempotencyKey: "invoice:19", ActionType: "invoice_sent"},
+		{Tenant: tenant, Agent: "invoice", IdempotencyKey: "invoice:17", ActionType: "invoice_detected"},
+		{Tenant: tenant, Agent: "invoice", IdempotencyKey: "invoice:18", ActionType: "invoice_detected", Quantity: -1},
+		{Tenant: tenant, Agent: "invoice", IdempotencyKey: "invoice:19", ActionType: "invoice_detected"},
 	})
 	if err != nil {
 		log.Fatal(err) // some may be stored, others not: publish all of them again
@@ -122,7 +122,7 @@ func ExamplePublisher_PublishBatch() {
 }
 
 func ExamplePublishFile() {
-	url, stop := exampleServer()
+	url, stop := exampleServer(ingest.StreamConfig{})
 	defer stop()
 
 	nc, err := nats.Connect(url)
@@ -136,7 +136,7 @@ func ExamplePublishFile() {
 	}
 
 	file := strings.NewReader(`
-{"tenant_id":"0b6e1a52-7f3c-4a60-9d0a-61a3f0b7c2d5","agent":"meeting","idempotency_key":"m-1","action_type":"meeting_booked"}
+{"tenant_id":"0b6e1a52-7f3c-4a60-9d0a-61a3f0b7c2d5","agent":"meeting","idempotency_key":"m-1","action_type":"meeting_prep"}
 {"tenant_id":"0b6e1a52-7f3c-4a60-9d0a-61a3f0b7c2d5","agent":"meeting","idempotency_key":"m-2"}
 `)
 	report, err := ingest.PublishFile(context.Background(), publisher, file, nil)
