@@ -20,8 +20,8 @@ func (s *services) httpHandler(received chan<- struct{}) (http.Handler, error) {
 	}
 	mux := http.NewServeMux()
 	if s.keys != nil {
-		door, err := s.door()
-		if err != nil {
+		door := api.New(api.Options{Keys: s.keys, Origins: s.origins, Log: s.t.log, Registerer: s.registry})
+		if err := s.register(door); err != nil {
 			return nil, err
 		}
 		mux.Handle("/", door.Handler())
@@ -38,14 +38,14 @@ func (s *services) httpHandler(received chan<- struct{}) (http.Handler, error) {
 	return mux, nil
 }
 
-// door is the API with the operations of the services that run here.
-func (s *services) door() (*api.API, error) {
-	door := api.New(api.Options{Keys: s.keys, Origins: s.origins, Log: s.t.log, Registerer: s.registry})
+// register puts the operations and pages of the services that run here behind
+// the door.
+func (s *services) register(door *api.API) error {
 	if s.answers {
 		query.Register(door, query.Options{Pool: s.pool, RequestsPerMinute: s.requestsPerMinute})
 		web.Register(door.Mux(), web.Options{Sessions: s.sessions, Addr: s.httpAddr, Log: s.t.log})
 	}
-	return door, nil
+	return nil
 }
 
 // keepStream makes the stream that HTTP ingest publishes to, where no reader
