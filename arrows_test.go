@@ -17,6 +17,7 @@ import (
 var arrows = map[string][]string{
 	"":                   {},
 	"ingest":             {""},
+	"ingest/httpingest":  {"", "ingest", "api"},
 	"terms":              {""},
 	"aggregator":         {"", "ingest", "terms"},
 	"findings":           {},
@@ -28,7 +29,7 @@ var arrows = map[string][]string{
 	"migrations/localpg": {},
 	"cmd/odometer": {
 		"", "ingest", "terms", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
-		"retention", "api", "query", "query/web", "audit", "migrations", "migrations/localpg",
+		"retention", "api", "query", "query/web", "ingest/httpingest", "audit", "migrations", "migrations/localpg",
 	},
 
 	// What people see: pages and scripts that ask the API like any client.
@@ -44,6 +45,7 @@ var arrows = map[string][]string{
 	"migrations/pgtest": {"migrations", "migrations/localpg"},
 	"ingest/natstest":   {},
 	"api/apitest":       {},
+	"deploy/examples":   {"", "ingest"},
 
 	// For tests, the demo and the bench.
 	"reporter/stripetest": {},

@@ -1,0 +1,114 @@
+package httpingest
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"net/http"
+	"sync"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+
+	"odometer/api"
+	"odometer/ingest"
+)
+
+// Options are what the route needs.
+type Options struct {
+	Publisher *ingest.Publisher
+	Log       *slog.Logger
+
+	BodyTimeout    time.Duration // how long a body may take to arrive; 0: 10 s
+	PublishTimeout time.Duration // how long the stream may take to store it; 0: 10 s
+	Bodies         int           // that are held at once; 0: 64
+}
+
+// Path is where events are posted to.
+const Path = "/api/v1/events"
+
+// Register puts POST /api/v1/events behind the door.
+func Register(a *api.API, o Options) {
+	if o.BodyTimeout == 0 {
+		o.BodyTimeout = 10 * time.Second
+	}
+	if o.PublishTimeout == 0 {
+		o.PublishTimeout = 10 * time.Second
+	}
+	if o.Bodies == 0 {
+		o.Bodies = 64
+	}
+	h := &handler{Options: o, gate: newGate(o.Bodies), intakes: sync.Pool{New: func() any { return new(intake) }}}
+	api.RegisterPlain(a, api.Route{
+		ID: "post-events", Method: http.MethodPost, Path: Path, Tag: "Events",
+		Summary: "Record usage",
+		Description: "One event, an array of events, or one on each line (NDJSON): at most 1,000, and at most 1 MiB. " +
+			"Each names its agent; a CloudEvent does so in its type, `<agent>.<action_type>`. The tenant is the token's.\n\n" +
+			"202 is answered after the stream has stored every valid event. On 503 or without an answer send the same bytes again: " +
+			"an event is counted once by its `idempotency_key`. Make the key, and store it, before the act that it records.",
+		Scope: api.WriteScope, Status: http.StatusAccepted,
+		Problems: []api.Kind{api.TooLarge, api.UnsupportedMediaType},
+		Example:  exampleAnswer(),
+		Document: func(op *huma.Operation) { describe(a.Schemas(), op) },
+	}, h.serve)
+}
+
+// handler takes the requests.
+type handler struct {
+	Options
+	gate    *gate
+	intakes sync.Pool
+}
+
+// serve answers a request whose sender may write.
+func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) error {
+	m, err := mediaOf(r.Header)
+	if err != nil {
+		return err
+	}
+	if !h.gate.enter(who.Tenant) {
+		p := api.Refuse(api.Unavailable, "Too many requests are being taken in at this moment. Send the same again in a second.")
+		p.RetryAfter(time.Second)
+		return p
+	}
+	defer h.gate.leave(who.Tenant)
+	in := h.intakes.Get().(*intake)
+	defer h.intakes.Put(in)
+	defer in.clear()
+	if in.body, err = readBody(w, r, in.body, h.BodyTimeout); err != nil {
+		return err
+	}
+	if err := in.split(m); err != nil {
+		return err
+	}
+	if err := in.judge(who.Tenant, m); err != nil {
+		return err
+	}
+	if err := h.publish(r.Context(), in); err != nil {
+		return err
+	}
+	in.answer = appendAnswer(in.answer, in.verdicts)
+	w.Header().Set("Content-Type", "application/json")
+	w.WriteHeader(http.StatusAccepted)
+	_, _ = w.Write(in.answer) // whoever hung up sends the events again
+	return nil
+}
+
+// publish waits for the stream as long as that makes sense.
+func (h *handler) publish(asked context.Context, in *intake) error {
+	ctx, cancel := context.WithTimeout(asked, h.PublishTimeout)
+	defer cancel()
+	err := in.publish(ctx, h.Publisher)
+	switch {
+	case err == nil:
+		return nil
+	case asked.Err() != nil:
+		return err // nobody waits for the answer any more
+	case errors.Is(err, ingest.ErrStreamFull):
+		h.Log.ErrorContext(ctx, "events are refused", "err", err)
+		return api.Refuse(api.Unavailable, "Events cannot be stored: there is no room for more. Keep them, and send the same again later.")
+	default:
+		h.Log.WarnContext(ctx, "events were not taken", "err", err)
+		return api.Refuse(api.Unavailable, "It is not certain that every event was stored. Send the same again: each is counted once.")
+	}
+}
