@@ -29,6 +29,7 @@ type demoCmd struct {
 	Rate    int           `default:"200" help:"Events that the agents publish in a second."`
 	Addr    string        `default:"127.0.0.1:8080" help:"Where the API listens."`
 	DataDir string        `help:"Keep stream and database here between runs; without it they are temporary." placeholder:"DIR"`
+	originSettings
 }
 
 // Run brings up the whole product on this machine, lets agents work, and ends
@@ -39,6 +40,9 @@ func (c *demoCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	if c.For < 0 {
 		return usagef("--for %s: give a duration above 0", c.For)
+	}
+	if err := c.checkOrigins(); err != nil {
+		return err
 	}
 	if l, err := listen(c.Addr, "addr"); err != nil {
 		return err
@@ -128,7 +132,7 @@ func (d *demo) perform(ctx context.Context) error {
 		aggregates: true, answers: true, ingests: true,
 		httpAddr: d.Addr, opsAddr: d.ops, keys: keys, requestsPerMinute: 10, synced: true,
 		reporting: d.reporting, hookSecret: demoHookSecret, jobsEvery: demoRhythm,
-		sessions: d.sessions,
+		sessions: d.sessions, origins: d.CORSOrigins,
 	}
 	if !d.Drill { // which must find its damages itself
 		house.auditEvery = demoAudits

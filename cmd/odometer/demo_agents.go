@@ -68,13 +68,13 @@ func (a *demoAgents) work(ctx context.Context) error {
 	perTick := float64(a.rate) * tick.Seconds() / float64(len(agents)*len(demoTenants))
 	for _, tenant := range demoTenants {
 		for _, agent := range agents {
-			group.Go(func() error { return a.one(ctx, tenant.id, agent, perTick) })
+			group.Go(func() error { return a.one(ctx, &tenant, agent, perTick) })
 		}
 	}
 	return group.Wait()
 }
 
-func (a *demoAgents) one(ctx context.Context, tenant uuid.UUID, agent odometer.Agent, perTick float64) error {
+func (a *demoAgents) one(ctx context.Context, tenant *demoTenant, agent odometer.Agent, perTick float64) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	due := rand.Float64()
@@ -94,7 +94,7 @@ func (a *demoAgents) one(ctx context.Context, tenant uuid.UUID, agent odometer.A
 			err = a.send(finish, sent[0], true)
 		}
 		if err == nil && rand.IntN(50) == 0 {
-			err = a.rubbish(finish, tenant, agent, fresh)
+			err = a.rubbish(finish, tenant.id, agent, fresh)
 		}
 		cancel()
 		if err != nil {
@@ -106,13 +106,13 @@ func (a *demoAgents) one(ctx context.Context, tenant uuid.UUID, agent odometer.A
 	}
 }
 
-func freshEvents(tenant uuid.UUID, agent odometer.Agent, n int) []ingest.Event {
+func freshEvents(tenant *demoTenant, agent odometer.Agent, n int) []ingest.Event {
 	events := make([]ingest.Event, n)
 	for i := range events {
 		events[i] = ingest.Event{
-			Tenant: tenant, Agent: agent.ID, ActionType: agent.Actions[0],
+			Tenant: tenant.id, Agent: agent.ID, ActionType: agent.Actions[0],
 			IdempotencyKey: uuid.NewString(), Quantity: 1,
-			OccurredAt: time.Now(), Metadata: []byte(`{"model":"small","run":"demo"}`),
+			OccurredAt: tenant.occurrence(time.Now()), Metadata: []byte(`{"model":"small","run":"demo"}`),
 		}
 	}
 	return events

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"strings"
 	"time"
 
@@ -46,6 +47,22 @@ func (d *demoTenant) period(now time.Time) (start, end time.Time) {
 	}
 	month := time.Date(now.UTC().Year(), now.UTC().Month(), 1, 0, 0, 0, 0, time.UTC)
 	return month, month.AddDate(0, 1, 0)
+}
+
+// occurrence is when something happened that is told of at now. Most of a
+// month's work arrives in time lapse, so that its history can be seen at once:
+// more on working days than at weekends. The watched tenant's period ends, so
+// it tells of everything as it happens.
+func (d *demoTenant) occurrence(now time.Time) time.Time {
+	start, _ := d.period(now)
+	if d.name == watched || rand.IntN(4) == 0 {
+		return now
+	}
+	at := start.Add(rand.N(now.Sub(start)))
+	if day := at.Weekday(); (day == time.Saturday || day == time.Sunday) && rand.IntN(3) > 0 {
+		at = start.Add(rand.N(now.Sub(start)))
+	}
+	return at
 }
 
 // demoStranger sends events although it has no subscription.

@@ -13,6 +13,20 @@ import (
 	"odometer/reporter/subscriptions"
 )
 
+// originSettings say which pages may show usage.
+type originSettings struct {
+	CORSOrigins []string `name:"cors-origins" help:"Origins of pages that may show the usage widget, as https://app.example; several separated by commas." env:"ODOMETER_CORS_ORIGINS" placeholder:"ORIGIN"`
+}
+
+func (s *originSettings) checkOrigins() error {
+	for _, origin := range s.CORSOrigins {
+		if err := api.CheckOrigin(origin); err != nil {
+			return usagef("--cors-origins: %w", err)
+		}
+	}
+	return nil
+}
+
 // httpHandler is what listens for the world, nil when nothing does.
 func (s *services) httpHandler(received chan<- struct{}) (http.Handler, error) {
 	if s.keys == nil && s.hookSecret == "" {

@@ -29,9 +29,9 @@ type theDemo struct {
 var demoPlace = regexp.MustCompile(`^(dashboard|NATS|Postgres) +(\S+)$`)
 
 // runDemo starts a demo and waits until it has said where everything is.
-func runDemo(t *testing.T) *theDemo {
+func runDemo(t *testing.T, args ...string) *theDemo {
 	t.Helper()
-	cmd := program(t, nil, "demo", "--addr", freeAddress("127.0.0.1:0"), "--rate", "400")
+	cmd := program(t, nil, append([]string{"demo", "--addr", freeAddress("127.0.0.1:0")}, args...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -134,7 +134,7 @@ func document(t *testing.T, h http.Handler) (libopenapi.Document, validator.Vali
 // the document does not tell of.
 func TestEveryAnswerIsAsDocumented(t *testing.T) {
 	t.Parallel()
-	demo := runDemo(t)
+	demo := runDemo(t, "--rate", "400")
 	h := demo.door(t)
 	doc, judge := document(t, h)
 	server := httptest.NewServer(h)

@@ -41,12 +41,12 @@ type runCmd struct {
 	authSettings
 	JWKSURL string `name:"jwks-url" help:"Where the issuer's keys are, for RS256, ES256 and EdDSA tokens." env:"ODOMETER_JWKS_URL" placeholder:"URL"`
 
-	HTTPAddr               string   `name:"http-addr" default:"127.0.0.1:8080" help:"Where the API listens." env:"ODOMETER_HTTP_ADDR"`
-	OpsAddr                string   `default:"127.0.0.1:9090" help:"Where /metrics, /healthz and /readyz listen." env:"ODOMETER_OPS_ADDR"`
-	BatchSize              int      `default:"5000" help:"Messages that one transaction counts at most." env:"ODOMETER_BATCH_SIZE"`
-	CORSOrigins            []string `name:"cors-origins" help:"Origins of pages that may show the usage widget, as https://app.example; several separated by commas." env:"ODOMETER_CORS_ORIGINS" placeholder:"ORIGIN"`
-	UsageRequestsPerMinute int      `default:"10" help:"Requests for usage that a tenant may make in a minute; 0 for no limit." env:"ODOMETER_USAGE_REQUESTS_PER_MINUTE"`
-	MetricsPerTenant       bool     `help:"Label metrics by tenant: a series for each." env:"ODOMETER_METRICS_PER_TENANT"`
+	HTTPAddr  string `name:"http-addr" default:"127.0.0.1:8080" help:"Where the API listens." env:"ODOMETER_HTTP_ADDR"`
+	OpsAddr   string `default:"127.0.0.1:9090" help:"Where /metrics, /healthz and /readyz listen." env:"ODOMETER_OPS_ADDR"`
+	BatchSize int    `default:"5000" help:"Messages that one transaction counts at most." env:"ODOMETER_BATCH_SIZE"`
+	originSettings
+	UsageRequestsPerMinute int  `default:"10" help:"Requests for usage that a tenant may make in a minute; 0 for no limit." env:"ODOMETER_USAGE_REQUESTS_PER_MINUTE"`
+	MetricsPerTenant       bool `help:"Label metrics by tenant: a series for each." env:"ODOMETER_METRICS_PER_TENANT"`
 }
 
 func (c *runCmd) runs(service string) bool {
@@ -63,10 +63,8 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) error {
 	if c.BatchSize < 1 || c.BatchSize > 50_000 {
 		return usagef("--batch-size %d: want 1 to 50000", c.BatchSize)
 	}
-	for _, origin := range c.CORSOrigins {
-		if err := api.CheckOrigin(origin); err != nil {
-			return usagef("--cors-origins: %w", err)
-		}
+	if err := c.checkOrigins(); err != nil {
+		return err
 	}
 	s := services{
 		t: t, registry: newRegistry(), drift: newDrift(),
