@@ -99,28 +99,55 @@ order by a.position, a.agent`
 // one round trip. The error is a *Refusal where the tenant cannot have an
 // answer, anything else is the database's.
 func Usage(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID) (*Answer, error) {
-	return usage(ctx, pool, tenant, (*row).refuseCustomer)
+	return usage(ctx, pool, Reader{Tenant: tenant})
 }
 
-// UsageOfAnyStatus is Usage for operators: also of a subscription that is past
-// due, canceled or expired, and without a plan. Usage is counted all the same.
+// UsageOfAnyStatus is Usage for operators.
 func UsageOfAnyStatus(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID) (*Answer, error) {
-	return usage(ctx, pool, tenant, (*row).refuse)
+	return usage(ctx, pool, Reader{Tenant: tenant, Operator: true})
 }
 
-func usage(ctx context.Context, pool *pgxpool.Pool, tenant uuid.UUID, refuse func(*row, uuid.UUID) *Refusal) (*Answer, error) {
-	rows, err := pool.Query(ctx, usageSQL, tenant, int64(odometer.PartitionHash(tenant)))
+func usage(ctx context.Context, pool *pgxpool.Pool, who Reader) (*Answer, error) {
+	rows, err := load(ctx, pool, who)
 	if err != nil {
-		return nil, fmt.Errorf("usage of tenant %s: %w", tenant, err)
+		return nil, err
+	}
+	return answer(who.Tenant, rows), nil
+}
+
+// Reader is whose books are read, and for whom.
+type Reader struct {
+	Tenant uuid.UUID
+
+	// Operator reads also what belongs to a subscription that is past due,
+	// canceled or expired, or has no plan. Usage is counted all the same.
+	Operator bool
+}
+
+// querier is a pool or a transaction.
+type querier interface {
+	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
+}
+
+// load is what every read of a tenant begins with: at least one row, or why
+// there is nothing to read.
+func load(ctx context.Context, q querier, who Reader) ([]row, error) {
+	rows, err := q.Query(ctx, usageSQL, who.Tenant, int64(odometer.PartitionHash(who.Tenant)))
+	if err != nil {
+		return nil, fmt.Errorf("usage of tenant %s: %w", who.Tenant, err)
 	}
 	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[row])
 	if err != nil {
-		return nil, fmt.Errorf("usage of tenant %s: %w", tenant, err)
+		return nil, fmt.Errorf("usage of tenant %s: %w", who.Tenant, err)
 	}
-	if refusal := refuse(&found[0], tenant); refusal != nil {
+	refuse := (*row).refuseCustomer
+	if who.Operator {
+		refuse = (*row).refuse
+	}
+	if refusal := refuse(&found[0], who.Tenant); refusal != nil {
 		return nil, refusal
 	}
-	return answer(tenant, found), nil
+	return found, nil
 }
 
 // row is an agent's line, nil agent when the catalogue has none, with what all
@@ -204,7 +231,7 @@ func answer(tenant uuid.UUID, rows []row) *Answer {
 	if head.PlanID != nil {
 		a.Plan = &Plan{ID: *head.PlanID, Name: *head.PlanName}
 	}
-	free := head.Trial || head.status() == odometer.Trial
+	free := head.free()
 	for i := range rows {
 		if rows[i].Agent != nil {
 			a.add(&rows[i], free)
@@ -213,16 +240,18 @@ func answer(tenant uuid.UUID, rows []row) *Answer {
 	return a
 }
 
-// add takes an agent in. In a trial usage is free: nothing limits it, whatever
-// its plan will say later.
+// free reports whether nothing limits the period's usage: that of a trial,
+// whatever its plan will say later, and that without a plan.
+func (r *row) free() bool {
+	return r.Trial || r.PlanID == nil || r.status() == odometer.Trial
+}
+
+// add takes an agent in.
 func (a *Answer) add(r *row, free bool) {
-	limit := r.allowance()
 	if a.Plan != nil {
-		a.Plan.Limits = append(a.Plan.Limits, Member[*int64]{r.LimitKey, limit})
+		a.Plan.Limits = append(a.Plan.Limits, Member[*int64]{r.LimitKey, r.allowance()})
 	}
-	if free {
-		limit = nil
-	}
+	limit := r.limit(free)
 	over := odometer.Overage(r.Count, limit)
 	use := AgentUsage{
 		Count:            r.Count,
@@ -236,6 +265,14 @@ func (a *Answer) add(r *row, free bool) {
 	if alert := odometer.AlertFor(*r.Agent, r.Noun, r.Count, limit, use.OverageCostCents, a.Currency); alert != nil {
 		a.Alerts = append(a.Alerts, *alert)
 	}
+}
+
+// limit is what the agent's count is held against.
+func (r *row) limit(free bool) *int64 {
+	if free {
+		return nil
+	}
+	return r.allowance()
 }
 
 // allowance is the plan's limit: what it does not name, it does not include.

@@ -1,0 +1,42 @@
+package query
+
+import (
+	"errors"
+	"strings"
+	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+)
+
+// moment is a time in a query.
+type moment struct{ time.Time }
+
+// UnmarshalText reads a time of RFC 3339 in the years that anything can have
+// happened in.
+func (m *moment) UnmarshalText(text []byte) error {
+	t, err := time.Parse(time.RFC3339, string(text))
+	switch {
+	case err != nil && strings.Contains(string(text), " "):
+		return errors.New("a + in a query is a space: write %2B, or the time in UTC with Z")
+	case err != nil:
+		return errors.New("it must be a time of RFC 3339, as 2026-11-01T00:00:00Z")
+	case t.Year() < 1970 || t.Year() > 2999:
+		return errors.New("it must be in the years 1970 to 2999")
+	}
+	m.Time = t
+	return nil
+}
+
+// Schema describes it.
+func (moment) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Format: "date-time", Examples: []any{"2026-11-01T00:00:00Z"}}
+}
+
+// shown is as much of a client's text as an answer repeats.
+func shown(text string) string {
+	const most = 60
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:most]) + "…"
+	}
+	return text
+}

@@ -1,0 +1,38 @@
+package query
+
+import (
+	"encoding/base64"
+	"encoding/binary"
+	"hash/crc32"
+)
+
+// A cursor says where a list goes on. It is opaque to clients: a version, what
+// the list needs, and a checksum over both and over what the cursor is bound
+// to (the tenant, the filters), so that one of another list is noticed. It
+// grants nothing: whose rows are listed comes from the token alone.
+const cursorVersion = 1
+
+// seal makes a cursor.
+func seal(content []byte, bound ...string) string {
+	text := append([]byte{cursorVersion}, content...)
+	text = binary.BigEndian.AppendUint32(text, checksum(text, bound))
+	return base64.RawURLEncoding.EncodeToString(text)
+}
+
+// unseal reads a cursor whose content has that size.
+func unseal(cursor string, size int, bound ...string) ([]byte, error) {
+	text, err := base64.RawURLEncoding.Strict().DecodeString(cursor)
+	if err != nil || len(text) != 1+size+4 || text[0] != cursorVersion ||
+		binary.BigEndian.Uint32(text[1+size:]) != checksum(text[:1+size], bound) {
+		return nil, refuse(ErrInvalid, "cursor is %q: it must be the next_cursor of an answer to the same question. Leave it out to begin anew.", shown(cursor))
+	}
+	return text[1 : 1+size], nil
+}
+
+func checksum(text []byte, bound []string) uint32 {
+	sum := crc32.ChecksumIEEE(text)
+	for _, s := range bound {
+		sum = crc32.Update(sum, crc32.IEEETable, append([]byte(s), 0))
+	}
+	return sum
+}
