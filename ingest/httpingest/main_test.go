@@ -31,6 +31,7 @@ type house struct {
 	*httptest.Server
 	nats   *natstest.Server
 	stream *ingest.Stream
+	gate   *gate
 	token  string
 }
 
@@ -54,13 +55,15 @@ func open(t testing.TB, change func(*Options), opts ...natstest.Option) *house {
 	if h.stream, err = ingest.EnsureStream(soon(t), js, ingest.StreamConfig{}); err != nil {
 		t.Fatal(err)
 	}
-	h.Server = httptest.NewServer(door(t, nc, change))
+	var handler http.Handler
+	handler, h.gate = door(t, nc, change)
+	h.Server = httptest.NewServer(handler)
 	t.Cleanup(h.Close)
 	return h
 }
 
 // door is the API with nothing but the route.
-func door(t testing.TB, nc *nats.Conn, change func(*Options)) http.Handler {
+func door(t testing.TB, nc *nats.Conn, change func(*Options)) (http.Handler, *gate) {
 	t.Helper()
 	publisher, err := ingest.NewPublisher(nc, ingest.AttemptTimeout(time.Second))
 	if err != nil {
@@ -75,8 +78,9 @@ func door(t testing.TB, nc *nats.Conn, change func(*Options)) http.Handler {
 		change(&o)
 	}
 	a := api.New(api.Options{Keys: keys, Log: apitest.Quiet})
-	Register(a, o)
-	return a.Handler()
+	h := newHandler(o)
+	h.register(a)
+	return a.Handler(), h.gate
 }
 
 func token(t testing.TB, of uuid.UUID) string {
@@ -190,4 +194,21 @@ func readToken(t testing.TB) string {
 		t.Fatal(err)
 	}
 	return text
+}
+
+// openFull opens a house whose stream takes nothing more.
+func openFull(t testing.TB, change func(*Options)) *house {
+	t.Helper()
+	h := open(t, change)
+	config := h.stream.CachedInfo().Config
+	config.MaxBytes = 1
+	nc := h.nats.Connect(t)
+	js, err := jetstream.New(nc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := js.UpdateStream(soon(t), config); err != nil {
+		t.Fatal(err)
+	}
+	return h
 }

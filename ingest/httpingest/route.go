@@ -28,7 +28,16 @@ type Options struct {
 const Path = "/api/v1/events"
 
 // Register puts POST /api/v1/events behind the door.
-func Register(a *api.API, o Options) {
+func Register(a *api.API, o Options) { newHandler(o).register(a) }
+
+// handler takes the requests.
+type handler struct {
+	Options
+	gate    *gate
+	intakes sync.Pool
+}
+
+func newHandler(o Options) *handler {
 	if o.BodyTimeout == 0 {
 		o.BodyTimeout = 10 * time.Second
 	}
@@ -38,7 +47,10 @@ func Register(a *api.API, o Options) {
 	if o.Bodies == 0 {
 		o.Bodies = 64
 	}
-	h := &handler{Options: o, gate: newGate(o.Bodies), intakes: sync.Pool{New: func() any { return new(intake) }}}
+	return &handler{Options: o, gate: newGate(o.Bodies), intakes: sync.Pool{New: func() any { return new(intake) }}}
+}
+
+func (h *handler) register(a *api.API) {
 	api.RegisterPlain(a, api.Route{
 		ID: "post-events", Method: http.MethodPost, Path: Path, Tag: "Events",
 		Summary: "Record usage",
@@ -51,13 +63,6 @@ func Register(a *api.API, o Options) {
 		Example:  exampleAnswer(),
 		Document: func(op *huma.Operation) { describe(a.Schemas(), op) },
 	}, h.serve)
-}
-
-// handler takes the requests.
-type handler struct {
-	Options
-	gate    *gate
-	intakes sync.Pool
 }
 
 // serve answers a request whose sender may write.

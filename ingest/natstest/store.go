@@ -32,7 +32,10 @@ func (s *Server) Restore(saved string) {
 		s.fail(errors.New("restore the store: the server is running; Stop it first"))
 		return
 	}
-	err := os.RemoveAll(s.Dir())
+	// Moved and not removed: a killed server's last writes may still be under
+	// way, and would put something back in between.
+	s.saved++
+	err := os.Rename(s.Dir(), filepath.Join(s.dir, fmt.Sprintf("dropped-%d", s.saved)))
 	if err == nil {
 		err = copyTree(saved, s.Dir())
 	}

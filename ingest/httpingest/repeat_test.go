@@ -1,0 +1,103 @@
+package httpingest
+
+import (
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/uuid"
+)
+
+// distinct is how many different events the stream holds, by their identity:
+// what will be counted.
+func (h *house) distinct(t *testing.T) int {
+	t.Helper()
+	ids := map[uuid.UUID]bool{}
+	for seq := range uint64(h.messages(t)) {
+		e, _ := h.stored(t, seq+1)
+		ids[e.ID()] = true
+	}
+	return len(ids)
+}
+
+// A client that got no answer sends the same again, for as long as it takes.
+func (h *house) insist(t *testing.T, body string) {
+	t.Helper()
+	until(t, func() bool {
+		r, err := h.try(t, body)
+		if err != nil {
+			return false
+		}
+		defer r.Body.Close()
+		_, _ = io.Copy(io.Discard, r.Body)
+		return r.StatusCode == http.StatusAccepted
+	})
+}
+
+func (h *house) try(t *testing.T, body string) (*http.Response, error) {
+	t.Helper()
+	r, err := http.NewRequestWithContext(soon(t), http.MethodPost, h.URL+Path, strings.NewReader(body))
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Header.Set("Authorization", "Bearer "+h.token)
+	r.Header.Set("Content-Type", ndjson)
+	return http.DefaultClient.Do(r)
+}
+
+func linesOf(prefix string, n int) string {
+	var b strings.Builder
+	for i := range n {
+		b.WriteString(eventText(fmt.Sprint(prefix, i)) + "\n")
+	}
+	return b.String()
+}
+
+func TestARequestWhoseAnswerWasLostIsStoredOnceByItsKeys(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	body := linesOf("k", 50)
+	for range 5 {
+		conn := h.dial(t, len(body), body)
+		until(t, func() bool { return h.messages(t) >= 50 || h.inside() > 0 })
+		conn.Close() // before the answer, or with it unread
+	}
+	h.insist(t, body)
+	if n := h.distinct(t); n != 50 {
+		t.Errorf("%d different events, want 50", n)
+	}
+}
+
+// The server of the stream is killed again and again while clients insist:
+// each event that was accepted is there, and none is there as another.
+func TestWhatIsAcceptedOutlivesTheStreamsServer(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *Options) { o.PublishTimeout = 300 * time.Millisecond })
+	const clients, requests, events = 3, 4, 20
+	done := make(chan struct{})
+	for c := range clients {
+		go func() {
+			defer func() { done <- struct{}{} }()
+			for r := range requests {
+				h.insist(t, linesOf(fmt.Sprintf("k%d-%d-", c, r), events))
+			}
+		}()
+	}
+	for left := clients; left > 0; {
+		select {
+		case <-done:
+			left--
+		default:
+			h.nats.Kill()
+			h.nats.Start()
+			before := h.messages(t)
+			until(t, func() bool { return h.messages(t) > before || len(done) > 0 || h.inside() == 0 })
+		}
+	}
+	if n := h.distinct(t); n != clients*requests*events {
+		t.Errorf("%d different events, want %d", n, clients*requests*events)
+	}
+}
