@@ -28,7 +28,7 @@ func description() huma.Config {
 			},
 			Servers: []*huma.Server{{URL: "/", Description: "this server"}},
 			Components: &huma.Components{
-				Schemas: huma.NewMapRegistry(schemaPrefix, huma.DefaultSchemaNamer),
+				Schemas: huma.NewMapRegistry(schemaPrefix, schemaName),
 				SecuritySchemes: map[string]*huma.SecurityScheme{
 					"token": {Type: "http", Scheme: "bearer", BearerFormat: "JWT",
 						Description: "A JSON Web Token with exp, tenant_id, scope (usage:read, usage:write) and role (tenant or admin). `odometer token` prints one."},
@@ -38,6 +38,20 @@ func description() huma.Config {
 		Formats:       map[string]huma.Format{"application/json": format, "json": format},
 		DefaultFormat: "application/json",
 	}
+}
+
+// schemaName is a type's name in the document. Types of a stage's part carry
+// the part's name, for the stage may have one of the same name: AdminTenant.
+func schemaName(t reflect.Type, hint string) string {
+	name := huma.DefaultSchemaNamer(t, hint)
+	for t.Kind() == reflect.Pointer {
+		t = t.Elem()
+	}
+	if place := strings.Split(t.PkgPath(), "/"); len(place) > 2 && place[0] == "odometer" {
+		part := place[len(place)-1]
+		return strings.ToUpper(part[:1]) + part[1:] + name
+	}
+	return name
 }
 
 func writeJSON(w io.Writer, v any) error {

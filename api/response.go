@@ -4,7 +4,12 @@ import (
 	"bytes"
 	"net/http"
 	"strconv"
+	"time"
 )
+
+// takeTime is how long a client may take to accept what is written next: one
+// that stops reading must not hold its answer, and what made it, for ever.
+const takeTime = 30 * time.Second
 
 // wholeBytes is how much of an answer is held back until it is whole.
 const wholeBytes = 1 << 20
@@ -40,7 +45,7 @@ func (r *response) code() int {
 // Write adds to the body.
 func (r *response) Write(part []byte) (int, error) {
 	if r.streaming {
-		return r.to.Write(part)
+		return r.send(part)
 	}
 	r.body.Write(part)
 	if r.body.Len() > wholeBytes {
@@ -56,9 +61,17 @@ func (r *response) begin() error {
 	}
 	r.streaming = true
 	r.to.WriteHeader(r.code())
-	_, err := r.to.Write(r.body.Bytes())
+	_, err := r.send(r.body.Bytes())
 	r.body = bytes.Buffer{}
 	return err
+}
+
+// send writes to the client. Every answer sets its own deadline, so that none
+// inherits that of an earlier one on the same connection.
+func (r *response) send(part []byte) (int, error) {
+	// A recorder in a test has no deadline to set.
+	_ = http.NewResponseController(r.to).SetWriteDeadline(time.Now().Add(takeTime))
+	return r.to.Write(part)
 }
 
 // FlushError sends what there is so far.
@@ -88,5 +101,5 @@ func (r *response) finish() {
 		r.Header().Set("Content-Length", strconv.Itoa(r.body.Len()))
 	}
 	r.to.WriteHeader(r.code())
-	_, _ = r.to.Write(r.body.Bytes())
+	_, _ = r.send(r.body.Bytes())
 }

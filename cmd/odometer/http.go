@@ -8,6 +8,7 @@ import (
 
 	"odometer/api"
 	"odometer/ingest"
+	"odometer/ingest/httpingest"
 	"odometer/query"
 	"odometer/query/web"
 	"odometer/reporter/subscriptions"
@@ -58,6 +59,13 @@ func (s *services) register(door *api.API) error {
 	if s.answers {
 		query.Register(door, query.Options{Pool: s.pool, RequestsPerMinute: s.requestsPerMinute})
 		web.Register(door.Mux(), web.Options{Sessions: s.sessions, Addr: s.httpAddr, Log: s.t.log})
+	}
+	if s.ingests {
+		publisher, err := ingest.NewPublisher(s.nats)
+		if err != nil {
+			return err
+		}
+		httpingest.Register(door, httpingest.Options{Publisher: publisher, Log: s.t.log})
 	}
 	return nil
 }
