@@ -24,12 +24,13 @@ var arrows = map[string][]string{
 	"reporter":           {"", "terms", "findings"},
 	"api":                {""},
 	"query":              {"", "api"},
+	"query/admin":        {"", "query", "api", "findings"},
 	"audit":              {"", "ingest", "aggregator", "terms", "findings"},
 	"migrations":         {},
 	"migrations/localpg": {},
 	"cmd/odometer": {
 		"", "ingest", "terms", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
-		"retention", "api", "query", "query/web", "ingest/httpingest", "audit", "migrations", "migrations/localpg",
+		"retention", "api", "query", "query/admin", "query/web", "ingest/httpingest", "audit", "migrations", "migrations/localpg",
 	},
 
 	// What people see: pages and scripts that ask the API like any client.

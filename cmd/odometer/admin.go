@@ -1,0 +1,77 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+
+	"odometer"
+	"odometer/aggregator"
+	"odometer/ingest"
+	"odometer/query/admin"
+)
+
+// adminOptions hands the operators' API what other stages do; nc may be nil.
+func adminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
+	o := admin.Options{
+		Pool: pool,
+		RetryLetters: func(ctx context.Context, ids []odometer.Position, who string) ([]admin.LetterOutcome, error) {
+			return retryNamed(ctx, pool, ids, who)
+		},
+		Jobs: func(ctx context.Context) ([]admin.Job, error) { return jobsForAdmin(ctx, pool) },
+		SetPaused: func(ctx context.Context, job string, paused bool, who string) error {
+			return setPausedForAdmin(ctx, pool, job, paused, who)
+		},
+	}
+	if nc != nil {
+		js := mustJetStream(nc)
+		o.StreamEnd = func(ctx context.Context) (int64, error) {
+			stream, err := js.Stream(ctx, ingest.StreamName)
+			if err != nil {
+				return 0, fmt.Errorf("look at stream %s: %w", ingest.StreamName, err)
+			}
+			return int64(stream.CachedInfo().State.LastSeq), nil
+		}
+	}
+	return o
+}
+
+// retryNamed retries the letters of these ids and tells of each.
+func retryNamed(ctx context.Context, pool *pgxpool.Pool, ids []odometer.Position, who string) ([]admin.LetterOutcome, error) {
+	var became []admin.LetterOutcome
+	err := aggregator.Retry(ctx, pool, aggregator.Selection{IDs: ids}, who, func(o aggregator.Outcome) {
+		became = append(became, admin.LetterOutcome{
+			ID: aggregator.LetterID(o.ID), State: o.State, Reason: o.Reason, Detail: o.Detail, Already: o.Before,
+		})
+	})
+	return became, err
+}
+
+func jobsForAdmin(ctx context.Context, pool *pgxpool.Pool) ([]admin.Job, error) {
+	rows, err := listJobs(ctx, pool, known(jobTable(nil)), time.Now())
+	if err != nil {
+		return nil, err
+	}
+	jobs := make([]admin.Job, len(rows))
+	for i, r := range rows {
+		jobs[i] = admin.Job{
+			Name: r.Name, DueAt: r.DueAt, LastStartedAt: r.LastStartedAt, LastSuccessAt: r.LastSuccessAt,
+			LastError: r.LastError, Paused: r.Paused, LastAct: (*admin.JobAct)(r.LastAct),
+		}
+	}
+	return jobs, nil
+}
+
+func setPausedForAdmin(ctx context.Context, pool *pgxpool.Pool, name string, paused bool, who string) error {
+	if _, err := withParts(jobTable(nil), name); err != nil {
+		return fmt.Errorf("%w: %w", admin.ErrNoJob, err)
+	}
+	act := resumeJob
+	if paused {
+		act = pauseJob
+	}
+	return setPaused(ctx, pool, jobTable(nil), name, who, act)
+}

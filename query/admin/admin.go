@@ -1,0 +1,141 @@
+package admin
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"time"
+	"unicode"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"odometer"
+	"odometer/api"
+)
+
+// ErrNoJob is what SetPaused says of a job that there is not.
+var ErrNoJob = errors.New("no such job")
+
+// Options are what the operators' API needs. All but StreamEnd must be given.
+type Options struct {
+	Pool *pgxpool.Pool
+
+	// RetryLetters judges open dead letters anew and tells of each.
+	RetryLetters func(ctx context.Context, ids []odometer.Position, who string) ([]LetterOutcome, error)
+
+	// Jobs lists the jobs that people know.
+	Jobs func(ctx context.Context) ([]Job, error)
+
+	// SetPaused pauses a job, or lets it be run again, and writes down who did
+	// it. It returns ErrNoJob for a name that is no job's.
+	SetPaused func(ctx context.Context, job string, paused bool, who string) error
+
+	// StreamEnd is the stream's last sequence; nil in a process that has no
+	// NATS.
+	StreamEnd func(ctx context.Context) (int64, error)
+}
+
+// server answers operators.
+type server struct {
+	Options
+	totals   tally
+	glance   remembered[*Overview]
+	standing remembered[standing]
+}
+
+func newServer(o Options) *server {
+	return &server{Options: o, glance: newRemembered[*Overview](), standing: newRemembered[standing]()}
+}
+
+// remembered is something that is not loaded anew for everybody who asks.
+type remembered[T any] struct {
+	turn  chan struct{} // holds one while somebody loads
+	at    time.Time
+	value T
+}
+
+func newRemembered[T any]() remembered[T] { return remembered[T]{turn: make(chan struct{}, 1)} }
+
+// get is the value when it is younger than age, else it is loaded: by one at a
+// time, while the others wait for it.
+func (r *remembered[T]) get(ctx context.Context, age time.Duration, load func(context.Context) (T, error)) (T, error) {
+	select {
+	case r.turn <- struct{}{}:
+		defer func() { <-r.turn }()
+	case <-ctx.Done():
+		return *new(T), ctx.Err()
+	}
+	if !r.at.IsZero() && time.Since(r.at) < age {
+		return r.value, nil
+	}
+	at := time.Now()
+	value, err := load(ctx)
+	if err == nil {
+		r.at, r.value = at, value
+	}
+	return value, err
+}
+
+// planned has a statement with optional conditions planned for the ones that are
+// given: a plan that fits all of them walks through everything.
+const planned = pgx.QueryExecModeCacheDescribe
+
+// maxWho bounds what is written down of a token's subject, in characters.
+const maxWho = 200
+
+// who names the caller in what is written down. A subject is the issuer's word
+// and may be any text.
+func who(c api.Caller) string {
+	name := strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, c.Who())
+	if runes := []rune(name); len(runes) > maxWho {
+		name = string(runes[:maxWho])
+	}
+	if name = strings.TrimSpace(name); name == "" {
+		return "api"
+	}
+	return name
+}
+
+// onlyTenant reads a parameter that names a tenant; nil: all of them.
+func onlyTenant(id string) (*uuid.UUID, error) {
+	if id == "" {
+		return nil, nil
+	}
+	tenant, err := namedTenant(id)
+	return &tenant, err
+}
+
+func namedTenant(id string) (uuid.UUID, error) {
+	tenant, ok := odometer.ParseTenant(id)
+	if !ok {
+		return uuid.Nil, api.Refuse(api.InvalidRequest, "tenant_id is %q: it must be a UUID in its lower-case form.", id)
+	}
+	return tenant, nil
+}
+
+// clean refuses text that the database cannot hold, or nobody can read.
+func clean(name, text string) error {
+	for _, r := range text {
+		if r == unicode.ReplacementChar || unicode.IsControl(r) {
+			return api.Refuse(api.InvalidRequest, "%s is %q: it must be UTF-8 without control characters.", name, text)
+		}
+	}
+	return nil
+}
+
+// inUTC puts times of the database, which come in the process's zone, into the
+// form of the API.
+func inUTC(times ...*time.Time) {
+	for _, t := range times {
+		if t != nil {
+			*t = t.UTC()
+		}
+	}
+}

@@ -1,0 +1,224 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"strings"
+	"time"
+	"unicode"
+	"unicode/utf8"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"odometer"
+	"odometer/api"
+)
+
+// letterFilter says which dead letters.
+type letterFilter struct {
+	ID       string `query:"id" maxLength:"40" doc:"Only this one, whatever its state, with all of its payload and headers." example:"1-4711"`
+	State    string `query:"state" enum:"open,retried,duplicate,discarded,all" default:"open" doc:"Only of this state."`
+	Reason   string `query:"reason" enum:"malformed,invalid_field,subject_mismatch,unknown_agent,unknown_action,too_old,in_future,idempotency_conflict,no_billing_period,negative_balance" doc:"Only of this reason."`
+	TenantID string `query:"tenant_id" format:"uuid" doc:"Only of this tenant."`
+	Limit    int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"How many letters to list, the newest first. All that are found are counted in the groups."`
+}
+
+// DeadLetterList is what the filter finds, counted, and the newest of it.
+type DeadLetterList struct {
+	Total   int64             `json:"total" doc:"How many letters the filter finds."`
+	Groups  []DeadLetterGroup `json:"groups" doc:"All that are found by reason, tenant and state: the 200 largest groups."`
+	Letters []DeadLetter      `json:"letters"`
+}
+
+// DeadLetterGroup counts letters of one reason, tenant and state.
+type DeadLetterGroup struct {
+	Reason   odometer.Reason `json:"reason"`
+	TenantID *uuid.UUID      `json:"tenant_id" doc:"Null where the subject names none."`
+	State    string          `json:"state" enum:"open,retried,duplicate,discarded"`
+	Count    int64           `json:"count"`
+	Oldest   time.Time       `json:"oldest" doc:"When the stream stored it."`
+	Newest   time.Time       `json:"newest"`
+}
+
+// DeadLetter is a message that could not be an event, as the stream stored it.
+type DeadLetter struct {
+	ID            string              `json:"id" example:"1-4711"`
+	Subject       string              `json:"subject"`
+	TenantID      *uuid.UUID          `json:"tenant_id" doc:"Null where the subject names none."`
+	Agent         *string             `json:"agent"`
+	Reason        odometer.Reason     `json:"reason"`
+	Detail        string              `json:"detail" doc:"Which field, which value, what was allowed."`
+	State         string              `json:"state" enum:"open,retried,duplicate,discarded"`
+	ReceivedAt    time.Time           `json:"received_at" doc:"When the stream stored it."`
+	Payload       *string             `json:"payload" doc:"Null where it is not text that is harmless to show: UTF-8 without control characters other than white space, and without such as turn the direction of text."`
+	PayloadBase64 []byte              `json:"payload_base64" doc:"The payload's bytes."`
+	PayloadBytes  int                 `json:"payload_bytes" doc:"How long the payload is."`
+	Headers       map[string][]string `json:"headers"`
+	Truncated     bool                `json:"truncated" doc:"The payload goes on after its first 4,096 bytes, or there are more headers than that, which are left out. Ask by id for all of it."`
+	DecidedAt     *time.Time          `json:"decided_at"`
+	DecidedBy     *string             `json:"decided_by"`
+	Why           *string             `json:"why" doc:"Why it was discarded."`
+}
+
+// shownBytes is how much of a payload a list shows, and how much of headers.
+const shownBytes = 4096
+
+const maxGroups = 200
+
+// letterSQL is the condition for `d`: the state or "all", the reason or "", the
+// tenant or null.
+const letterSQL = `
+      ($2 = 'all' or d.state = $2)
+  and ($3 = '' or d.reason = $3)
+  and ($4::uuid is null or d.tenant_id = $4)`
+
+const letterGroupsSQL = `
+select reason, tenant_id, state, count, oldest, newest, sum(count) over ()::bigint as total
+from (
+    select d.reason, d.tenant_id, d.state, count(*) as count, min(d.received_at) as oldest, max(d.received_at) as newest
+    from dead_letters d
+    where ` + letterSQL + `
+    group by d.reason, d.tenant_id, d.state
+) g
+order by count desc, reason, tenant_id, state
+limit $1`
+
+// letterColumns show $1 bytes of what may be long, null: all.
+const letterColumns = `
+    d.stream_epoch, d.stream_seq, d.subject, d.tenant_id, d.agent, d.reason, d.detail, d.state, d.received_at,
+    case when $1::integer is null then d.payload else substring(d.payload from 1 for $1) end,
+    octet_length(d.payload),
+    case when $1::integer is null or octet_length(d.headers::text) <= $1 then d.headers end,
+    d.decided_at, d.decided_by, d.why`
+
+const newestLettersSQL = `
+select` + letterColumns + `
+from dead_letters d
+where ` + letterSQL + `
+order by d.stream_epoch desc, d.stream_seq desc
+limit $5`
+
+// listLetters counts and lists what the filter finds.
+func listLetters(ctx context.Context, pool *pgxpool.Pool, f letterFilter) (*DeadLetterList, error) {
+	if f.ID != "" {
+		return oneLetter(ctx, pool, f.ID)
+	}
+	tenant, err := onlyTenant(f.TenantID)
+	if err != nil {
+		return nil, err
+	}
+	l := &DeadLetterList{Groups: []DeadLetterGroup{}}
+	var g DeadLetterGroup
+	rows, _ := pool.Query(ctx, letterGroupsSQL, planned, maxGroups, f.State, f.Reason, tenant)
+	_, err = pgx.ForEachRow(rows, []any{&g.Reason, &g.TenantID, &g.State, &g.Count, &g.Oldest, &g.Newest, &l.Total}, func() error {
+		inUTC(&g.Oldest, &g.Newest)
+		l.Groups = append(l.Groups, g)
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("count dead letters: %w", err)
+	}
+	rows, _ = pool.Query(ctx, newestLettersSQL, planned, shownBytes, f.State, f.Reason, tenant, f.Limit)
+	if l.Letters, err = collectLetters(rows); err != nil {
+		return nil, fmt.Errorf("list dead letters: %w", err)
+	}
+	return l, nil
+}
+
+const oneLetterSQL = `
+select` + letterColumns + `
+from dead_letters d
+where (d.stream_epoch, d.stream_seq) = ($2, $3)`
+
+// oneLetter is the letter with an id, whole.
+func oneLetter(ctx context.Context, pool *pgxpool.Pool, id string) (*DeadLetterList, error) {
+	at, err := parseLetterID(id)
+	if err != nil {
+		return nil, err
+	}
+	rows, _ := pool.Query(ctx, oneLetterSQL, nil, at.Epoch, at.Seq)
+	letters, err := collectLetters(rows)
+	switch {
+	case err != nil:
+		return nil, fmt.Errorf("read dead letter %s: %w", id, err)
+	case len(letters) == 0:
+		return nil, noLetters(id)
+	}
+	d := &letters[0]
+	return &DeadLetterList{
+		Total:   1,
+		Groups:  []DeadLetterGroup{{d.Reason, d.TenantID, d.State, 1, d.ReceivedAt, d.ReceivedAt}},
+		Letters: letters,
+	}, nil
+}
+
+// noLetters names the first of the ids that nobody knows.
+func noLetters(ids ...string) error {
+	const shown = 10
+	if len(ids) > shown {
+		ids = append(ids[:shown:shown], fmt.Sprintf("and %d more", len(ids)-shown))
+	}
+	return api.Refuse(api.NotFound, "There is no dead letter %s. GET /api/v1/admin/dead-letters lists them.", strings.Join(ids, ", "))
+}
+
+func collectLetters(rows pgx.Rows) ([]DeadLetter, error) {
+	return pgx.CollectRows(rows, func(row pgx.CollectableRow) (d DeadLetter, err error) {
+		var at odometer.Position
+		err = row.Scan(&at.Epoch, &at.Seq, &d.Subject, &d.TenantID, &d.Agent, &d.Reason, &d.Detail, &d.State, &d.ReceivedAt,
+			&d.PayloadBase64, &d.PayloadBytes, &d.Headers, &d.DecidedAt, &d.DecidedBy, &d.Why)
+		if err != nil {
+			return d, err
+		}
+		d.ID = letterID(at)
+		inUTC(&d.ReceivedAt, d.DecidedAt)
+		cut := len(d.PayloadBase64) < d.PayloadBytes
+		d.Payload = harmlessText(d.PayloadBase64, cut)
+		d.Truncated = cut || d.Headers == nil
+		if d.Headers == nil {
+			d.Headers = map[string][]string{}
+		}
+		return d, nil
+	})
+}
+
+// harmlessText is a payload that a page may show as it is; nil for one that it
+// may not. A payload that was cut may end within a character.
+func harmlessText(payload []byte, cut bool) *string {
+	for trimmed := 0; cut && trimmed < utf8.UTFMax-1 && !endsWhole(payload); trimmed++ {
+		payload = payload[:len(payload)-1]
+	}
+	text := string(payload)
+	if !utf8.ValidString(text) {
+		return nil
+	}
+	for _, r := range text {
+		white := r == '\n' || r == '\r' || r == '\t'
+		if unicode.IsControl(r) && !white || unicode.Is(unicode.Bidi_Control, r) {
+			return nil
+		}
+	}
+	return &text
+}
+
+func endsWhole(text []byte) bool {
+	r, size := utf8.DecodeLastRune(text)
+	return r != utf8.RuneError || size != 1
+}
+
+// letterID is how people name a dead letter.
+func letterID(at odometer.Position) string { return fmt.Sprintf("%d-%d", at.Epoch, at.Seq) }
+
+// parseLetterID reads what letterID writes.
+func parseLetterID(id string) (at odometer.Position, err error) {
+	first, second, _ := strings.Cut(id, "-")
+	epoch, errEpoch := strconv.ParseInt(first, 10, 32)
+	seq, errSeq := strconv.ParseInt(second, 10, 64)
+	at = odometer.Position{Epoch: int32(epoch), Seq: seq}
+	if errEpoch != nil || errSeq != nil || epoch < 1 || seq < 1 || letterID(at) != id {
+		return at, api.Refuse(api.InvalidRequest, "id is %q: a dead letter's id is <epoch>-<seq>, as 1-4711.", id)
+	}
+	return at, nil
+}

@@ -1,0 +1,223 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/shopspring/decimal"
+
+	"odometer"
+	"odometer/api"
+	"odometer/query"
+)
+
+// Tenant is a tenant's subscription with its usage in the newest period that
+// has begun.
+type Tenant struct {
+	TenantID              uuid.UUID                       `json:"tenant_id"`
+	Status                odometer.Status                 `json:"status" enum:"trial,active,past_due,canceled,expired" doc:"As time has made it: a trial that is over is active, or expired without a plan."`
+	Plan                  *PlanName                       `json:"plan" doc:"Of the period; null without one."`
+	PeriodStart           *time.Time                      `json:"period_start" doc:"Null while no billing period has begun."`
+	PeriodEnd             *time.Time                      `json:"period_end" doc:"Exclusive."`
+	Usage                 query.Ordered[query.AgentUsage] `json:"usage" doc:"By agent, in the catalogue's order; empty while no billing period has begun."`
+	TotalCount            int64                           `json:"total_count" doc:"Units of all agents."`
+	TotalOverageCostCents int64                           `json:"total_overage_cost_cents"`
+	StripeCustomer        *string                         `json:"stripe_customer"`
+	OpenDeadLetters       int64                           `json:"open_dead_letters"`
+}
+
+// PlanName is what a plan is called.
+type PlanName struct {
+	ID   string `json:"id"`
+	Name string `json:"name"`
+}
+
+// agentRow is an agent's line of a tenant, nil agent when there is none, with
+// what all lines of a tenant share.
+type agentRow struct {
+	TenantID       uuid.UUID
+	Status         odometer.Status
+	StripeCustomer *string
+	Letters        int64
+	PeriodStart    *time.Time
+	PeriodEnd      *time.Time
+	PlanID         *string
+	PlanName       *string
+	Free           bool
+
+	Agent     *string
+	UnitPrice decimal.Decimal
+	Included  bool
+	Limit     *int64
+	Count     int64
+}
+
+const tenantsSQL = `
+with letters as materialized (
+    select tenant_id, count(*) as open
+    from dead_letters
+    where state = 'open'
+      and tenant_id = any($1)
+    group by tenant_id
+)
+select
+    s.tenant_id,
+    ` + statusSQL + ` as status,
+    s.stripe_customer,
+    coalesce(d.open, 0) as letters,
+    p.period_start,
+    p.period_end,
+    p.plan_id,
+    coalesce(plans.name, p.plan_id) as plan_name,
+    coalesce(` + freeSQL + `, false) as free,
+    a.agent,
+    coalesce(frozen.unit_price, a.unit_price, 0) as unit_price,
+    coalesce(frozen.agent, l.agent) is not null as included,
+    coalesce(frozen."limit", l."limit") as "limit",
+    coalesce(u.count, 0) as count
+from unnest($1::uuid[]) with ordinality as t (tenant_id, place)
+join subscriptions s using (tenant_id)
+left join letters d using (tenant_id)
+left join ` + periodSQL + ` p on true
+left join plans on plans.plan_id = p.plan_id
+left join agents a on p.tenant_id is not null
+left join ` + counterSQL + ` u on true
+left join allowances l on l.plan_id = p.plan_id and l.agent = a.agent and (p.frozen_at is null or p.trial)
+left join ` + frozenSQL + ` frozen on true
+order by t.place, a.position, a.agent`
+
+// loadTenants tells what there is to tell of tenants, in their order. Who has
+// no subscription is left out.
+func loadTenants(ctx context.Context, pool *pgxpool.Pool, ids []uuid.UUID) ([]Tenant, error) {
+	rows, _ := pool.Query(ctx, tenantsSQL, ids)
+	lines, err := pgx.CollectRows(rows, pgx.RowToStructByName[agentRow])
+	if err != nil {
+		return nil, fmt.Errorf("read the usage of %d tenants: %w", len(ids), err)
+	}
+	tenants := []Tenant{}
+	for i := range lines {
+		r := &lines[i]
+		if i == 0 || lines[i-1].TenantID != r.TenantID {
+			tenants = append(tenants, r.tenant())
+		}
+		if r.Agent != nil {
+			tenants[len(tenants)-1].add(r)
+		}
+	}
+	return tenants, nil
+}
+
+func (r *agentRow) tenant() Tenant {
+	inUTC(r.PeriodStart, r.PeriodEnd)
+	t := Tenant{
+		TenantID: r.TenantID, Status: r.Status, PeriodStart: r.PeriodStart, PeriodEnd: r.PeriodEnd,
+		StripeCustomer: r.StripeCustomer, OpenDeadLetters: r.Letters,
+	}
+	if r.PlanID != nil {
+		t.Plan = &PlanName{*r.PlanID, *r.PlanName}
+	}
+	return t
+}
+
+// add takes an agent in. What a plan does not name, it does not include.
+func (t *Tenant) add(r *agentRow) {
+	limit := r.Limit
+	switch {
+	case r.Free:
+		limit = nil
+	case !r.Included:
+		limit = new(int64)
+	}
+	over := odometer.Overage(r.Count, limit)
+	use := query.AgentUsage{
+		Count:            r.Count,
+		Limit:            limit,
+		Percentage:       odometer.Percentage(r.Count, limit),
+		Overage:          over,
+		OverageCostCents: odometer.CostCents(over, r.UnitPrice),
+	}
+	t.Usage = append(t.Usage, query.Member[query.AgentUsage]{Name: *r.Agent, Value: use})
+	t.TotalCount += use.Count
+	t.TotalOverageCostCents += use.OverageCostCents
+}
+
+// TenantDetail is one tenant with what was agreed with it.
+type TenantDetail struct {
+	AsOf         *query.Instant     `json:"as_of" doc:"Every valid event of this tenant that the stream stored up to then is counted; null while that is not known."`
+	Tenant       Tenant             `json:"tenant"`
+	Subscription TenantSubscription `json:"subscription"`
+}
+
+// TenantSubscription is what was agreed with a tenant, as it is stored.
+type TenantSubscription struct {
+	Status             odometer.Status   `json:"status" enum:"trial,active,past_due,canceled,expired" doc:"As it is stored; the tenant's own status says what time has made of it."`
+	PlanID             *string           `json:"plan_id"`
+	Interval           odometer.Interval `json:"interval" enum:"day,week,month,year,none" doc:"After which a period is followed by the next."`
+	Anchor             time.Time         `json:"anchor" doc:"The time that periods are counted from."`
+	TrialEndsAt        *time.Time        `json:"trial_ends_at"`
+	StripeCustomer     *string           `json:"stripe_customer"`
+	StripeSubscription *string           `json:"stripe_subscription"`
+	CreatedAt          time.Time         `json:"created_at"`
+	UpdatedAt          time.Time         `json:"updated_at"`
+}
+
+const subscriptionSQL = `
+select status, plan_id, period_interval as interval, anchor, trial_ends_at, stripe_customer, stripe_subscription, created_at, updated_at
+from subscriptions
+where tenant_id = $1`
+
+// tenantDetail tells of one tenant; a Problem when it has no subscription.
+func tenantDetail(ctx context.Context, pool *pgxpool.Pool, id uuid.UUID) (*TenantDetail, error) {
+	asOf, err := loadTenantAsOf(ctx, pool, id)
+	if err != nil {
+		return nil, err
+	}
+	rows, _ := pool.Query(ctx, subscriptionSQL, id)
+	agreed, err := pgx.CollectRows(rows, pgx.RowToStructByName[TenantSubscription])
+	if err != nil {
+		return nil, fmt.Errorf("read the subscription of tenant %s: %w", id, err)
+	}
+	tenants, err := loadTenants(ctx, pool, []uuid.UUID{id})
+	if err != nil {
+		return nil, err
+	}
+	if len(agreed) == 0 || len(tenants) == 0 {
+		return nil, api.Refuse(api.NoSubscription, "Tenant %s has no subscription. Set one up with: odometer subscription set --tenant %s", id, id)
+	}
+	s := &agreed[0]
+	inUTC(&s.Anchor, s.TrialEndsAt, &s.CreatedAt, &s.UpdatedAt)
+	return &TenantDetail{AsOf: asOf, Tenant: tenants[0], Subscription: *s}, nil
+}
+
+const tenantAsOfSQL = `
+select (
+    select complete_until
+    from stream_positions
+    where partition = $1::bigint % (select nullif(count(*), 0) from stream_positions)
+)`
+
+// loadTenantAsOf is up to when everything of a tenant is counted.
+func loadTenantAsOf(ctx context.Context, pool *pgxpool.Pool, id uuid.UUID) (*query.Instant, error) {
+	rows, _ := pool.Query(ctx, tenantAsOfSQL, int64(odometer.PartitionHash(id)))
+	return instant(pgx.CollectExactlyOneRow(rows, scanTime))
+}
+
+func scanTime(row pgx.CollectableRow) (at *time.Time, err error) {
+	err = row.Scan(&at)
+	return at, err
+}
+
+// instant is a time up to which something is known.
+func instant(at *time.Time, err error) (*query.Instant, error) {
+	if err != nil {
+		return nil, fmt.Errorf("read how far the stream is counted: %w", err)
+	}
+	if at == nil {
+		return nil, nil
+	}
+	return &query.Instant{Time: *at}, nil
+}

@@ -1,0 +1,249 @@
+package admin
+
+import (
+	"context"
+	"fmt"
+	"strings"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"odometer/query"
+)
+
+// Orders of the tenants.
+const (
+	byOverage = "overage"
+	byUsage   = "usage"
+	byTenant  = "tenant"
+)
+
+// tenantFilter says which tenants, in which order.
+type tenantFilter struct {
+	Search string `query:"search" maxLength:"64" doc:"Only tenants whose id begins with this, or whose Stripe customer does." example:"a1b0c0de"`
+	Status string `query:"status" enum:"trial,active,past_due,canceled,expired" doc:"Only of this status, as time has made it: a trial that is over is active, or expired without a plan."`
+	Sort   string `query:"sort" enum:"overage,usage,tenant" default:"overage" doc:"The order: what the overage costs, or all units used, the greatest first; or the tenant's id."`
+	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"How many tenants a page has at most."`
+	Cursor string `query:"cursor" maxLength:"200" doc:"The next_cursor of the page before, with the same filter and order. Amounts move while events are counted: a tenant that overtakes the page is not seen on the way down."`
+}
+
+// TenantList is a page of tenants.
+type TenantList struct {
+	AsOf       *query.Instant `json:"as_of" doc:"Every valid event that the stream stored up to then is counted; null while a partition was never read to its end."`
+	Tenants    []Tenant       `json:"tenants"`
+	Total      int64          `json:"total" doc:"How many tenants the filter finds, on all pages."`
+	NextCursor *string        `json:"next_cursor" doc:"Asks for the next page; null on the last."`
+}
+
+// tenantPlace is a tenant's place in an order.
+type tenantPlace struct {
+	Sort   string    `json:"s"`
+	Value  int64     `json:"v,omitempty"` // cents or units
+	Tenant uuid.UUID `json:"t"`
+}
+
+// listTenants is a page of the tenants that the filter finds.
+func listTenants(ctx context.Context, pool *pgxpool.Pool, f tenantFilter) (*TenantList, error) {
+	after, err := readCursor[tenantPlace](f.Cursor)
+	if err != nil {
+		return nil, err
+	}
+	if after != nil && after.Sort != f.Sort {
+		return nil, badCursor(f.Cursor)
+	}
+	list := &TenantList{}
+	if list.AsOf, err = loadAsOf(ctx, pool); err != nil {
+		return nil, err
+	}
+	places, err := f.rank(ctx, pool, after, &list.Total)
+	if err != nil {
+		return nil, err
+	}
+	if len(places) > f.Limit {
+		places = places[:f.Limit]
+		list.NextCursor = writeCursor(places[f.Limit-1])
+	}
+	ids := make([]uuid.UUID, len(places))
+	for i, p := range places {
+		ids[i] = p.Tenant
+	}
+	list.Tenants, err = loadTenants(ctx, pool, ids)
+	return list, err
+}
+
+const asOfSQL = `
+select case when bool_and(complete_until is not null) then min(complete_until) end
+from stream_positions`
+
+// loadAsOf is up to when everything is counted. It is read before what it is
+// said of.
+func loadAsOf(ctx context.Context, pool *pgxpool.Pool) (*query.Instant, error) {
+	rows, _ := pool.Query(ctx, asOfSQL)
+	return instant(pgx.CollectExactlyOneRow(rows, scanTime))
+}
+
+// periodSQL is the newest period of subscription `s` that has begun.
+const periodSQL = `lateral (
+    select *
+    from billing_periods
+    where tenant_id = s.tenant_id
+      and period_start <= now()
+    order by period_start desc
+    limit 1
+)`
+
+// freeSQL says that usage in period `p` of subscription `s` is free.
+const freeSQL = `(p.trial or s.status = 'trial' and (s.trial_ends_at is null or s.trial_ends_at > now()))`
+
+// The planner knows nothing of the small tables, which are never analyzed, and
+// takes them for large; so it would rather read all of the large ones beside
+// them, with the periods of many years. The limits of one keep it from that.
+
+// counterSQL is agent `a`'s counter in period `p`.
+const counterSQL = `lateral (
+    select c.count
+    from usage_counters c
+    where c.tenant_id = p.tenant_id
+      and c.agent = a.agent
+      and c.period_start = p.period_start
+    limit 1
+)`
+
+// frozenSQL is what period `p` was frozen with for agent `a`; none when it was
+// not.
+const frozenSQL = `lateral (
+    select f.agent, f."limit", f.unit_price
+    from period_allowances f
+    where f.tenant_id = p.tenant_id
+      and f.period_start = p.period_start
+      and f.agent = a.agent
+      and p.frozen_at is not null
+      and not p.trial
+    limit 1
+)`
+
+// foundSQL are the tenants that a filter finds.
+const foundSQL = `
+    select *
+    from subscriptions s
+    where ($1 = '' or ` + statusSQL + ` = $1)
+      and (
+          $2 = ''
+          or s.tenant_id between $3 and $4
+          or starts_with(s.stripe_customer, $2)
+      )`
+
+// Limits and prices are the current ones, or those that a period was frozen
+// with; a trial is frozen without limits.
+const rankSQL = `
+with found as materialized (` + foundSQL + `
+),
+ranked as (
+    select
+        s.tenant_id,
+        case
+            when $5 = 'usage' then coalesce(sum(u.count), 0)
+            else coalesce(sum(floor(
+                greatest(0, u.count - coalesce(frozen."limit", l."limit", 0)) * coalesce(frozen.unit_price, a.unit_price) * 100 + 0.5
+            )) filter (where not ` + freeSQL + ` and (coalesce(frozen.agent, l.agent) is null or coalesce(frozen."limit", l."limit") is not null)), 0)
+        end::bigint as value
+    from found s
+    left join ` + periodSQL + ` p on true
+    left join agents a on true
+    left join ` + counterSQL + ` u on true
+    left join allowances l on l.plan_id = p.plan_id and l.agent = a.agent and (p.frozen_at is null or p.trial)
+    left join ` + frozenSQL + ` frozen on true
+    group by s.tenant_id
+)
+select found.count, r.value, r.tenant_id
+from (select count(*) from found) as found
+left join (
+    select *
+    from ranked
+    where $6::bigint is null
+       or value < $6
+       or value = $6 and tenant_id > $7
+    order by value desc, tenant_id
+    limit $8
+) r on true
+order by r.value desc, r.tenant_id`
+
+const byTenantSQL = `
+with found as materialized (` + foundSQL + `
+)
+select found.count, 0::bigint, r.tenant_id
+from (select count(*) from found) as found
+left join (
+    select *
+    from found
+    where $5::uuid is null
+       or tenant_id > $5
+    order by tenant_id
+    limit $6
+) r on true
+order by r.tenant_id`
+
+// rank finds the tenants of a page and one more, and how many there are in all.
+func (f *tenantFilter) rank(ctx context.Context, pool *pgxpool.Pool, after *tenantPlace, total *int64) ([]tenantPlace, error) {
+	if err := clean("search", f.Search); err != nil {
+		return nil, err
+	}
+	low, high := idsFrom(f.Search)
+	sql, args := byTenantSQL, []any{f.Status, f.Search, low, high}
+	var value *int64
+	var tenant *uuid.UUID
+	if after != nil {
+		value, tenant = &after.Value, &after.Tenant
+	}
+	if f.Sort == byTenant {
+		args = append(args, tenant, f.Limit+1)
+	} else {
+		sql, args = rankSQL, append(args, f.Sort, value, tenant, f.Limit+1)
+	}
+	var places []tenantPlace
+	err := uncompiled(ctx, pool, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, sql, args...)
+		_, err := pgx.ForEachRow(rows, []any{total, &value, &tenant}, func() error {
+			if tenant != nil { // null where there is only the total
+				places = append(places, tenantPlace{f.Sort, *value, *tenant})
+			}
+			return nil
+		})
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("list tenants by %s: %w", f.Sort, err)
+	}
+	return places, nil
+}
+
+const uncompiledSQL = `
+set local jit = off`
+
+// uncompiled runs a statement over all tenants. The planner, which takes the
+// small tables for large, would compile it each time, for longer than it takes.
+func uncompiled(ctx context.Context, pool *pgxpool.Pool, do func(pgx.Tx) error) error {
+	return pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, uncompiledSQL); err != nil {
+			return err
+		}
+		return do(tx)
+	})
+}
+
+// idsFrom are the lowest and the highest id that begin as a text does; nil when
+// none can.
+func idsFrom(text string) (low, high *uuid.UUID) {
+	const dashes = "00000000-0000-0000-0000-000000000000"
+	text = strings.ToLower(text)
+	if len(text) > len(dashes) {
+		return nil, nil
+	}
+	first, errLow := uuid.Parse(text + dashes[len(text):])
+	last, errHigh := uuid.Parse(text + strings.ReplaceAll(dashes, "0", "f")[len(text):])
+	if errLow != nil || errHigh != nil {
+		return nil, nil
+	}
+	return &first, &last
+}
