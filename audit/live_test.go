@@ -43,3 +43,14 @@ func TestNoFalseAlarmWhileEventsAreCounted(t *testing.T) {
 	h.settled()
 	h.finds(Scope{})
 }
+
+// A first start is no alarm: the job of the audit runs before the first event.
+func TestAStreamThatNeverHeldAMessageIsNoDifference(t *testing.T) {
+	t.Parallel()
+	h := newHouse(t, 1)
+	h.run()
+	h.eventually("read to its end", func() bool {
+		return h.number(`select count(*) from stream_positions where complete_until is not null`) > 0
+	})
+	h.finds(Scope{})
+}

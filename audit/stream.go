@@ -67,13 +67,15 @@ func (a *auditor) compareStream(ctx context.Context) error {
 		return nil
 	}
 	state := a.at.info.State
-	a.report.Stream.First = int64(state.FirstSeq)
+	// A stream that never held a message has no first one, and says 0.
+	first := max(1, int64(state.FirstSeq))
+	a.report.Stream.First = first
 	a.at.end = min(a.at.furthest(), int64(state.LastSeq))
-	m, err := a.newMatcher(ctx, int64(state.FirstSeq))
+	m, err := a.newMatcher(ctx, first)
 	if err != nil {
 		return err
 	}
-	if err := a.readAll(ctx, m, int64(state.FirstSeq)); err != nil {
+	if err := a.readAll(ctx, m, first); err != nil {
 		return err
 	}
 	a.sayWaiting()
