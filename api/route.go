@@ -3,6 +3,8 @@ package api
 import (
 	"context"
 	"net/http"
+	"reflect"
+	"slices"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -40,6 +42,9 @@ func (g *guarded) writes() bool { return g.Scope == WriteScope && !g.AdminOnly }
 // that the database is away becomes a 503; any other is logged and becomes a
 // 500 that tells nothing.
 func Register[I, O any](a *API, r Route, do func(ctx context.Context, who Caller, in *I) (*O, error)) {
+	if _, asks := reflect.TypeFor[I]().FieldByName("Body"); asks {
+		r.Problems = append(slices.Clone(r.Problems), TooLarge, UnsupportedMediaType)
+	}
 	op := a.operation(r)
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {
 		out, err := do(ctx, CallerOf(ctx), in)

@@ -10,6 +10,7 @@ import (
 	"odometer/ingest"
 	"odometer/ingest/httpingest"
 	"odometer/query"
+	"odometer/query/admin"
 	"odometer/query/web"
 	"odometer/reporter/subscriptions"
 )
@@ -58,6 +59,7 @@ func (s *services) httpHandler(received chan<- struct{}) (http.Handler, error) {
 func (s *services) register(door *api.API) error {
 	if s.answers {
 		query.Register(door, query.Options{Pool: s.pool, RequestsPerMinute: s.requestsPerMinute})
+		admin.Register(door, adminOptions(s.pool, s.nats))
 		web.Register(door.Mux(), web.Options{Sessions: s.sessions, Addr: s.httpAddr, Log: s.t.log})
 	}
 	if s.ingests {

@@ -3,12 +3,14 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net/http"
 	"net/http/httptest"
 	"net/url"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"testing"
@@ -31,12 +33,14 @@ const fuzzed = 150
 type fuzz struct {
 	*testing.T
 	*rand.Rand
-	doc    libopenapi.Document
-	judge  validator.Validator
-	server *httptest.Server
-	tokens []string
-	known  map[string][]string // values that exist, by the parameter's name
-	seen   map[string]int      // answers by operation and status
+	doc      libopenapi.Document
+	judge    validator.Validator
+	server   *httptest.Server
+	tokens   []string
+	operator string              // a token that may do everything of an operator's
+	known    map[string][]string // values that exist, by the parameter's name
+	seen     map[string]int      // answers by operation and status
+	said     map[string]bool     // faults, each of which is told once
 }
 
 func newFuzz(t *testing.T, doc libopenapi.Document, judge validator.Validator, server *httptest.Server) *fuzz {
@@ -47,7 +51,7 @@ func newFuzz(t *testing.T, doc libopenapi.Document, judge validator.Validator, s
 	}
 	t.Logf("seed %d: run it again with ODOMETER_FUZZ_SEED=%d", seed, seed)
 	f := &fuzz{
-		T: t, Rand: rand.New(rand.NewPCG(seed, 0)), doc: doc, judge: judge, server: server, seen: map[string]int{},
+		T: t, Rand: rand.New(rand.NewPCG(seed, 0)), doc: doc, judge: judge, server: server, seen: map[string]int{}, said: map[string]bool{},
 		known: map[string][]string{
 			"tenant_id": {demoStranger.String(), uuid.NewString()}, "job": {"report", "rollover"}, "finding_id": {"1", "2"},
 			"timezone": {"UTC", "Europe/Berlin", "Asia/Kolkata"}, "group_by": {"agent", "action_type", "agent,action_type"},
@@ -59,10 +63,8 @@ func newFuzz(t *testing.T, doc libopenapi.Document, judge validator.Validator, s
 		f.known["tenant_id"] = append(f.known["tenant_id"], tenant.id.String())
 		f.tokens = append(f.tokens, f.token(api.Claims{Tenant: tenant.id, Scopes: scopes}))
 	}
-	for range 4 {
-		f.tokens = append(f.tokens, f.token(api.Claims{Role: api.Admin, Scopes: scopes}))
-	}
-	f.tokens = append(f.tokens, f.token(api.Claims{Role: api.Admin}), "rubbish", "")
+	f.operator = f.token(api.Claims{Role: api.Admin, Scopes: scopes})
+	f.tokens = append(f.tokens, f.operator, f.operator, f.operator, f.token(api.Claims{Role: api.Admin}), "rubbish", "")
 	return f
 }
 
@@ -116,9 +118,13 @@ func (f *fuzz) ask(method, path string, op *v3.Operation) {
 	response.Body = io.NopCloser(bytes.NewReader(body))
 	if ok, faults := f.judge.GetResponseBodyValidator().ValidateResponseBody(request, response); !ok {
 		for _, fault := range faults {
-			f.Errorf("%s: status %d: %s: %s: %.300s", sent, response.StatusCode, fault.Message, fault.Reason, body)
+			what := fault.Message
 			for _, s := range fault.SchemaValidationErrors {
-				f.Errorf("  %s: %s", s.FieldPath, s.Reason)
+				what += fmt.Sprintf("\n  %s: %s", s.FieldPath, s.Reason)
+			}
+			if key := op.OperationId + what; !f.said[key] {
+				f.said[key] = true
+				f.Errorf("%s: status %d: %s\n%.300s", sent, response.StatusCode, what, body)
 			}
 		}
 	}
@@ -153,7 +159,11 @@ func (f *fuzz) request(method, path string, op *v3.Operation) *http.Request {
 		f.Fatal(err)
 	}
 	request.Header = header
-	if token := pick(f, f.tokens); token != "" {
+	token := pick(f, f.tokens)
+	if strings.Contains(path, "/admin/") && f.IntN(2) == 0 {
+		token = f.operator
+	}
+	if token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
 	if f.IntN(4) == 0 {
@@ -204,7 +214,12 @@ func (f *fuzz) body(b *v3.RequestBody) (media, text string) {
 		for example := range content.Examples.ValuesFromOldest() {
 			examples = append(examples, [2]string{media, exampleText(f, example.Value.Decode)})
 		}
-		examples = append(examples, [2]string{media, `{}`})
+		if content.Schema != nil {
+			examples = append(examples, [2]string{media, exampleText(f, func(v any) error {
+				*v.(*any) = f.made("", content.Schema.Schema())
+				return nil
+			})})
+		}
 	}
 	chosen := pick(f, examples)
 	media, text = chosen[0], chosen[1]
@@ -219,6 +234,27 @@ func (f *fuzz) body(b *v3.RequestBody) (media, text string) {
 		return media, strings.Replace(text, `"`, `"`+pick(f, []string{"\x00", "é", `\u0000`, "x"}), 1)
 	}
 	return media, text
+}
+
+// made is a value of a schema.
+func (f *fuzz) made(name string, s *base.Schema) any {
+	switch {
+	case s == nil || len(s.Type) == 0:
+		return nil
+	case s.Type[0] == "object":
+		object := map[string]any{}
+		for name, property := range s.Properties.FromOldest() {
+			if slices.Contains(s.Required, name) || f.IntN(3) == 0 {
+				object[name] = f.made(name, property.Schema())
+			}
+		}
+		return object
+	case s.Type[0] == "array" && s.Items != nil && s.Items.IsA():
+		return []any{f.made(strings.TrimSuffix(name, "s"), s.Items.A.Schema())}
+	case s.Type[0] == "integer":
+		return f.IntN(100)
+	}
+	return f.value(name, s)
 }
 
 // exampleText is an example as a client would send it: a string as it is.

@@ -84,6 +84,9 @@ func (d *theDemo) door(t *testing.T) http.Handler {
 	}
 	t.Cleanup(pool.Close)
 	d.waitForBooks(t, pool)
+	if _, err := pool.Exec(t.Context(), `insert into audit_findings (kind, subject, detail, found_by) values ('test', 'x', 'a finding', 'test')`); err != nil {
+		t.Fatal(err)
+	}
 	nc, err := nats.Connect(d.nats)
 	if err != nil {
 		t.Fatal(err)
