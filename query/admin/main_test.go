@@ -87,15 +87,15 @@ func (b *books) period(tenant uuid.UUID, start, end time.Time) {
 		from subscriptions where tenant_id = $1`, tenant, start, end)
 }
 
-// freeze ends a period with the limits of today.
-func (b *books) freeze(tenant uuid.UUID, start time.Time) {
+// freeze ends the tenant's periods with the limits of today.
+func (b *books) freeze(tenant uuid.UUID) {
 	b.Helper()
-	b.exec(`update billing_periods set frozen_at = now() where tenant_id = $1 and period_start = $2`, tenant, start)
+	b.exec(`update billing_periods set frozen_at = now() where tenant_id = $1`, tenant)
 	b.exec(`insert into period_allowances (tenant_id, period_start, agent, "limit", unit_price)
 		select p.tenant_id, p.period_start, a.agent, case when l.agent is null then 0 else l."limit" end, a.unit_price
 		from billing_periods p cross join agents a
 		left join allowances l on l.plan_id = p.plan_id and l.agent = a.agent
-		where p.tenant_id = $1 and p.period_start = $2 and not p.trial`, tenant, start)
+		where p.tenant_id = $1 and not p.trial`, tenant)
 }
 
 // count gives the tenant's newest period that has begun a counter.

@@ -32,7 +32,7 @@ func Register(a *api.API, o Options) {
 
 type nothing struct{}
 
-type limited struct {
+type alertsAsked struct {
 	Limit int `query:"limit" minimum:"1" maximum:"500" default:"100" doc:"How many to list at most, the newest first."`
 }
 
@@ -70,7 +70,7 @@ func registerBooks(a *api.API, s *server) {
 		ID: "admin-alerts", Path: base + "alerts", Summary: "What customers were told about their limits",
 		Description: "The newest alerts of all tenants: each threshold of a limit that was reached in a period, once.",
 		Example:     exampleAlerts(),
-	}, func(ctx context.Context, in *limited) (*TenantAlertList, error) {
+	}, func(ctx context.Context, in *alertsAsked) (*TenantAlertList, error) {
 		return listAlerts(ctx, s.Pool, in.Limit)
 	})
 	reads(a, api.Route{
@@ -133,7 +133,7 @@ func registerJobs(a *api.API, s *server) {
 }
 
 type findingsAsked struct {
-	limited
+	Limit int    `query:"limit" minimum:"1" maximum:"500" default:"100" doc:"How many to list at most, the newest first."`
 	State string `query:"state" enum:"open,resolved,all" default:"open" doc:"Only of this state."`
 }
 
