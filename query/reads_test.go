@@ -37,6 +37,7 @@ func stored(e Event) Event {
 	if e.RecordedAt.IsZero() {
 		e.RecordedAt = e.OccurredAt
 	}
+	e.RecordedAt = e.RecordedAt.UTC().Truncate(time.Microsecond)
 	if e.PeriodStart.IsZero() {
 		e.PeriodStart = instant("2026-11-01T00:00:00Z")
 	}

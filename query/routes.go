@@ -3,6 +3,7 @@ package query
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"net/http"
 	"time"
 
@@ -24,11 +25,15 @@ type Options struct {
 }
 
 // server answers the reads.
-type server struct{ pool *pgxpool.Pool }
+type server struct {
+	pool    *pgxpool.Pool
+	log     *slog.Logger
+	exports exports
+}
 
 // Register puts the reads behind the door.
 func Register(a *api.API, o Options) {
-	s := &server{pool: o.Pool}
+	s := &server{pool: o.Pool, log: a.Log}
 	api.Register(a, api.Route{
 		ID: "usage", Method: http.MethodGet, Path: usageRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: o.RequestsPerMinute,
 		Summary: "The usage of the current billing period",
@@ -38,6 +43,9 @@ func Register(a *api.API, o Options) {
 		Problems: []api.Kind{api.NoSubscription, api.SubscriptionInactive, api.NoPlan},
 		Example:  exampleAnswer(),
 	}, s.usage)
+	s.registerHistory(a)
+	s.registerEvents(a)
+	s.registerPeriods(a)
 }
 
 // refusals says what kind of problem each cause of a Refusal is.
@@ -50,6 +58,8 @@ var refusals = []struct {
 	{ErrNotBegun, api.NoSubscription},
 	{ErrNoPlan, api.NoPlan},
 	{ErrNotRead, api.Unavailable},
+	{ErrInvalid, api.InvalidRequest},
+	{ErrTooMuch, api.Unavailable},
 }
 
 // refused makes a Refusal the problem that it is; other errors are as they were.

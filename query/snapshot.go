@@ -68,7 +68,7 @@ func tooMuch(err error) error {
 	const queryCanceled = "57014"
 	var answered *pgconn.PgError
 	if errors.As(err, &answered) && answered.Code == queryCanceled {
-		return refuse(ErrTooMuch, "Reading this took more than %d s. Ask for a shorter span of time.", statementTimeout/time.Second)
+		return refuse(ErrTooMuch, "Reading this takes too long. Ask for a shorter span of time.")
 	}
 	return err
 }

@@ -1,0 +1,149 @@
+package query
+
+import (
+	"context"
+	"math"
+	"math/bits"
+	"time"
+
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5/pgxpool"
+
+	"odometer"
+)
+
+// Forecast is what the present period comes to if usage goes on at its pace. It
+// encodes to the JSON of GET /api/v1/usage/forecast.
+type Forecast struct {
+	TenantID                  uuid.UUID              `json:"tenant_id"`
+	PeriodStart               time.Time              `json:"period_start"`
+	PeriodEnd                 time.Time              `json:"period_end" doc:"Exclusive."`
+	AsOf                      Instant                `json:"as_of"`
+	Currency                  string                 `json:"currency" doc:"ISO 4217, lower case."`
+	Usage                     Ordered[AgentForecast] `json:"usage"`
+	ProjectedOverageCostCents int64                  `json:"projected_overage_cost_cents" doc:"The sum of what is shown."`
+}
+
+// AgentForecast is where one agent's count is heading.
+type AgentForecast struct {
+	Count                     int64      `json:"count"`
+	Limit                     *int64     `json:"limit" doc:"null: nothing limits it."`
+	PerDay                    float64    `json:"per_day" doc:"Units per day since the period's start, to a tenth."`
+	ProjectedCount            int64      `json:"projected_count" doc:"At the period's end, whole units."`
+	ProjectedOverage          int64      `json:"projected_overage" doc:"Units."`
+	ProjectedOverageCostCents int64      `json:"projected_overage_cost_cents"`
+	DaysUntilLimit            *float64   `json:"days_until_limit" doc:"From as_of, to a tenth, rounded up. 0: the limit is reached. null: it is not reached before the period's end."`
+	LimitReachedAt            *time.Time `json:"limit_reached_at" doc:"null: it was reached before, or is not reached before the period's end."`
+}
+
+// ReadForecast projects the usage of the current period. It takes one round
+// trip. The error is a *Refusal where there is no answer, anything else is the
+// database's.
+func ReadForecast(ctx context.Context, pool *pgxpool.Pool, who Reader) (*Forecast, error) {
+	rows, err := load(ctx, pool, who)
+	if err != nil {
+		return nil, err
+	}
+	now := answer(who.Tenant, rows)
+	f := &Forecast{
+		TenantID: now.TenantID, PeriodStart: now.PeriodStart, PeriodEnd: now.PeriodEnd,
+		AsOf: now.AsOf, Currency: now.Currency,
+	}
+	free := rows[0].free()
+	for i := range rows {
+		r := &rows[i]
+		if r.Agent == nil {
+			continue
+		}
+		ahead := forecast(pace{r.Count, f.PeriodStart, f.AsOf.UTC(), f.PeriodEnd}, r.limit(free))
+		ahead.ProjectedOverageCostCents = odometer.CostCents(ahead.ProjectedOverage, r.UnitPrice)
+		f.Usage = append(f.Usage, Member[AgentForecast]{*r.Agent, ahead})
+		f.ProjectedOverageCostCents += ahead.ProjectedOverageCostCents
+	}
+	return f, nil
+}
+
+// pace is a count that was reached from the start of a period until a time in
+// it, and is taken to go on evenly to its end. Its arithmetic is exact: money
+// hangs by it.
+type pace struct {
+	count          int64
+	start, at, end time.Time
+}
+
+const wholeDay = 24 * time.Hour
+
+// forecast says what the pace means for a limit; all but the cost.
+func forecast(p pace, limit *int64) AgentForecast {
+	f := AgentForecast{Count: p.count, Limit: limit, PerDay: p.perDay(), ProjectedCount: p.projected()}
+	f.ProjectedOverage = odometer.Overage(f.ProjectedCount, limit)
+	if limit == nil {
+		return f
+	}
+	if p.count > 0 && p.count >= *limit {
+		f.DaysUntilLimit = new(float64)
+		return f
+	}
+	if left, ok := p.until(*limit); ok {
+		// Rounded up, so that 0 is never said before it is true.
+		days := float64((left+wholeDay/10-1)/(wholeDay/10)) / 10
+		at := p.at.Add(left).Truncate(time.Millisecond)
+		f.DaysUntilLimit, f.LimitReachedAt = &days, &at
+	}
+	return f
+}
+
+// elapsed is how long the count took; 0 before the period's start.
+func (p *pace) elapsed() time.Duration {
+	at := p.at
+	if at.After(p.end) {
+		at = p.end
+	}
+	return max(0, at.Sub(p.start))
+}
+
+// perDay is the pace for people.
+func (p *pace) perDay() float64 {
+	if p.elapsed() == 0 {
+		return 0
+	}
+	return math.Round(float64(p.count)*float64(wholeDay)/float64(p.elapsed())*10) / 10
+}
+
+// projected is the count at the period's end: units that are whole by then. It
+// is the count itself where there is no pace yet, or the end is past.
+func (p *pace) projected() int64 {
+	elapsed := p.elapsed()
+	if elapsed == 0 {
+		return p.count
+	}
+	return scale(p.count, p.end.Sub(p.start), elapsed)
+}
+
+// until is how long the count takes from now to reach a limit that lies ahead;
+// not ok if that is not before the period's end.
+func (p *pace) until(limit int64) (left time.Duration, ok bool) {
+	if p.count <= 0 || p.elapsed() == 0 {
+		return 0, false
+	}
+	missing, remaining := limit-p.count, p.end.Sub(p.at)
+	left = time.Duration(scale(missing, p.elapsed(), time.Duration(p.count)))
+	if left >= remaining {
+		return 0, false
+	}
+	if scale(int64(left), time.Duration(p.count), p.elapsed()) < missing {
+		left++ // it was rounded down
+	}
+	return left, left < remaining
+}
+
+// scale is n × times ÷ by, rounded down, for numbers that are not negative. It
+// is the largest number where it would be larger.
+func scale(n int64, times, by time.Duration) int64 {
+	high, low := bits.Mul64(uint64(n), uint64(times))
+	if high >= uint64(by) {
+		return math.MaxInt64
+	}
+	quotient, _ := bits.Div64(high, low, uint64(by))
+	return int64(min(quotient, math.MaxInt64))
+}
