@@ -1,0 +1,208 @@
+package examples_test
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net/http"
+	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+)
+
+// relay lies between an agent and the HTTP API. It sees what is sent, and can
+// lose it, or the API's answers, so that the agent can be killed just there.
+type relay struct {
+	url    string
+	passed chan string // the body that it lost, or whose answer
+	waits  chan string // the Retry-After of each 503
+
+	mu     sync.Mutex
+	loses  loses
+	bodies []string
+}
+
+func newRelay(t *testing.T, api string) *relay {
+	t.Helper()
+	upstream, err := url.Parse(api)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r := &relay{passed: make(chan string, 1000), waits: make(chan string, 1000)}
+	proxy := httputil.NewSingleHostReverseProxy(upstream)
+	proxy.ModifyResponse = func(response *http.Response) error {
+		if response.StatusCode == http.StatusServiceUnavailable {
+			r.waits <- response.Header.Get("Retry-After")
+		}
+		if r.now() == answers {
+			r.passed <- ""
+			<-response.Request.Context().Done()
+			return errors.New("the agent was killed")
+		}
+		return nil
+	}
+	proxy.ErrorHandler = func(http.ResponseWriter, *http.Request, error) {} // the agent is gone
+	server := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, request *http.Request) {
+		body, err := io.ReadAll(request.Body)
+		if err != nil {
+			return
+		}
+		r.note(string(body))
+		if r.now() == publications {
+			r.passed <- string(body)
+			<-request.Context().Done()
+			return
+		}
+		request.Body = io.NopCloser(bytes.NewReader(body))
+		proxy.ServeHTTP(w, request)
+	}))
+	t.Cleanup(server.Close)
+	r.url = server.URL
+	return r
+}
+
+func (r *relay) now() loses {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.loses
+}
+
+func (r *relay) lose(what loses) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.loses = what
+}
+
+func (r *relay) note(body string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bodies = append(r.bodies, body)
+}
+
+func (r *relay) sent() []string {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.bodies)
+}
+
+const jwtSecret = "a secret of this test, and of nobody else"
+
+// shell is the curl example with a house that takes events over HTTP.
+type shell struct {
+	*house
+	*relay
+	dir   string
+	token string
+}
+
+func newShell(t *testing.T, binary string) *shell {
+	t.Helper()
+	h := newHouse(t, binary)
+	secret := []string{"ODOMETER_JWT_SECRET=" + jwtSecret}
+	service := h.serves(t, append(secret, "ODOMETER_HTTP_ADDR=127.0.0.1:0"), "aggregator", "ingest")
+	listens := service.awaits("the API listens")
+	address := regexp.MustCompile(`127\.0\.0\.1:\d+`).FindString(listens)
+	return &shell{
+		house: h, relay: newRelay(t, "http://"+address), dir: copyOf(t, "curl"),
+		token: h.token(t, "usage:write"),
+	}
+}
+
+func (h *house) token(t *testing.T, scope string) string {
+	t.Helper()
+	return strings.TrimSpace(h.does(t, "token", "--jwt-secret", jwtSecret, "--tenant", h.tenant.String(), "--scope", scope))
+}
+
+func (s *shell) begins(t *testing.T, actSeconds string, mails ...string) *process {
+	t.Helper()
+	env := []string{"ODOMETER_URL=" + s.relay.url, "TOKEN=" + s.token, "ACT_SECONDS=" + actSeconds}
+	return start(t, s.dir, env, append([]string{"bash", "agent.sh"}, mails...)...)
+}
+
+// killEverywhere is, over HTTP, what the function of that name is over NATS.
+func (s *shell) killEverywhere(t *testing.T) {
+	mails := []string{"mail-1", "mail-2", "mail-3"}
+	p := s.begins(t, "3600", mails...)
+	p.awaits("begun email:mail-1")
+	p.kill()
+	stored, err := os.ReadFile(filepath.Join(s.dir, "journal", "begun", "mail-1"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := s.messages(t); n != 0 {
+		t.Errorf("%d messages before anything was done", n)
+	}
+
+	s.lose(publications)
+	p = s.begins(t, "0", mails...)
+	p.awaits("acted email:mail-1")
+	next(t, s.passed, "a request")
+	p.kill()
+
+	s.lose(answers)
+	p = s.begins(t, "3600", mails...) // the first act is done, and is not done again
+	next(t, s.passed, "a request")
+	if n := s.messages(t); n != 1 {
+		t.Errorf("%d messages when the API has answered, want 1", n)
+	}
+	p.kill()
+
+	s.lose(nothing)
+	s.full(t, true)
+	p = s.begins(t, "0", mails...)
+	if wait := next(t, s.waits, "an answer of 503"); wait == "" {
+		t.Error("503 without Retry-After")
+	}
+	s.full(t, false)
+	if out, code := p.ends(); code != 0 {
+		t.Errorf("exit code %d, printed %s", code, out)
+	}
+
+	before := len(s.sent())
+	out, code := s.begins(t, "0", mails...).ends()
+	if after := len(s.sent()); code != 0 || after != before {
+		t.Errorf("run again: exit code %d, %d more requests, printed %s", code, after-before, out)
+	}
+	for _, body := range s.sent()[:3] {
+		if body != string(stored) {
+			t.Errorf("sent  %s\nstored before the act was %s", body, stored)
+		}
+	}
+}
+
+// meetsRefusals shows it a token that may not write, and an event that is not
+// valid.
+func (s *shell) meetsRefusals(t *testing.T) {
+	token := s.token
+	s.token = s.house.token(t, "usage:read")
+	p := s.begins(t, "0", "mail-4")
+	p.awaits("email:mail-4 is not stored yet: status 403")
+	if _, code := p.ends(); code == 0 {
+		t.Error("exit code 0 although an event is not stored")
+	}
+	s.token = token
+
+	bad := `{"agent":"inbox","action_type":"email_processed","idempotency_key":"email:bad","quantity":-1}`
+	if err := os.WriteFile(filepath.Join(s.dir, "journal", "acted", "bad"), []byte(bad), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	p = s.begins(t, "0")
+	p.awaits("quantity is -1; allowed: a whole number")
+	p.awaits("published email:mail-4")
+	if _, code := p.ends(); code == 0 {
+		t.Error("exit code 0 although an event is refused")
+	}
+	if kept, err := os.ReadFile(filepath.Join(s.dir, "journal", "refused", "bad")); err != nil || string(kept) != bad {
+		t.Errorf("kept %q, %v", kept, err)
+	}
+	if out, code := s.begins(t, "0").ends(); code != 0 || len(out) > 0 {
+		t.Errorf("run again: exit code %d, printed %s", code, out)
+	}
+}
