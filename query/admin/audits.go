@@ -26,7 +26,7 @@ type KeptAudit struct {
 
 // AuditReport is what an audit found, in the words of odometer audit --json.
 type AuditReport struct {
-	TenantID        *uuid.UUID        `json:"tenant_id" doc:"Null: all tenants."`
+	TenantID        *uuid.UUID        `json:"tenant_id" nullable:"true" doc:"Null: all tenants."`
 	Since           *time.Time        `json:"since" doc:"Null: all that the stream held."`
 	At              time.Time         `json:"at"`
 	Comparisons     []AuditComparison `json:"comparisons"`
@@ -64,7 +64,7 @@ type AuditStream struct {
 type AuditDifference struct {
 	Comparison  string     `json:"comparison"`
 	Kind        string     `json:"kind"`
-	TenantID    *uuid.UUID `json:"tenant_id"`
+	TenantID    *uuid.UUID `json:"tenant_id" nullable:"true"`
 	Agent       string     `json:"agent,omitempty"`
 	PeriodStart *time.Time `json:"period_start"`
 	Where       string     `json:"where,omitempty" doc:"Position, key or link."`

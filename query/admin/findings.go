@@ -19,7 +19,7 @@ type Finding struct {
 	FindingID   int64      `json:"finding_id"`
 	Kind        string     `json:"kind" doc:"What it is, as counter_drift."`
 	Subject     string     `json:"subject" doc:"What it is about. While a finding is open, kind and subject stand once."`
-	TenantID    *uuid.UUID `json:"tenant_id"`
+	TenantID    *uuid.UUID `json:"tenant_id" nullable:"true"`
 	Agent       *string    `json:"agent"`
 	PeriodStart *time.Time `json:"period_start"`
 	Detail      string     `json:"detail" doc:"What is wrong, and what to do."`

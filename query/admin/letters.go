@@ -36,7 +36,7 @@ type DeadLetterList struct {
 // DeadLetterGroup counts letters of one reason, tenant and state.
 type DeadLetterGroup struct {
 	Reason   odometer.Reason `json:"reason"`
-	TenantID *uuid.UUID      `json:"tenant_id" doc:"Null where the subject names none."`
+	TenantID *uuid.UUID      `json:"tenant_id" nullable:"true" doc:"Null where the subject names none."`
 	State    string          `json:"state" enum:"open,retried,duplicate,discarded"`
 	Count    int64           `json:"count"`
 	Oldest   time.Time       `json:"oldest" doc:"When the stream stored it."`
@@ -47,7 +47,7 @@ type DeadLetterGroup struct {
 type DeadLetter struct {
 	ID            string              `json:"id" example:"1-4711"`
 	Subject       string              `json:"subject"`
-	TenantID      *uuid.UUID          `json:"tenant_id" doc:"Null where the subject names none."`
+	TenantID      *uuid.UUID          `json:"tenant_id" nullable:"true" doc:"Null where the subject names none."`
 	Agent         *string             `json:"agent"`
 	Reason        odometer.Reason     `json:"reason"`
 	Detail        string              `json:"detail" doc:"Which field, which value, what was allowed."`
