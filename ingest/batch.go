@@ -21,6 +21,11 @@ const (
 	// batchBytes keeps a batch of large payloads from filling a connection.
 	batchBytes = 4 << 20
 
+	// batchWorth is the fewest messages that make a batch worth its cost to the
+	// server, which keeps it in files of its own until it is complete: fewer are
+	// stored sooner one by one.
+	batchWorth = 20
+
 	// singlesInFlight are the single publishes that stand in for a batch.
 	singlesInFlight = 128
 )
@@ -33,14 +38,15 @@ type Result struct {
 }
 
 // PublishBatch publishes many events, in atomic batches of at most 1,000: one
-// sync of the server's disk for all of them. Results are in the order of
+// sync of the server's disk for all of them. (A few go one by one, which is
+// faster.) Results are in the order of
 // events. The error is the first that is no rejection: with it, some events
 // may be stored and others not, as the results tell; publishing all of them
 // again is safe. Events that are the same bytes are sent once; the later ones
 // are duplicates of the first.
 func (p *Publisher) PublishBatch(ctx context.Context, events []Event) ([]Result, error) {
 	now := time.Now()
-	return p.publishBatch(ctx, len(events), func(i int) (outgoing, *odometer.Rejection) {
+	return p.publishBatch(ctx, len(events), p.sendBatch, func(i int) (outgoing, *odometer.Rejection) {
 		raw, rejection := events[i].raw()
 		if rejection != nil {
 			return outgoing{}, rejection
@@ -52,13 +58,13 @@ func (p *Publisher) PublishBatch(ctx context.Context, events []Event) ([]Result,
 // PublishRawBatch is PublishBatch for payloads that are encoded already.
 func (p *Publisher) PublishRawBatch(ctx context.Context, raws []Raw) ([]Result, error) {
 	now := time.Now()
-	return p.publishBatch(ctx, len(raws), func(i int) (outgoing, *odometer.Rejection) { return address(raws[i], now) })
+	return p.publishBatch(ctx, len(raws), p.sendBatch, func(i int) (outgoing, *odometer.Rejection) { return address(raws[i], now) })
 }
 
 // publishBatch publishes the n messages that at makes or rejects.
-func (p *Publisher) publishBatch(ctx context.Context, n int, at func(int) (outgoing, *odometer.Rejection)) ([]Result, error) {
+func (p *Publisher) publishBatch(ctx context.Context, n int, send func(context.Context, *batch), at func(int) (outgoing, *odometer.Rejection)) ([]Result, error) {
 	results := make([]Result, n)
-	var b batch
+	b := newBatch(n)
 	for i := range results {
 		o, rejection := at(i)
 		results[i].Key = o.key
@@ -67,12 +73,12 @@ func (p *Publisher) publishBatch(ctx context.Context, n int, at func(int) (outgo
 			continue
 		}
 		if b.full(len(o.payload)) {
-			p.sendBatch(ctx, &b)
-			b = batch{}
+			send(ctx, b)
+			b = newBatch(n - i)
 		}
 		b.add(o, &results[i])
 	}
-	p.sendBatch(ctx, &b)
+	send(ctx, b)
 	return results, firstRefusal(results)
 }
 
@@ -103,6 +109,12 @@ type repeat struct {
 	result *Result
 }
 
+// newBatch is a batch with room for so many messages, as far as a batch has it.
+func newBatch(room int) *batch {
+	room = min(room, batchMessages)
+	return &batch{messages: make([]outgoing, 0, room), results: make([]*Result, 0, room), index: make(map[string]int, room)}
+}
+
 func (b *batch) full(payload int) bool {
 	return len(b.messages) == batchMessages || len(b.messages) > 0 && b.bytes+payload > batchBytes
 }
@@ -112,9 +124,6 @@ func (b *batch) add(o outgoing, result *Result) {
 		b.repeats = append(b.repeats, repeat{first, result})
 		return
 	}
-	if b.index == nil {
-		b.index = make(map[string]int)
-	}
 	b.index[o.id] = len(b.messages)
 	b.messages = append(b.messages, o)
 	b.results = append(b.results, result)
@@ -123,14 +132,20 @@ func (b *batch) add(o outgoing, result *Result) {
 
 // sendBatch publishes a batch until the stream holds it, or fills in why not.
 func (p *Publisher) sendBatch(ctx context.Context, b *batch) {
-	switch len(b.messages) {
-	case 0:
+	switch n := len(b.messages); {
+	case n == 0:
 		return
-	case 1:
+	case n == 1:
 		b.results[0].Ack, b.results[0].Err = p.send(ctx, b.messages[0])
+	case n < batchWorth:
+		p.sendFew(ctx, b)
 	default:
 		p.sendAtomically(ctx, b)
 	}
+	b.settleRepeats()
+}
+
+func (b *batch) settleRepeats() {
 	for _, r := range b.repeats {
 		first := b.results[r.of]
 		r.result.Ack, r.result.Err = first.Ack, first.Err
@@ -139,11 +154,11 @@ func (p *Publisher) sendBatch(ctx context.Context, b *batch) {
 }
 
 func (p *Publisher) sendAtomically(ctx context.Context, b *batch) {
-	watched, stop := p.denials.watch(ctx, b.messages...)
+	watched, stop := p.denials.watch(ctx, b)
 	defer stop()
 	retry := patience{silence: p.attempt}
 	for again := false; ; again = true {
-		last, err := p.sendBatchOnce(watched, b.messages)
+		last, err := p.sendBatchOnce(watched, b)
 		if err == nil {
 			b.acknowledge(last)
 			return
@@ -161,17 +176,31 @@ func (p *Publisher) sendAtomically(ctx context.Context, b *batch) {
 	p.sendEach(ctx, b)
 }
 
-// sendBatchOnce returns the sequence of the batch's last message. Only the
-// commit is acknowledged; it waits for no other answer, which would be a round
-// trip that a denied message never ends.
-func (p *Publisher) sendBatchOnce(ctx context.Context, messages []outgoing) (uint64, error) {
+// sendBatchOnce sends batches as one atomic batch, in their order, and returns
+// the sequence of the last message. Only the commit is acknowledged; it waits
+// for no other answer, which would be a round trip that a denied message never
+// ends.
+func (p *Publisher) sendBatchOnce(ctx context.Context, batches ...*batch) (uint64, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.attempt)
 	defer cancel()
-	wire := make([]*nats.Msg, len(messages))
-	for i := range messages {
-		wire[i] = messages[i].message()
+	together, err := jetstreamext.NewBatchPublisher(p.js, jetstreamext.BatchFlowControl{AckFirst: false})
+	if err != nil {
+		return 0, err
 	}
-	ack, err := jetstreamext.PublishMsgBatch(ctx, p.js, wire, jetstreamext.BatchFlowControl{AckFirst: false})
+	var wire nats.Msg // one for all: the connection copies what it is given
+	held := false
+	for _, b := range batches {
+		for i := range b.messages {
+			if held {
+				if err := together.AddMsg(&wire); err != nil {
+					return 0, err
+				}
+			}
+			b.messages[i].write(&wire)
+			held = true
+		}
+	}
+	ack, err := together.CommitMsg(ctx, &wire)
 	if err != nil {
 		return 0, err
 	}

@@ -56,10 +56,16 @@ func (d *denials) tell(err error) {
 
 // watch returns a context that ends with ErrNotPermitted as its cause when the
 // server denies one of the subjects. Call stop when the publish is done.
-func (d *denials) watch(ctx context.Context, messages ...outgoing) (watched context.Context, stop func()) {
+func (d *denials) watch(ctx context.Context, batches ...*batch) (watched context.Context, stop func()) {
 	subjects := make(map[string]struct{}, 1)
-	for i := range messages {
-		subjects[messages[i].subject] = struct{}{}
+	before := ""
+	for _, b := range batches {
+		for i := range b.messages {
+			if subject := b.messages[i].subject; subject != before { // most are as the one before
+				subjects[subject] = struct{}{}
+				before = subject
+			}
+		}
 	}
 	watched, cancel := context.WithCancelCause(ctx)
 	d.mu.Lock()

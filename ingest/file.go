@@ -102,7 +102,7 @@ func (run *fileRun) read(ctx context.Context, lines *lineReader) error {
 			run.settle(b)
 		})
 	}
-	b := &fileBatch{}
+	b := &fileBatch{batch: *newBatch(batchMessages)}
 	for !run.refused() {
 		line, err := lines.next()
 		if err == io.EOF {
@@ -115,7 +115,7 @@ func (run *fileRun) read(ctx context.Context, lines *lineReader) error {
 		}
 		if b.complete() {
 			start(b)
-			b = &fileBatch{number: b.number + 1}
+			b = &fileBatch{batch: *newBatch(batchMessages), number: b.number + 1}
 		}
 		b.take(line, lines)
 	}

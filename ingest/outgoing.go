@@ -56,11 +56,16 @@ func (d *document) address(r Raw, now time.Time) (outgoing, *odometer.Rejection)
 	}, nil
 }
 
-// message is made anew for each attempt: the client library writes into it.
-func (o *outgoing) message() *nats.Msg {
-	header := nats.Header{jetstream.MsgIDHeader: {o.id}}
-	if o.cloudEvent {
-		header[contentTypeHeader] = []string{cloudEventType}
+// write makes a message of the client library the one to send, whatever it was
+// before: the library adds headers to it.
+func (o *outgoing) write(m *nats.Msg) {
+	if m.Header == nil {
+		m.Header = make(nats.Header, 4)
 	}
-	return &nats.Msg{Subject: o.subject, Header: header, Data: o.payload}
+	clear(m.Header)
+	m.Header[jetstream.MsgIDHeader] = []string{o.id}
+	if o.cloudEvent {
+		m.Header[contentTypeHeader] = cloudEventHeader[contentTypeHeader]
+	}
+	m.Subject, m.Reply, m.Data = o.subject, "", o.payload
 }

@@ -40,9 +40,11 @@ func Prepare(tenant uuid.UUID, payload []byte, cloudEvent bool, now time.Time) (
 	return Prepared{o}, rejection
 }
 
-// PublishPrepared is PublishBatch for events that are prepared already.
+// PublishPrepared is PublishBatch for events that are prepared already, and for
+// many callers at once: what they publish at the same time shares its batches,
+// and so the cost of each.
 func (p *Publisher) PublishPrepared(ctx context.Context, events []Prepared) ([]Result, error) {
-	return p.publishBatch(ctx, len(events), func(i int) (outgoing, *odometer.Rejection) { return events[i].outgoing, nil })
+	return p.publishBatch(ctx, len(events), p.sendTogether, func(i int) (outgoing, *odometer.Rejection) { return events[i].outgoing, nil })
 }
 
 const agentForm = "a lower-case letter, then up to 31 of a-z, 0-9, _ and -"

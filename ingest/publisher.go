@@ -21,6 +21,7 @@ type Publisher struct {
 	js      jetstream.JetStream
 	attempt time.Duration
 	denials *denials
+	group   group
 }
 
 // Option changes a Publisher.
@@ -38,13 +39,13 @@ func AttemptTimeout(d time.Duration) Option {
 // place where the server tells a missing permission. A handler that is set
 // later, in its place, makes such a publish wait until its context ends.
 func NewPublisher(nc *nats.Conn, opts ...Option) (*Publisher, error) {
-	js, err := jetstream.New(nc)
-	if err != nil {
-		return nil, fmt.Errorf("make a publisher: %w", err)
-	}
-	p := &Publisher{js: js, attempt: 5 * time.Second, denials: &denials{waiting: map[int]waiter{}}}
+	p := &Publisher{attempt: 5 * time.Second, denials: &denials{waiting: map[int]waiter{}}}
 	for _, opt := range opts {
 		opt(p)
+	}
+	var err error
+	if p.js, err = jetstream.New(nc, jetstream.WithPublishAsyncTimeout(p.attempt)); err != nil {
+		return nil, fmt.Errorf("make a publisher: %w", err)
 	}
 	p.denials.hear(nc)
 	return p, nil
@@ -78,7 +79,7 @@ func (p *Publisher) PublishRaw(ctx context.Context, r Raw) (Ack, error) {
 
 // send publishes one message until the stream holds it.
 func (p *Publisher) send(ctx context.Context, o outgoing) (Ack, error) {
-	ctx, stop := p.denials.watch(ctx, o)
+	ctx, stop := p.denials.watch(ctx, &batch{messages: []outgoing{o}})
 	defer stop()
 	retry := patience{silence: p.attempt}
 	for {
@@ -96,7 +97,9 @@ func (p *Publisher) sendOnce(ctx context.Context, o outgoing) (Ack, error) {
 	ctx, cancel := context.WithTimeout(ctx, p.attempt)
 	defer cancel()
 	// The library's own retry would hide from patience that nobody listens.
-	ack, err := p.js.PublishMsg(ctx, o.message(), jetstream.WithRetryAttempts(0))
+	var wire nats.Msg
+	o.write(&wire)
+	ack, err := p.js.PublishMsg(ctx, &wire, jetstream.WithRetryAttempts(0))
 	if err != nil {
 		return Ack{}, err
 	}

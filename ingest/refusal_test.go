@@ -128,21 +128,21 @@ func TestAMissingPermissionIsToldAtOnce(t *testing.T) {
 		t.Errorf("the connection's own handler heard %v", err)
 	}
 
-	for _, at := range []int{0, 5, 9} {
-		list := events(fmt.Sprint("batch", at), 10)
-		list[at].Tenant = foreign.Tenant
+	for _, c := range []struct{ n, at int }{{10, 0}, {10, 5}, {10, 9}, {30, 0}, {30, 15}, {30, 29}} { // one by one, and atomically
+		list := events(fmt.Sprint("batch", c), c.n)
+		list[c.at].Tenant = foreign.Tenant
 		results, err := p.PublishBatch(t.Context(), list)
 		if !errors.Is(err, ingest.ErrNotPermitted) {
-			t.Errorf("batch, foreign at %d: %v", at, err)
+			t.Errorf("batch %v: %v", c, err)
 		}
 		for i, r := range results {
-			if errors.Is(r.Err, ingest.ErrNotPermitted) != (i == at) || (r.Err == nil) != (i != at) {
-				t.Errorf("batch, foreign at %d, event %d: %v", at, i, r.Err)
+			if errors.Is(r.Err, ingest.ErrNotPermitted) != (i == c.at) || (r.Err == nil) != (i != c.at) {
+				t.Errorf("batch %v, event %d: %v", c, i, r.Err)
 			}
 		}
 	}
-	if n := messages(t, stream); n != 28 {
-		t.Errorf("%d messages, want 28", n)
+	if n := messages(t, stream); n != 1+3*9+3*29 {
+		t.Errorf("%d messages, want %d", n, 1+3*9+3*29)
 	}
 }
 
@@ -154,9 +154,12 @@ func TestWhatTheServerCanNeverTakeIsReturnedAtOnce(t *testing.T) {
 	if _, err := p.Publish(t.Context(), big); !errors.Is(err, nats.ErrMaxPayload) {
 		t.Errorf("got %v", err)
 	}
-	results, err := p.PublishBatch(t.Context(), []ingest.Event{event("k2"), big, event("k3")})
-	if !errors.Is(err, nats.ErrMaxPayload) || results[0].Err != nil || !errors.Is(results[1].Err, nats.ErrMaxPayload) || results[2].Err != nil {
-		t.Errorf("batch: %+v", results)
+	for _, beside := range []int{1, 20} { // one by one, and atomically
+		list := append(events(fmt.Sprint("small", beside), beside), big, event(fmt.Sprint("last", beside)))
+		results, err := p.PublishBatch(t.Context(), list)
+		if !errors.Is(err, nats.ErrMaxPayload) || results[0].Err != nil || !errors.Is(results[beside].Err, nats.ErrMaxPayload) || results[beside+1].Err != nil {
+			t.Errorf("batch: %+v", results)
+		}
 	}
 	nc := natstest.Run(t).Connect(t)
 	p = publisher(t, nc)
