@@ -1,0 +1,87 @@
+// Calls of the HTTP API with the session's token. What it refuses becomes a
+// Problem that says what a person can do about it.
+
+import { learnClock } from "./format";
+
+export type Query = Record<string, string | number | null | undefined>;
+
+/** Problem is a refusal: an RFC 9457 document, or no answer at all (status 0). */
+export class Problem extends Error {
+  constructor(
+    readonly status: number,
+    readonly title: string,
+    detail: string,
+    readonly retryAfter: number | null, // seconds
+  ) {
+    super(detail);
+  }
+}
+
+/** Bearer is whoever holds the token. */
+export interface Bearer {
+  token(): string;
+  /** renew fetches another token, or tells that there is none. */
+  renew(): Promise<boolean>;
+  /** refused is called when the API takes no token of this bearer any more. */
+  refused(why: string): void;
+}
+
+export class Api {
+  constructor(private readonly bearer: Bearer) {}
+
+  async get<T>(path: string, query: Query, signal: AbortSignal): Promise<T> {
+    const answer = await this.send(address(path, query), { headers: { Accept: "application/json" }, signal });
+    return (await answer.json()) as T;
+  }
+
+  async post<T>(path: string, body: unknown, signal: AbortSignal): Promise<T> {
+    const headers = { Accept: "application/json", "Content-Type": "application/json" };
+    const answer = await this.send(path, { method: "POST", headers, body: JSON.stringify(body), signal });
+    return (await answer.json()) as T;
+  }
+
+  /** csv fetches a table as a file: a link could not carry the token. */
+  async csv(path: string, query: Query, signal: AbortSignal): Promise<Blob> {
+    const answer = await this.send(address(path, query), { headers: { Accept: "text/csv" }, signal });
+    return answer.blob();
+  }
+
+  private async send(url: string, init: RequestInit, again = true): Promise<Response> {
+    const headers = {
+      ...(init.headers as Record<string, string>),
+      Authorization: `Bearer ${this.bearer.token()}`,
+    };
+    const answer = await fetch(url, { ...init, headers }).catch((cause: unknown) => {
+      if (init.signal?.aborted) throw cause;
+      throw new Problem(0, "No answer", "The server cannot be reached.", 5);
+    });
+    learnClock(answer.headers.get("Date"));
+    if (answer.ok) return answer;
+    const problem = await readProblem(answer);
+    if (answer.status === 401) {
+      if (again && (await this.bearer.renew())) return this.send(url, init, false);
+      this.bearer.refused(problem.message);
+    }
+    throw problem;
+  }
+}
+
+function address(path: string, query: Query): string {
+  const search = new URLSearchParams();
+  for (const [name, value] of Object.entries(query)) {
+    if (value !== null && value !== undefined && value !== "") search.set(name, String(value));
+  }
+  const text = search.toString();
+  return text ? `${path}?${text}` : path;
+}
+
+async function readProblem(answer: Response): Promise<Problem> {
+  const said = (await answer.json().catch(() => ({}))) as { title?: string; detail?: string };
+  const seconds = Number(answer.headers.get("Retry-After") ?? "");
+  return new Problem(
+    answer.status,
+    said.title ?? `HTTP ${answer.status}`,
+    said.detail ?? `The server answered ${answer.status} without saying why.`,
+    seconds > 0 ? seconds : null,
+  );
+}

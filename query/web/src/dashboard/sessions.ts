@@ -1,0 +1,76 @@
+// Who is looking. In the demo the server mints the tokens; elsewhere a person
+// gives one, and it stays in this tab's sessionStorage and nowhere else.
+
+export interface Session {
+  name: string;
+  role: "tenant" | "admin";
+  tenant: string | null;
+  token: string;
+  mayWrite: boolean;
+}
+
+const TOKEN = "odometer-token";
+const NAME = "odometer-session";
+
+/** demoSessions is where the demo keeps its tokens; null outside of it. */
+const demoSessions =
+  document.querySelector<HTMLMetaElement>('meta[name="odometer-sessions"]')?.content ?? null;
+
+export const isDemo = demoSessions !== null;
+
+/** fetchSessions asks the demo for its sessions, with fresh tokens. */
+export async function fetchSessions(): Promise<Session[]> {
+  const answer = await fetch(demoSessions ?? "", { headers: { Accept: "application/json" } });
+  if (!answer.ok) throw new Error(`The demo's sessions could not be read: HTTP ${answer.status}.`);
+  const { sessions } = (await answer.json()) as { sessions: { name: string; token: string }[] };
+  return sessions.map((s) => readToken(s.token, s.name));
+}
+
+/** chosen is the session that was looked at last, else the operator: who sees all of it. */
+export function chosen(sessions: Session[]): Session | undefined {
+  const name = sessionStorage.getItem(NAME);
+  return sessions.find((s) => s.name === name) ?? sessions.find((s) => s.role === "admin") ?? sessions[0];
+}
+
+export function remember(session: Session): void {
+  if (isDemo) sessionStorage.setItem(NAME, session.name);
+  else sessionStorage.setItem(TOKEN, session.token);
+}
+
+/** remembered is the session of this tab, if there is one. */
+export function remembered(): Session[] {
+  const token = sessionStorage.getItem(TOKEN);
+  return token ? [readToken(token)] : [];
+}
+
+export function forget(): void {
+  sessionStorage.removeItem(TOKEN);
+}
+
+/** readToken looks into a JWT to choose the view. Whether it is good, the API decides at every call. */
+export function readToken(token: string, name?: string): Session {
+  let claims: { role?: unknown; tenant_id?: unknown; scope?: unknown; sub?: unknown };
+  try {
+    const payload = (token.split(".")[1] ?? "").replaceAll("-", "+").replaceAll("_", "/");
+    claims = JSON.parse(new TextDecoder().decode(Uint8Array.from(atob(payload), (c) => c.charCodeAt(0))));
+  } catch {
+    throw new Error(
+      "This is no token: want three parts with dots between them, as `odometer token` prints them.",
+    );
+  }
+  const role = claims.role === "admin" ? "admin" : "tenant";
+  const scopes = Array.isArray(claims.scope) ? claims.scope : String(claims.scope ?? "").split(" ");
+  return {
+    name:
+      name ??
+      (typeof claims.sub === "string" && claims.sub
+        ? claims.sub
+        : role === "admin"
+          ? "Operator"
+          : "Customer"),
+    role,
+    tenant: typeof claims.tenant_id === "string" ? claims.tenant_id : null,
+    token,
+    mayWrite: scopes.includes("usage:write"),
+  };
+}

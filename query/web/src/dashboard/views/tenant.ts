@@ -1,0 +1,100 @@
+// One tenant, as an operator sees it.
+
+import { h, list, muted, type Child } from "../dom";
+import { period, time, timeOr, words } from "../format";
+import { panel } from "../panel";
+import { id, state, title, usageTable } from "../parts";
+import { facts } from "../table";
+import type { TenantDetail } from "../types";
+import { href, type Visit } from "../visit";
+import { alertsPanel } from "./alerts";
+import { currencyOf } from "./currency";
+import { deadLettersPanels } from "./deadletters";
+import { eventsPanel } from "./events";
+import { forecastPanel } from "./forecast";
+import { historyPanel } from "./history";
+import { ledgerPanels } from "./ledger";
+import { periodsPanel } from "./periods";
+
+const TABS: [string, string, (visit: Visit, tenantId: string) => Child][] = [
+  ["", "Usage", usageTab],
+  ["events", "Events", eventsPanel],
+  ["periods", "Periods", periodsPanel],
+  ["dead-letters", "Dead letters", deadLettersPanels],
+  ["ledger", "Ledger", ledgerPanels],
+];
+
+export function tenantPage(visit: Visit): Child {
+  const [, tenantId = "", tab = ""] = visit.path;
+  const [, , show] = TABS.find(([path]) => path === tab) ?? TABS[0]!;
+  const links = TABS.map(([path, name]) =>
+    h(
+      "li",
+      null,
+      h(
+        "a",
+        {
+          href: href(`tenants/${tenantId}${path && `/${path}`}`),
+          "aria-current": path === tab ? "page" : null,
+        },
+        name,
+      ),
+    ),
+  );
+  const name = visit.names.get(tenantId);
+  return [
+    h("p", { class: "crumbs" }, h("a", { href: href("tenants") }, "Tenants")),
+    title(name ?? id(tenantId), name && h("span", { class: "id muted" }, tenantId)),
+    h("nav", { "aria-label": "Tenant", class: "tabs" }, list(null, links)),
+    show(visit, tenantId),
+  ];
+}
+
+function usageTab(visit: Visit, tenantId: string): Child {
+  return [
+    subscriptionPanel(visit, tenantId),
+    historyPanel(visit, tenantId),
+    h("div", { class: "columns" }, forecastPanel(visit, tenantId), alertsPanel(visit, tenantId)),
+  ];
+}
+
+function subscriptionPanel(visit: Visit, tenantId: string): HTMLElement {
+  return panel(visit.signal, {
+    title: "Subscription and usage",
+    lines: 7,
+    every: 30_000,
+    load: async (signal) => {
+      const path = `/api/v1/admin/tenants/${encodeURIComponent(tenantId)}`;
+      const [detail, currency] = await Promise.all([
+        visit.api.get<TenantDetail>(path, {}, signal),
+        currencyOf(visit.api),
+      ]);
+      return { ...detail, currency };
+    },
+    render: draw,
+  }).element;
+}
+
+function draw({ tenant: t, subscription: s, currency }: TenantDetail & { currency: string }): Child {
+  return h(
+    "div",
+    { class: "columns tight" },
+    facts([
+      ["Status", state(t.status)],
+      ["Plan", t.plan ? [t.plan.name, " ", h("span", { class: "id muted" }, t.plan.id)] : muted("None")],
+      [
+        "Running period (UTC)",
+        t.period_start && t.period_end ? period(t.period_start, t.period_end) : muted("None"),
+      ],
+      ["Renews every", s.interval && s.interval !== "none" ? words(s.interval) : muted("Does not renew")],
+      ["Trial ends", timeOr(s.trial_ends_at, "No trial")],
+      [
+        "Stripe customer",
+        s.stripe_customer ? id(s.stripe_customer) : muted("None: overage cannot be billed"),
+      ],
+      ["Stripe subscription", s.stripe_subscription ? id(s.stripe_subscription) : muted("None")],
+      ["Changed", time(s.updated_at)],
+    ]),
+    h("div", null, usageTable(t.usage, t.total_overage_cost_cents, currency)),
+  );
+}

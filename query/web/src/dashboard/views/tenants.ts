@@ -1,0 +1,96 @@
+// All tenants, by what they use and owe.
+
+import { h, muted, type Child } from "../dom";
+import { count, noun, period } from "../format";
+import { choices, filters } from "../filters";
+import { empty, panel } from "../panel";
+import { meters, overageCost, state, tenant, title } from "../parts";
+import { col, paged } from "../table";
+import type { Tenant, Tenants } from "../types";
+import { href, type Visit } from "../visit";
+import { currencyOf } from "./currency";
+
+const PATH = "/api/v1/admin/tenants";
+
+export function tenantsPage(visit: Visit): Child {
+  const filter = filters(
+    visit,
+    [
+      { name: "search", label: "Search", input: "search", placeholder: "Start of tenant or customer" },
+      {
+        name: "status",
+        label: "Status",
+        options: choices("Any", ["active", "trial", "past_due", "canceled", "expired"]),
+      },
+      {
+        name: "sort",
+        label: "Sort by",
+        options: choices("Overage", ["usage", "tenant"]),
+      },
+    ],
+    () => void list.load(true),
+  );
+  const fetchPage = (cursor: string | null, signal: AbortSignal): Promise<Tenants> => {
+    const search = idByName(visit, filter.value("search"));
+    return visit.api.get<Tenants>(
+      PATH,
+      { search, status: filter.value("status"), sort: filter.value("sort"), limit: 50, cursor },
+      signal,
+    );
+  };
+  const list = panel(visit.signal, {
+    title: "By usage in the running period",
+    lines: 10,
+    tools: filter.element,
+    load: async (signal) => {
+      const [first, currency] = await Promise.all([fetchPage(null, signal), currencyOf(visit.api)]);
+      return { ...first, currency };
+    },
+    render: (first) => draw(visit, first, first.currency, (cursor) => fetchPage(cursor, visit.signal)),
+  });
+  return [title("Tenants"), list.element];
+}
+
+// The API knows tenants by their ids alone; the demo's sessions tell names.
+function idByName(visit: Visit, search: string): string {
+  const named = [...visit.names].find(
+    ([, name]) => search && name.toLowerCase().startsWith(search.toLowerCase()),
+  );
+  return named ? named[0] : search;
+}
+
+function draw(
+  visit: Visit,
+  first: Tenants,
+  currency: string,
+  fetchPage: (cursor: string) => Promise<Tenants>,
+): Child {
+  if (first.tenants.length === 0) {
+    return visit.query.size > 0
+      ? empty("No tenant is like that. Try another search or any status.")
+      : empty("No tenant yet. odometer subscription set gives one its plan.");
+  }
+  const list = paged<Tenant, Tenants>(visit.signal, {
+    caption: "Tenants",
+    columns: [
+      col("Tenant", (t) => tenant(visit, t.tenant_id)),
+      col("Status", (t) => state(t.status)),
+      col("Plan", (t) => t.plan?.name ?? muted("None")),
+      col("Period (UTC)", (t) =>
+        t.period_start && t.period_end ? period(t.period_start, t.period_end) : muted("None"),
+      ),
+      col("Usage", (t) => meters(t.usage), "wide"),
+      col("Units", (t) => count(t.total_count), "number"),
+      col("Overage", (t) => overageCost(t.total_overage_cost_cents, currency), "number"),
+      col("Dead letters", (t) => deadLetters(t.tenant_id, t.open_dead_letters), "number"),
+    ],
+    first,
+    fetchPage,
+    rows: (page) => page.tenants,
+    word: "tenant",
+  });
+  return [h("p", { class: "lead" }, noun(first.total, "tenant")), list];
+}
+
+const deadLetters = (id: string, open: number): Child =>
+  open === 0 ? muted("0") : h("a", { href: href(`tenants/${id}/dead-letters`), class: "warn" }, count(open));
