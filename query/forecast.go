@@ -86,7 +86,7 @@ func forecast(p pace, limit *int64) AgentForecast {
 	}
 	if left, ok := p.until(*limit); ok {
 		// Rounded up, so that 0 is never said before it is true.
-		days := float64((left+wholeDay/10-1)/(wholeDay/10)) / 10
+		days := float64((max(left, 1)+wholeDay/10-1)/(wholeDay/10)) / 10
 		at := p.at.Add(left).Truncate(time.Millisecond)
 		f.DaysUntilLimit, f.LimitReachedAt = &days, &at
 	}
@@ -126,15 +126,8 @@ func (p *pace) until(limit int64) (left time.Duration, ok bool) {
 	if p.count <= 0 || p.elapsed() == 0 {
 		return 0, false
 	}
-	missing, remaining := limit-p.count, p.end.Sub(p.at)
-	left = time.Duration(scale(missing, p.elapsed(), time.Duration(p.count)))
-	if left >= remaining {
-		return 0, false
-	}
-	if scale(int64(left), time.Duration(p.count), p.elapsed()) < missing {
-		left++ // it was rounded down
-	}
-	return left, left < remaining
+	left = time.Duration(scale(limit-p.count, p.elapsed(), time.Duration(p.count)))
+	return left, left < p.end.Sub(p.at)
 }
 
 // scale is n × times ÷ by, rounded down, for numbers that are not negative. It

@@ -1,9 +1,11 @@
 package query
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -97,4 +99,22 @@ func wantRefused(t testing.TB, err, cause error, says string) {
 	if !errors.Is(err, cause) || !strings.Contains(err.Error(), says) {
 		t.Errorf("got %v, want %v that says %q", err, cause, says)
 	}
+}
+
+// syncBuffer is a log that is read while it may be written to.
+type syncBuffer struct {
+	mu   sync.Mutex
+	text bytes.Buffer
+}
+
+func (s *syncBuffer) Write(part []byte) (int, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.Write(part)
+}
+
+func (s *syncBuffer) String() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.text.String()
 }

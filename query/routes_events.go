@@ -110,8 +110,6 @@ func (s *server) send(ctx huma.Context, e *Export) {
 		return
 	}
 	to := &patient{to: w, control: http.NewResponseController(w)}
-	// The time that the server gives a request to arrive would end the answer.
-	_ = to.control.SetReadDeadline(time.Time{})
 	err := e.Write(to)
 	if err == nil {
 		return
