@@ -113,12 +113,12 @@ func ExamplePublisher_PublishBatch() {
 			fmt.Println(r.Key, rejection) // never valid: mend the agent
 			continue
 		}
-		fmt.Println(r.Key, r.Ack.Seq)
+		fmt.Println(r.Key, "is stored")
 	}
 	// Output:
-	// invoice:17 1
+	// invoice:17 is stored
 	// invoice:18 invalid_field: quantity is -1; allowed: a whole number from 1 to 1000000000, in digits only
-	// invoice:19 2
+	// invoice:19 is stored
 }
 
 func ExamplePublishFile() {
