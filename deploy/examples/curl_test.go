@@ -120,19 +120,22 @@ func (h *house) token(t *testing.T, scope string) string {
 	return strings.TrimSpace(h.does(t, "token", "--jwt-secret", jwtSecret, "--tenant", h.tenant.String(), "--scope", scope))
 }
 
+// files are mails whose names can be those of files.
+var files = []string{"mail-1", "mail-2", "mail-3"}
+
 func (s *shell) begins(t *testing.T, actSeconds string, mails ...string) *process {
 	t.Helper()
 	env := []string{"ODOMETER_URL=" + s.relay.url, "TOKEN=" + s.token, "ACT_SECONDS=" + actSeconds}
 	return start(t, s.dir, env, append([]string{"bash", "agent.sh"}, mails...)...)
 }
 
-// killEverywhere is, over HTTP, what the function of that name is over NATS.
-func (s *shell) killEverywhere(t *testing.T) {
-	mails := []string{"mail-1", "mail-2", "mail-3"}
-	p := s.begins(t, "3600", mails...)
+// killEverywhere kills the agent at each dangerous place, and returns what it
+// had stored before its first act.
+func (s *shell) killEverywhere(t *testing.T) (stored string) {
+	p := s.begins(t, "3600", files...)
 	p.awaits("begun email:mail-1")
 	p.kill()
-	stored, err := os.ReadFile(filepath.Join(s.dir, "journal", "begun", "mail-1"))
+	event, err := os.ReadFile(filepath.Join(s.dir, "journal", "begun", "mail-1"))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,22 +144,26 @@ func (s *shell) killEverywhere(t *testing.T) {
 	}
 
 	s.lose(publications)
-	p = s.begins(t, "0", mails...)
+	p = s.begins(t, "0", files...)
 	p.awaits("acted email:mail-1")
 	next(t, s.passed, "a request")
 	p.kill()
 
 	s.lose(answers)
-	p = s.begins(t, "3600", mails...) // the first act is done, and is not done again
+	p = s.begins(t, "3600", files...) // the first act is done, and is not done again
 	next(t, s.passed, "a request")
 	if n := s.messages(t); n != 1 {
 		t.Errorf("%d messages when the API has answered, want 1", n)
 	}
 	p.kill()
-
 	s.lose(nothing)
+	return string(event)
+}
+
+// comesToItsEnd lets the agent meet a full stream, finish, and be run once more.
+func (s *shell) comesToItsEnd(t *testing.T, stored string) {
 	s.full(t, true)
-	p = s.begins(t, "0", mails...)
+	p := s.begins(t, "0", files...)
 	if wait := next(t, s.waits, "an answer of 503"); wait == "" {
 		t.Error("503 without Retry-After")
 	}
@@ -164,14 +171,13 @@ func (s *shell) killEverywhere(t *testing.T) {
 	if out, code := p.ends(); code != 0 {
 		t.Errorf("exit code %d, printed %s", code, out)
 	}
-
 	before := len(s.sent())
-	out, code := s.begins(t, "0", mails...).ends()
+	out, code := s.begins(t, "0", files...).ends()
 	if after := len(s.sent()); code != 0 || after != before {
 		t.Errorf("run again: exit code %d, %d more requests, printed %s", code, after-before, out)
 	}
 	for _, body := range s.sent()[:3] {
-		if body != string(stored) {
+		if body != stored {
 			t.Errorf("sent  %s\nstored before the act was %s", body, stored)
 		}
 	}

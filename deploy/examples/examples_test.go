@@ -29,13 +29,21 @@ func TestAnActionIsCountedOnceHoweverOftenTheAgentIsKilled(t *testing.T) {
 	} {
 		t.Run(example.name, func(t *testing.T) {
 			t.Parallel()
-			killEverywhere(t, example.prepare(t), newHouse(t, binary))
+			x := newTrial(t, example.prepare(t), newHouse(t, binary))
+			killed := x.killEverywhere(t)
+			x.comesToItsEnd(t)
+			checkWire(t, x.published())
+			x.countsOnce(t, "email:mail-1", `email:mail "2" ä`, "email:mail-3")
+			if e := x.stored(t)["email:mail-1"]; e.OccurredAt.After(killed) {
+				t.Errorf("published was an event of %s, not the one that was stored before the act, at the latest at %s", e.OccurredAt, killed)
+			}
 		})
 	}
 	t.Run("curl", func(t *testing.T) {
 		t.Parallel()
 		s := newShell(t, binary)
-		s.killEverywhere(t)
+		stored := s.killEverywhere(t)
+		s.comesToItsEnd(t, stored)
 		s.meetsRefusals(t)
 		s.countsOnce(t, "email:mail-1", "email:mail-2", "email:mail-3", "email:mail-4")
 	})
@@ -111,59 +119,70 @@ func copyOf(t *testing.T, example string) string {
 	return dir
 }
 
-// killEverywhere kills an agent that speaks NATS at each dangerous place, lets
-// it meet a full stream, and then lets it come to its end, twice.
-func killEverywhere(t *testing.T, a agent, h *house) {
-	h.serves(t, nil, "aggregator")
-	w := newWire(t, h.nats.URL())
-	mails := []string{"mail-1", `mail "2" ä`, "mail-3"}
-	begins := func(actSeconds string) *process {
-		env := append([]string{"NATS_URL=" + w.url, "TENANT=" + h.tenant.String(), "ACT_SECONDS=" + actSeconds}, a.env...)
-		return start(t, a.dir, env, append(a.argv, mails...)...)
-	}
+// trial is an agent that speaks NATS, with a house that counts.
+type trial struct {
+	*house
+	*wire
+	agent
+}
 
-	p := begins("3600")
+func newTrial(t *testing.T, a agent, h *house) *trial {
+	t.Helper()
+	h.serves(t, nil, "aggregator")
+	return &trial{h, newWire(t, h.nats.URL()), a}
+}
+
+var mails = []string{"mail-1", `mail "2" ä`, "mail-3"}
+
+func (x *trial) begins(t *testing.T, actSeconds string) *process {
+	t.Helper()
+	env := append([]string{"NATS_URL=" + x.wire.url, "TENANT=" + x.tenant.String(), "ACT_SECONDS=" + actSeconds}, x.env...)
+	return start(t, x.dir, env, append(x.argv, mails...)...)
+}
+
+// killEverywhere kills the agent at each dangerous place.
+func (x *trial) killEverywhere(t *testing.T) (first time.Time) {
+	p := x.begins(t, "3600")
 	p.awaits("begun email:mail-1")
 	p.kill()
-	killed := time.Now()
-	if n := h.messages(t); n != 0 {
+	first = time.Now()
+	if n := x.messages(t); n != 0 {
 		t.Errorf("%d messages before anything was done", n)
 	}
 
-	w.lose(publications)
-	p = begins("0")
+	x.lose(publications)
+	p = x.begins(t, "0")
 	p.awaits("acted email:mail-1")
-	next(t, w.passed, "a publication")
+	next(t, x.passed, "a publication")
 	p.kill()
 
-	w.lose(answers)
-	p = begins("3600") // the first act is done, and is not done again
-	next(t, w.passed, "a publication")
-	waitFor(t, "the stream has stored what it was sent", func() bool { return h.messages(t) == 1 })
+	x.lose(answers)
+	p = x.begins(t, "3600") // the first act is done, and is not done again
+	next(t, x.passed, "a publication")
+	waitFor(t, "the stream has stored what it was sent", func() bool { return x.messages(t) == 1 })
 	p.kill()
 
-	if a.tear != nil {
-		a.tear(t)
+	if x.tear != nil {
+		x.tear(t)
 	}
-	w.lose(nothing)
-	h.full(t, true)
-	p = begins("0")
+	x.lose(nothing)
+	return first
+}
+
+// comesToItsEnd lets the agent meet a full stream, finish, and be run once more.
+func (x *trial) comesToItsEnd(t *testing.T) {
+	x.full(t, true)
+	p := x.begins(t, "0")
 	p.awaits("not stored yet")
-	h.full(t, false)
+	x.full(t, false)
 	if out, code := p.ends(); code != 0 {
 		t.Errorf("exit code %d, printed %s", code, out)
 	}
-
-	before := len(w.published())
-	out, code := begins("0").ends()
-	if after := len(w.published()); code != 0 || after != before {
+	before := len(x.published())
+	out, code := x.begins(t, "0").ends()
+	if after := len(x.published()); code != 0 || after != before {
 		t.Errorf("run again: exit code %d, %d more publications, printed %s", code, after-before, out)
 	}
-	checkWire(t, w.published())
-	if e := h.stored(t)["email:mail-1"]; e.OccurredAt.After(killed) {
-		t.Errorf("published was an event of %s, not the one that was stored before the act, at the latest at %s", e.OccurredAt, killed)
-	}
-	h.countsOnce(t, "email:mail-1", `email:mail "2" ä`, "email:mail-3")
 }
 
 // full makes the stream refuse what is new, or take it again.
