@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 
 	"github.com/evanw/esbuild/pkg/api"
 )
@@ -117,7 +118,7 @@ var cssText = api.Plugin{Name: "css as text", Setup: func(build api.PluginBuild)
 			MinifySyntax:     true,
 			LegalComments:    api.LegalCommentsNone,
 		})
-		text := string(sheet.Code)
+		text := strings.TrimSpace(string(sheet.Code))
 		return api.OnLoadResult{Contents: &text, Loader: api.LoaderText, Errors: sheet.Errors, Warnings: sheet.Warnings}, nil
 	})
 }}

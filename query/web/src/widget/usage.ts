@@ -1,1 +1,235 @@
-export const history = () => import("odometer-chart");
+/**
+ * <odometer-usage>: what a customer has used of what, in the customer's own
+ * page. One script tag and a token are all it takes:
+ *
+ *   <script type="module" src="https://usage.example.com/odometer-usage.js"></script>
+ *   <odometer-usage token="…"></odometer-usage>
+ *
+ *   token      attribute or property: a JSON Web Token with the scope usage:read
+ *   getToken   property, () => Promise<string>: fetches a token; asked at the
+ *              start if there is none, and once when one is refused
+ *   api        attribute: the service's origin, where that is not the script's
+ *   lang       attribute, of the element or above it: how numbers are written
+ *
+ *   odometer-token-expired   event that bubbles: no token is accepted any more;
+ *                            the widget waits for another one
+ *
+ * usage.css lists the custom properties that theme it.
+ *
+ * Everything here is at most 2 kB gzip, styles and texts included; a test holds
+ * it to that, and it is why this is one function, why properties are looked at
+ * each second instead of being watched, and why If-None-Match and 304 are left
+ * to the browser's cache, which the service's headers tell to ask each time.
+ * What the service answers becomes text and attributes, never markup.
+ */
+import css from "./usage.css";
+
+interface Usage {
+  tenant_id: string;
+  period_start: string;
+  period_end: string;
+  as_of: string;
+  plan: { name: string } | null; // null: a trial without one
+  usage: Record<
+    string,
+    {
+      count: number;
+      limit: number | null; // 0: not included; null: unlimited
+      percentage: number;
+      overage: number;
+      overage_cost_cents: number;
+    }
+  >;
+  total_overage_cost_cents: number;
+  currency: string;
+  alerts: { agent: string; level: "warning" | "error"; message: string }[];
+}
+
+interface Period {
+  period_end: string;
+  usage: Record<string, { count: number }>;
+}
+
+const sheet = new CSSStyleSheet();
+sheet.replaceSync(css);
+
+const element = <K extends keyof HTMLElementTagNameMap>(
+  tag: K,
+  properties: Partial<HTMLElementTagNameMap[K]>,
+  ...content: (Node | string)[]
+): HTMLElementTagNameMap[K] => {
+  const made = Object.assign(document.createElement(tag), properties);
+  made.append(...content);
+  return made;
+};
+
+const button = (text: string, onclick: () => void) => element("button", { onclick }, text);
+
+class OdometerUsage extends HTMLElement {
+  declare token: string | undefined;
+  declare getToken: (() => Promise<string>) | undefined;
+  declare look: () => void;
+
+  constructor() {
+    super();
+    let given: string | null | undefined; // the page's token, as last looked at
+    let token = given; // the one in use
+    let data: Usage | undefined;
+    let failure: string | undefined;
+    let seen: string; // the tenant and period that dismissed and last are of
+    let dismissed: string[] = [];
+    let last: Period | undefined;
+    let due = 0; // when to ask again
+    let timer = 0;
+
+    const root = this.attachShadow({ mode: "open" });
+    root.adoptedStyleSheets = [sheet];
+
+    const ask = async (path: string, again = !token): Promise<Response> => {
+      if (again) token = await this.getToken?.().catch(() => ""); // then the service says that it is none
+      const answer = await fetch(new URL("/api/v1/" + path, this.getAttribute("api") || import.meta.url), {
+        headers: { Authorization: "Bearer " + token },
+      });
+      return answer.status != 401 || again || !this.getToken ? answer : ask(path, true);
+    };
+
+    const more = button("History", () =>
+      import("odometer-chart").then(
+        (chart) => chart.toggle(history, ask),
+        () => history.append(" unavailable"),
+      ),
+    );
+    const history = element("section", {}, more);
+
+    const draw = () => {
+      const children: Element[] = [];
+      // An output is a live region that waits its turn (role status).
+      const add = (tag: "div" | "output", className: string, ...content: (Node | string)[]) =>
+        children.push(element(tag, { className }, ...content));
+      const now = +new Date(data?.as_of!); // the newest moment that is known of
+      const stale = !(Date.now() - now < 120_000);
+
+      // A failure while the numbers are fresh is no news yet.
+      if (failure && stale)
+        children.push(
+          element("output", { className: "error", role: "alert" }, failure, button("Retry", () => {
+            failure = "";
+            due = 0;
+            draw();
+          })),
+        );
+      else if (!data) add("output", "", "Loading…");
+
+      if (data) {
+        let locale: Intl.Locale;
+        try {
+          locale = new Intl.Locale(this.closest<HTMLElement>("[lang]")!.lang);
+        } catch {} // none, or not a language: the browser's
+        const format = (value: number, style?: "percent" | "currency" | "unit") =>
+          value.toLocaleString(locale, { style: style!, unit: "day", currency: data!.currency });
+        let total = 0;
+
+        add("div", "", element("b", {}, data.plan?.name ?? "Trial"), stale ? "As of " + new Date(data.as_of).toLocaleString(locale!) : "");
+
+        for (const alert of data.alerts) {
+          // What it says without its numbers: another percent is not another alert.
+          const key = alert.agent + alert.message.replace(/\d/g, "");
+          if (!dismissed.includes(key))
+            add("output", alert.level, alert.message, button("Dismiss", () => {
+              dismissed.push(key);
+              draw();
+              more.focus();
+            }));
+        }
+
+        for (const agent in data.usage) {
+          const { count, limit, percentage, overage, overage_cost_cents } = data.usage[agent]!;
+          const measured = limit != null && limit + count;
+          const toLimit = ((limit! - count) / count) * (now - +new Date(data.period_start)); // ms, at the pace so far
+          total += count;
+          add(
+            "div",
+            percentage < 80 ? "" : percentage < 100 ? "warning" : "error",
+            element("b", {}, agent.replace(/_/g, " ")),
+            format(count) + (measured ? " of " + format(limit!) : ""),
+            measured ? element("progress", { value: percentage / 100, ariaLabel: agent }) : "",
+            element(
+              "small",
+              {},
+              measured ? format(percentage / 100, "percent") : limit == 0 ? "not included" : "unlimited",
+              overage ? " · " + format(overage) + " over: " + format(overage_cost_cents / 100, "currency") : "",
+              last ? " · last period " + format(last.usage[agent]?.count ?? 0) : "",
+              toLimit > 0 && now + toLimit < +new Date(data.period_end) ? " · limit within " + format(Math.ceil(toLimit / 86_400_000), "unit") : "",
+            ),
+          );
+        }
+        if (!total) add("output", "", "No usage this period yet");
+
+        add("div", "", element("b", {}, "Estimated overage"), format(data.total_overage_cost_cents / 100, "currency"));
+        children.push(history);
+      }
+
+      // Only what differs is changed: focus stays, and nothing is read out twice.
+      [...root.children].map((old) => children.some((child) => old.isEqualNode(child)) || old.remove());
+      children.map((child, i) => child.isEqualNode(root.children[i]!) || root.insertBefore(child, root.children[i]!));
+    };
+
+    const look = async (): Promise<void> => {
+      clearTimeout(timer);
+      if (!this.isConnected) return;
+      if (document.hidden) return document.addEventListener("visibilitychange", look, { once: true });
+      timer = setTimeout(look, 1000);
+
+      const wanted = this.token || this.getAttribute("token");
+      if (wanted != given) {
+        token = given = wanted;
+        data = undefined; // it may be another tenant's
+        due = 0;
+      }
+      if (Date.now() < due) return;
+      if (!token && !this.getToken) return draw();
+
+      due = Date.now() + 30_000; // should there never be an answer
+      let answer: Response | undefined;
+      let body;
+      try {
+        body = await (answer = await ask("usage")).json();
+      } catch {} // no answer, or not the service's
+      if (wanted != given) return;
+
+      failure = "";
+      if (body?.usage) {
+        data = body as Usage;
+        data.as_of = answer!.headers.get("Odometer-As-Of") ?? data.as_of; // the body may be the cache's
+      } else {
+        failure = body?.detail ?? "Usage unavailable";
+        if (answer?.status! < 429) data = undefined;
+      }
+      if (answer?.status == 401) {
+        failure = "Session expired";
+        due = Infinity;
+        this.dispatchEvent(new CustomEvent("odometer-token-expired", { bubbles: true }));
+      } else due = Date.now() + 1000 * (+answer?.headers.get("Retry-After")! || 30);
+      draw();
+
+      if (data && seen != (seen = data.tenant_id + data.period_start)) {
+        dismissed = [];
+        last = undefined;
+        try {
+          const { periods } = await (await ask("periods?limit=2")).json();
+          if (wanted == given) last = (periods as Period[]).find((period) => period.period_end <= data!.period_start);
+        } catch {} // it is left out
+        draw();
+      }
+    };
+
+    this.look = look;
+    draw();
+  }
+
+  connectedCallback() {
+    this.look();
+  }
+}
+
+customElements.get("odometer-usage") || customElements.define("odometer-usage", OdometerUsage);
