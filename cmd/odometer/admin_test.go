@@ -90,7 +90,7 @@ func TestAnOperatorRetriesOverHTTP(t *testing.T) {
 		t.Errorf("the tenant: %s", detail)
 	}
 	o := apitest.Decode[admin.Overview](t, d.reads("overview"))
-	if *o.Stream.LastSeq != 3 || *o.LagMessages != 0 || o.Totals != (admin.Totals{Messages: 3, Events: 1, DeadLetters: 2}) || o.OpenDeadLetters != 0 {
+	if *o.Stream.LastSeq != 3 || *o.LagMessages != 0 || *o.Totals != (admin.Totals{Messages: 3, Events: 1, DeadLetters: 2}) || o.OpenDeadLetters != 0 {
 		t.Errorf("the overview: %+v", o)
 	}
 }

@@ -59,12 +59,12 @@ func BenchmarkOverview(b *testing.B) {
 	s := newServer(Options{Pool: books.pool})
 	b.Run("first total", func(b *testing.B) {
 		for b.Loop() {
-			get[Totals](b)((&tally{}).look(b.Context(), books.pool))
+			get[*Totals](b)((&tally{}).look(b.Context(), books.pool, batchesAtOnce))
 		}
 	})
 	b.Run("next total", func(b *testing.B) {
 		for b.Loop() {
-			get[Totals](b)(s.totals.look(b.Context(), books.pool))
+			get[*Totals](b)(s.totals.look(b.Context(), books.pool, batchesAtOnce))
 		}
 	})
 	b.Run("figures", func(b *testing.B) {

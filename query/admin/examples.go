@@ -27,7 +27,7 @@ func exampleOverview() Overview {
 		At: query.Instant{Time: exampleNow}, AsOf: &exampleAsOf, FreshnessSeconds: a(0.4), LagMessages: a(int64(12)), EventsPerSecond: 200.3,
 		Partitions: []PartitionRead{{0, 48_211, &exampleAsOf, a(0.4)}, {1, 48_223, &exampleAsOf, a(0.4)}},
 		Stream:     StreamRead{1, a(int64(48_223))},
-		Totals:     Totals{48_223, 46_017, 2_190, 16}, OpenDeadLetters: 3,
+		Totals:     &Totals{48_223, 46_017, 2_190, 16}, OpenDeadLetters: 3,
 		Tenants: TenantCounts{Active: 4, Trial: 1, PastDue: 1}, OverageCostCents: 4_525, Currency: "usd",
 	}
 }

@@ -21,7 +21,7 @@ type Overview struct {
 	EventsPerSecond  float64         `json:"events_per_second" doc:"Events counted in the last 10 seconds, by 10."`
 	Partitions       []PartitionRead `json:"partitions" doc:"How far each partition of the stream is read."`
 	Stream           StreamRead      `json:"stream"`
-	Totals           Totals          `json:"totals"`
+	Totals           *Totals         `json:"totals" doc:"Null while the many batches of an old installation are still being added up, which each request goes on with."`
 	OpenDeadLetters  int64           `json:"open_dead_letters" doc:"Dead letters that nobody has decided about."`
 	OpenFindings     int64           `json:"open_findings" doc:"Things found wrong that are not resolved."`
 	UndecidedLinks   int64           `json:"undecided_links" doc:"Reports to Stripe that are planned, being sent, or of unknown outcome."`
@@ -81,7 +81,7 @@ func (s *server) loadOverview(ctx context.Context) (*Overview, error) {
 	if err := o.loadFigures(ctx, s.Pool); err != nil {
 		return nil, err
 	}
-	if o.Totals, err = s.totals.look(ctx, s.Pool); err != nil {
+	if o.Totals, err = s.totals.look(ctx, s.Pool, batchesAtOnce); err != nil {
 		return nil, err
 	}
 	standing, err := s.standing.get(ctx, standingAge, func(ctx context.Context) (standing, error) {

@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"fmt"
+	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -23,30 +24,69 @@ func (t *Totals) add(o Totals) {
 	t.DeadLetters += o.DeadLetters
 }
 
-// tally adds up the batches. There may be millions of them, so it goes on from
-// where it was and looks at new ones only. A batch gets its number before it is
-// committed: one that is seen may be followed by one with a lower number. What
-// is below a number is final when every transaction has ended that was under
-// way when the number was seen; a batch's has written its position before it
-// takes a number, so it is known to be under way.
+// tally adds up the batches. There may be very many, so it goes on from where
+// it was. A batch gets its number before it is committed: one that is seen may
+// be followed by one with a lower number. What is below a number is final when
+// every transaction has ended that was under way when the number was seen; a
+// batch's has written its position before it takes a number, so it is known to
+// be under way.
 type tally struct {
 	base    Totals // of all batches through this number
 	through int64
+	final   int64 // no batch through this number is still to be committed
 
-	seen int64 // the newest batch of an earlier look
-	next int64 // and the first transaction that had not begun then; 0: there was no look
+	seen int64 // a newest batch, which is final when what was under way then has ended
+	next int64 // the first transaction that had not begun then; 0: none is waited for
 }
 
-// sinceRow is a look at the batches beyond through.
-type sinceRow struct {
+// step is what there is beyond through, as far as one step goes.
+type step struct {
 	Totals
-	Settled Totals // of them, those through seen
-	newest  int64
-	running int64 // the oldest transaction that has not ended
-	next    int64 // the first that has not begun
+	Final   Totals // of it, what is final
+	newest  int64  // batch of all
+	running int64  // the oldest transaction that has not ended
+	next    int64  // the first that has not begun
 }
 
-const batchesSinceSQL = `
+const (
+	batchesAtOnce = 1_000_000
+	talliedFor    = time.Second
+)
+
+// look adds up all batches. It is nil when there are more than it gets through
+// in a second: then the next look goes on. It is for one caller at a time.
+func (t *tally) look(ctx context.Context, pool *pgxpool.Pool, atOnce int64) (*Totals, error) {
+	for began := time.Now(); time.Since(began) < talliedFor; {
+		before := *t
+		s, err := t.step(ctx, pool, atOnce)
+		if err != nil {
+			return nil, err
+		}
+		if s.newest < t.through { // another database: it was restored
+			*t = tally{}
+			continue
+		}
+		all := t.base
+		all.add(s.Totals)
+		t.base.add(s.Final)
+		t.through = max(t.through, min(t.final, t.through+atOnce))
+		if t.next > 0 && s.running >= t.next {
+			t.final, t.next = t.seen, 0
+		}
+		if t.next == 0 {
+			t.seen, t.next = s.newest, s.next
+		}
+		switch {
+		case s.newest <= before.through+atOnce:
+			return &all, nil
+		case *t == before: // somebody's long transaction is waited for
+			return nil, nil
+		}
+	}
+	return nil, nil
+}
+
+const stepSQL = `
 select
     coalesce(sum(messages), 0)::bigint,
     coalesce(sum(events), 0)::bigint,
@@ -60,43 +100,20 @@ select
     pg_snapshot_xmin(pg_current_snapshot())::text::bigint,
     pg_snapshot_xmax(pg_current_snapshot())::text::bigint
 from batches
-where batch_id > $1`
+where batch_id > $1
+  and batch_id <= $1 + $3`
 
-// look adds up all batches. It is for one caller at a time.
-func (t *tally) look(ctx context.Context, pool *pgxpool.Pool) (Totals, error) {
-	r, err := t.since(ctx, pool)
-	if err != nil {
-		return Totals{}, err
-	}
-	if r.newest < t.through { // another database: it was restored
-		*t = tally{}
-		if r, err = t.since(ctx, pool); err != nil {
-			return Totals{}, err
-		}
-	}
-	all := t.base
-	all.add(r.Totals)
-	if t.next > 0 && r.running >= t.next {
-		t.base.add(r.Settled)
-		t.through, t.next = t.seen, 0
-	}
-	if t.next == 0 {
-		t.seen, t.next = r.newest, r.next
-	}
-	return all, nil
-}
-
-func (t *tally) since(ctx context.Context, pool *pgxpool.Pool) (r sinceRow, err error) {
-	rows, _ := pool.Query(ctx, batchesSinceSQL, t.through, t.seen)
-	r, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (r sinceRow, err error) {
+func (t *tally) step(ctx context.Context, pool *pgxpool.Pool, atOnce int64) (s step, err error) {
+	rows, _ := pool.Query(ctx, stepSQL, planned, t.through, t.final, atOnce)
+	s, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (s step, err error) {
 		err = row.Scan(
-			&r.Messages, &r.Events, &r.Duplicates, &r.DeadLetters,
-			&r.Settled.Messages, &r.Settled.Events, &r.Settled.Duplicates, &r.Settled.DeadLetters,
-			&r.newest, &r.running, &r.next)
-		return r, err
+			&s.Messages, &s.Events, &s.Duplicates, &s.DeadLetters,
+			&s.Final.Messages, &s.Final.Events, &s.Final.Duplicates, &s.Final.DeadLetters,
+			&s.newest, &s.running, &s.next)
+		return s, err
 	})
 	if err != nil {
-		return r, fmt.Errorf("add up the batches: %w", err)
+		return s, fmt.Errorf("add up the batches: %w", err)
 	}
-	return r, nil
+	return s, nil
 }
