@@ -176,7 +176,7 @@ func (r *reporting) retryLetters(ctx context.Context, _ slot) error {
 }
 
 // reconcile audits the books and repairs counters from events that the stream
-// bears out.
+// bears out. What the audit found is kept.
 func (r *reporting) reconcile(ctx context.Context, s slot) error {
 	if r.nats == nil {
 		return missing("nats-url")
