@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"strconv"
 	"strings"
 
 	"github.com/google/uuid"
@@ -69,11 +70,13 @@ func (s *sessions) local(host string) bool {
 	return name == "localhost" || strings.HasSuffix(name, ".localhost") || name != "" && name == hostname(s.Addr)
 }
 
-// hostname is the address without its port, in lower case.
+// hostname is the address without its port, in lower case; "" when it is none.
 func hostname(addr string) string {
-	name, _, err := net.SplitHostPort(addr)
+	name, port, err := net.SplitHostPort(addr)
 	if err != nil {
 		name = strings.Trim(addr, "[]")
+	} else if _, err := strconv.ParseUint(port, 10, 16); err != nil {
+		return ""
 	}
 	return strings.TrimSuffix(strings.ToLower(name), ".")
 }
