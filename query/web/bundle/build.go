@@ -29,8 +29,9 @@ var bundles = []bundle{
 
 // copies are files of dist that are in src as they are.
 var copies = map[string]string{
-	"src/dashboard/index.html": "index.html",
-	"src/docs/index.html":      "docs/index.html",
+	"src/dashboard/index.html":  "index.html",
+	"src/dashboard/favicon.svg": "assets/favicon.svg",
+	"src/docs/index.html":       "docs/index.html",
 }
 
 // build makes every file of dist, by its name there, from the sources and

@@ -1,7 +1,7 @@
 // Calls of the HTTP API with the session's token. What it refuses becomes a
 // Problem that says what a person can do about it.
 
-import { learnClock } from "./format";
+import { learnClock } from "./format.ts";
 
 export type Query = Record<string, string | number | null | undefined>;
 

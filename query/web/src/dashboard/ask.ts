@@ -1,7 +1,7 @@
 // What acts asks first, and then says what became of it, in the same dialog.
 
-import { Problem } from "./api";
-import { announce, fill, h, newId, type Child } from "./dom";
+import { Problem } from "./api.ts";
+import { announce, fill, h, newId, type Child } from "./dom.ts";
 
 export interface Question {
   title: string;

@@ -2,11 +2,12 @@
 // tenants. This file decides who looks (sessions.ts) and at which page
 // (pages.ts), and draws it into its frame (frame.ts).
 
-import { Api } from "./api";
-import { fill, h } from "./dom";
-import { frame, markCurrent, signInForm } from "./frame";
-import { findPage, pagesOf } from "./pages";
-import { problemBox } from "./panel";
+import { Api } from "./api.ts";
+import { fill, h } from "./dom.ts";
+import { locale } from "./format.ts";
+import { frame, markCurrent, signInForm } from "./frame.ts";
+import { findPage, pagesOf } from "./pages.ts";
+import { problemBox } from "./panel.ts";
 import {
   chosen,
   fetchSessions,
@@ -16,9 +17,12 @@ import {
   remember,
   remembered,
   type Session,
-} from "./sessions";
-import { forgetRate } from "./views/rate";
-import type { Visit } from "./visit";
+} from "./sessions.ts";
+import { forgetRate } from "./views/rate.ts";
+import type { Visit } from "./visit.ts";
+
+// The widget writes its numbers by it, as all the rest does.
+document.documentElement.lang = locale;
 
 const root = document.getElementById("app")!;
 

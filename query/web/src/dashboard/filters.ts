@@ -1,9 +1,9 @@
 // Filters stand in the page's address, so that a filtered list can be reloaded
 // and sent to a colleague.
 
-import { fill, h, newId } from "./dom";
-import { sentence, words } from "./format";
-import type { Visit } from "./visit";
+import { fill, h, newId } from "./dom.ts";
+import { sentence, words } from "./format.ts";
+import type { Visit } from "./visit.ts";
 
 export interface Field {
   name: string;

@@ -1,14 +1,21 @@
 // Numbers, money and times as the reader's browser writes them.
 
-import { h, muted } from "./dom";
-import type { Instant } from "./types";
+import { h, muted } from "./dom.ts";
+import type { Instant } from "./types.ts";
+
+/**
+ * The locale is English as it is written where the reader is: the pages are in
+ * English, and a month or a number in another language would stand between its
+ * words.
+ */
+export const locale = `en-${new Intl.Locale(navigator.language).maximize().region ?? "US"}`;
 
 /** The time zone in which times are shown. */
 export const timeZone = Intl.DateTimeFormat().resolvedOptions().timeZone || "UTC";
 
-const integers = new Intl.NumberFormat();
-const short = new Intl.NumberFormat(undefined, { maximumFractionDigits: 1 });
-const percents = new Intl.NumberFormat(undefined, { style: "percent" });
+const integers = new Intl.NumberFormat(locale);
+const short = new Intl.NumberFormat(locale, { maximumFractionDigits: 1 });
+const percents = new Intl.NumberFormat(locale, { style: "percent" });
 
 export const count = (n: number): string => integers.format(n);
 export const decimal = (n: number): string => short.format(n);
@@ -23,7 +30,7 @@ function currencyFormat(currency: string, fractions: number): Intl.NumberFormat 
   const key = currency + fractions;
   let format = currencies.get(key);
   if (!format) {
-    format = new Intl.NumberFormat(undefined, {
+    format = new Intl.NumberFormat(locale, {
       style: "currency",
       currency: currency.toUpperCase(),
       minimumFractionDigits: 2,
@@ -55,15 +62,15 @@ export function learnClock(date: string | null): void {
 
 export const now = (): number => Date.now() + clockOffset;
 
-const clock = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });
-const dayAndTime = new Intl.DateTimeFormat(undefined, {
+const clock = new Intl.DateTimeFormat(locale, { timeStyle: "medium" });
+const dayAndTime = new Intl.DateTimeFormat(locale, {
   day: "numeric",
   month: "short",
   hour: "2-digit",
   minute: "2-digit",
 });
-const fullTime = new Intl.DateTimeFormat(undefined, { dateStyle: "medium", timeStyle: "short" });
-const exact = new Intl.DateTimeFormat(undefined, { dateStyle: "full", timeStyle: "long" });
+const fullTime = new Intl.DateTimeFormat(locale, { dateStyle: "medium", timeStyle: "short" });
+const exact = new Intl.DateTimeFormat(locale, { dateStyle: "full", timeStyle: "long" });
 
 /** timeText is as short as it can be without doubt: the time today, else the day as well. */
 export function timeText(at: Instant): string {
@@ -81,7 +88,7 @@ export function time(at: Instant): HTMLTimeElement {
 /** timeOr is a moment, or what to say when there is none. */
 export const timeOr = (at: Instant | null, none: string): Node => (at ? time(at) : muted(none));
 
-const relative = new Intl.RelativeTimeFormat(undefined, { numeric: "auto" });
+const relative = new Intl.RelativeTimeFormat(locale, { numeric: "auto" });
 const UNITS: [Intl.RelativeTimeFormatUnit, number][] = [
   ["day", 86_400],
   ["hour", 3_600],
@@ -96,17 +103,21 @@ export function ago(at: Instant): string {
   return relative.format(Math.round(seconds / length), unit);
 }
 
-const lengths = (["day", "hour", "minute", "second"] as const).map(
-  (unit) =>
-    new Intl.NumberFormat(undefined, { style: "unit", unit, unitDisplay: "short", maximumFractionDigits: 1 }),
-);
+const LENGTHS = [...UNITS, ["millisecond", 0.001] as const].map(([unit, length]) => ({
+  length,
+  format: new Intl.NumberFormat(locale, {
+    style: "unit",
+    unit,
+    unitDisplay: "short",
+    maximumFractionDigits: 1,
+  }),
+}));
 
-/** duration writes a length of time in its largest unit: "0.4 sec", "12 min". */
+/** duration writes a length of time in its largest unit: "40 ms", "1.2 sec", "12 min". */
 export function duration(seconds: number): string {
-  const at = UNITS.findIndex(([, length]) => seconds >= length);
-  const index = at < 0 ? UNITS.length - 1 : at;
-  const value = seconds / UNITS[index]![1];
-  return lengths[index]!.format(value >= 10 ? Math.round(value) : value);
+  const { length, format } = LENGTHS.find((l) => seconds >= l.length) ?? LENGTHS.at(-1)!;
+  const value = seconds / length;
+  return format.format(value >= 10 ? Math.round(value) : value);
 }
 
 const utcDay: Intl.DateTimeFormatOptions = {
@@ -115,7 +126,7 @@ const utcDay: Intl.DateTimeFormatOptions = {
   year: "numeric",
   timeZone: "UTC",
 };
-const periods = new Intl.DateTimeFormat(undefined, utcDay);
+const periods = new Intl.DateTimeFormat(locale, utcDay);
 
 /** period names a billing period by its days in UTC, which is what it is billed by. */
 export function period(start: Instant, end: Instant): Node {

@@ -1,9 +1,9 @@
 // What stands around every page: the name, who looks, and the ways to go.
 
-import { fill, h, list, newId, svg } from "./dom";
-import type { Page } from "./pages";
-import { isDemo, type Session } from "./sessions";
-import { href } from "./visit";
+import { fill, h, list, newId, svg } from "./dom.ts";
+import type { Page } from "./pages.ts";
+import { isDemo, type Session } from "./sessions.ts";
+import { href } from "./visit.ts";
 
 export interface Frame {
   elements: HTMLElement[];

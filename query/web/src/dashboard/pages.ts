@@ -1,17 +1,17 @@
 // The pages, by who may see them. The first of a role is the one it begins with.
 
-import type { Child } from "./dom";
-import type { Session } from "./sessions";
-import type { Visit } from "./visit";
-import { alertsPage } from "./views/alerts";
-import { auditPage } from "./views/audit";
-import { deadLettersPage } from "./views/deadletters";
-import { jobsPage } from "./views/jobs";
-import { ledgerPage } from "./views/ledger";
-import { overviewPage } from "./views/overview";
-import { tenantPage } from "./views/tenant";
-import { tenantsPage } from "./views/tenants";
-import { eventsPage, periodsPage, usagePage } from "./views/usage";
+import type { Child } from "./dom.ts";
+import type { Session } from "./sessions.ts";
+import type { Visit } from "./visit.ts";
+import { alertsPage } from "./views/alerts.ts";
+import { auditPage } from "./views/audit.ts";
+import { deadLettersPage } from "./views/deadletters.ts";
+import { jobsPage } from "./views/jobs.ts";
+import { ledgerPage } from "./views/ledger.ts";
+import { overviewPage } from "./views/overview.ts";
+import { tenantPage } from "./views/tenant.ts";
+import { tenantsPage } from "./views/tenants.ts";
+import { eventsPage, periodsPage, usagePage } from "./views/usage.ts";
 
 export interface Page {
   path: string; // the first part of the address after "#/"

@@ -1,11 +1,11 @@
 // A panel is a part of a page that has its own data: it loads, is empty, fails
 // and is tried again without regard to the others.
 
-import { Problem } from "./api";
-import { fill, h, icon, newId, strong, type Child } from "./dom";
-import { ago, now, time } from "./format";
-import type { Instant } from "./types";
-import { repeat } from "./visit";
+import { Problem } from "./api.ts";
+import { fill, h, icon, newId, strong, type Child } from "./dom.ts";
+import { ago, now, time } from "./format.ts";
+import type { Instant } from "./types.ts";
+import { repeat } from "./visit.ts";
 
 export interface PanelOptions<T> {
   title: string;

@@ -1,10 +1,10 @@
 // The small things that many pages show: a state, a bar, a tenant, a button that acts.
 
-import { h, muted, strong, type Child } from "./dom";
-import { count, money, percent, price, sentence, words } from "./format";
-import { col, table, type Column } from "./table";
-import type { AgentUsage } from "./types";
-import { href, type Visit } from "./visit";
+import { h, muted, strong, type Child } from "./dom.ts";
+import { count, money, percent, price, sentence, words } from "./format.ts";
+import { col, table, type Column } from "./table.ts";
+import type { AgentUsage } from "./types.ts";
+import { href, type Visit } from "./visit.ts";
 
 export type Tone = "good" | "warn" | "bad" | "calm";
 
@@ -78,13 +78,14 @@ export function sumOf(s: {
   duplicates: number;
   dead_letters: number;
 }): Child {
+  // Lines break at the signs only.
   const part = (value: number, name: string): Child =>
-    h("span", { class: "whole" }, h("b", null, count(value)), name);
+    h("span", { class: "whole" }, h("b", null, count(value)), ` ${name}`);
   return [
-    part(s.messages, " messages = "),
-    part(s.events, " events + "),
-    part(s.duplicates, " duplicates + "),
-    part(s.dead_letters, " dead letters"),
+    [part(s.messages, "messages"), " = "],
+    [part(s.events, "events"), " + "],
+    [part(s.duplicates, "duplicates"), " + "],
+    part(s.dead_letters, "dead letters"),
   ];
 }
 

@@ -1,9 +1,9 @@
 // Tables that are tables to a screen reader and cards on a narrow panel, with
 // rows that open and a button for what is older.
 
-import { announce, append, fill, h, icon, newId, type Child } from "./dom";
-import { noun } from "./format";
-import { problemBox } from "./panel";
+import { announce, append, fill, h, icon, newId, type Child } from "./dom.ts";
+import { noun } from "./format.ts";
+import { problemBox } from "./panel.ts";
 
 export interface Column<T> {
   head: string;

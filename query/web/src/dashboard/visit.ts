@@ -1,7 +1,7 @@
 // A visit is one look at one page: it ends when the reader goes elsewhere, and
 // with it everything that the page was still fetching.
 
-import type { Api } from "./api";
+import type { Api } from "./api.ts";
 
 export interface Visit {
   api: Api;

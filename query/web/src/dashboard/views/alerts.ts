@@ -1,12 +1,12 @@
 // Alerts that were raised: for one tenant, or for all of them.
 
-import { h, type Child } from "../dom";
-import { count, noun, percent, periodStart, time, timeOr } from "../format";
-import { empty, panel } from "../panel";
-import { chip, tenant, title } from "../parts";
-import { col, table, type Column } from "../table";
-import type { RaisedAlert, TenantAlerts } from "../types";
-import type { Visit } from "../visit";
+import { h, type Child } from "../dom.ts";
+import { count, noun, percent, periodStart, time, timeOr } from "../format.ts";
+import { empty, panel } from "../panel.ts";
+import { chip, tenant, title } from "../parts.ts";
+import { col, table, type Column } from "../table.ts";
+import type { RaisedAlert, TenantAlerts } from "../types.ts";
+import type { Visit } from "../visit.ts";
 
 /** alertsPanel is what one tenant was told. */
 export function alertsPanel(visit: Visit, tenantId: string | null): HTMLElement {
@@ -69,8 +69,5 @@ const PERIOD: Column<RaisedAlert> = col("Period from", (a) => periodStart(a.peri
 const RAISED: Column<RaisedAlert> = col("Raised", (a) => time(a.raised_at));
 
 const DELIVERED: Column<RaisedAlert> = col("Delivered", (a) =>
-  timeOr(
-    a.delivered_at,
-    a.attempts ? `Not yet, after ${noun(a.attempts, "attempt")}` : "Not yet, or to nobody",
-  ),
+  timeOr(a.delivered_at, a.attempts ? `Not yet, after ${noun(a.attempts, "attempt")}` : "Not delivered"),
 );

@@ -1,13 +1,13 @@
 // The last audit: whether the five books agree, and what was found when they did not.
 
-import { h, list, type Child } from "../dom";
-import { ago, count, noun, periodStart, time } from "../format";
-import { empty, panel } from "../panel";
-import { chip, id, named, readOnlyNote, sumOf, tenant, title } from "../parts";
-import { code, col, facts, table, type Column } from "../table";
-import type { Audit, AuditReport, Comparison, Difference } from "../types";
-import type { Visit } from "../visit";
-import { findingsPanel } from "./findings";
+import { h, list, type Child } from "../dom.ts";
+import { ago, count, noun, periodStart, time } from "../format.ts";
+import { empty, panel } from "../panel.ts";
+import { chip, id, named, readOnlyNote, sumOf, tenant, title } from "../parts.ts";
+import { code, col, facts, table, type Column } from "../table.ts";
+import type { Audit, AuditReport, Comparison, Difference } from "../types.ts";
+import type { Visit } from "../visit.ts";
+import { findingsPanel } from "./findings.ts";
 
 export function auditPage(visit: Visit): Child {
   const last = panel(visit.signal, {

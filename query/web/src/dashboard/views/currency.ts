@@ -1,8 +1,8 @@
 // The currency of the catalogue. The answers about tenants give amounts without
 // it; the overview tells it, once for all pages of a session.
 
-import type { Api } from "../api";
-import type { Overview } from "../types";
+import type { Api } from "../api.ts";
+import type { Overview } from "../types.ts";
 
 const known = new WeakMap<Api, Promise<string>>();
 

@@ -1,15 +1,15 @@
 // What could not be counted, and why. A retry judges it again: what it lacked
 // may have come meanwhile.
 
-import { ask } from "../ask";
-import { fill, h, list, muted, type Child } from "../dom";
-import { choices, filters } from "../filters";
-import { count, noun, time, timeOr, words } from "../format";
-import { empty, panel, problemBox } from "../panel";
-import { actButton, id, named, readOnlyNote, state, tenant, title } from "../parts";
-import { code, col, facts, table, type Column } from "../table";
-import type { DeadLetter, DeadLetterGroup, DeadLetters, Retried } from "../types";
-import type { Visit } from "../visit";
+import { ask } from "../ask.ts";
+import { fill, h, list, muted, type Child } from "../dom.ts";
+import { choices, filters } from "../filters.ts";
+import { count, noun, time, timeOr, words } from "../format.ts";
+import { empty, panel, problemBox } from "../panel.ts";
+import { actButton, id, named, readOnlyNote, state, tenant, title } from "../parts.ts";
+import { code, col, facts, table, type Column } from "../table.ts";
+import type { DeadLetter, DeadLetterGroup, DeadLetters, Retried } from "../types.ts";
+import type { Visit } from "../visit.ts";
 
 const PATH = "/api/v1/admin/dead-letters";
 
@@ -74,7 +74,7 @@ export function deadLettersPanels(visit: Visit, tenantId: string | null): Child 
   return [groups.element, letters.element];
 }
 
-const LIMIT = 100;
+const LIMIT = 50;
 const LISTED = 20; // of what is still open after a retry
 
 interface ByReason {

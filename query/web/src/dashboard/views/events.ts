@@ -1,15 +1,15 @@
 // The events of a tenant, newest first: what each number is made of.
 
-import { announce, fill, h, icon, muted, type Child } from "../dom";
-import { count, time, words } from "../format";
-import { choices, filters, type Filters } from "../filters";
-import { empty, panel, problemBox } from "../panel";
-import { chip, id } from "../parts";
-import { code, col, facts, paged, type Column } from "../table";
-import type { Events, History, Instant, UsageEvent } from "../types";
-import type { Query } from "../api";
-import type { Visit } from "../visit";
-import { DAY, fromInput, isoAgo } from "./range";
+import { announce, fill, h, icon, muted, type Child } from "../dom.ts";
+import { count, time, words } from "../format.ts";
+import { choices, filters, type Filters } from "../filters.ts";
+import { empty, panel, problemBox } from "../panel.ts";
+import { chip, id } from "../parts.ts";
+import { code, col, facts, paged, type Column } from "../table.ts";
+import type { Events, History, Instant, UsageEvent } from "../types.ts";
+import type { Query } from "../api.ts";
+import type { Visit } from "../visit.ts";
+import { DAY, fromInput, isoAgo } from "./range.ts";
 
 const PATH = "/api/v1/usage/events";
 const PER_PAGE = 50;

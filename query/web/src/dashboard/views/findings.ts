@@ -1,15 +1,15 @@
 // Findings: what was found wrong and stays on the list until somebody says how
 // it was resolved.
 
-import { ask } from "../ask";
-import { h, type Child } from "../dom";
-import { choices, filters } from "../filters";
-import { count, periodStart, time, words } from "../format";
-import { empty, panel } from "../panel";
-import { actButton, chip, id, named, tenant } from "../parts";
-import { col, facts, table, type Column } from "../table";
-import type { Finding } from "../types";
-import type { Visit } from "../visit";
+import { ask } from "../ask.ts";
+import { h, type Child } from "../dom.ts";
+import { choices, filters } from "../filters.ts";
+import { count, periodStart, time, words } from "../format.ts";
+import { empty, panel } from "../panel.ts";
+import { actButton, chip, id, named, tenant } from "../parts.ts";
+import { col, facts, table, type Column } from "../table.ts";
+import type { Finding } from "../types.ts";
+import type { Visit } from "../visit.ts";
 
 const PATH = "/api/v1/admin/findings";
 

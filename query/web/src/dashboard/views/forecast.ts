@@ -1,12 +1,12 @@
 // Where a tenant's usage is heading at the present pace.
 
-import { h, muted, strong, type Child } from "../dom";
-import { ago, decimal, money, period, time } from "../format";
-import { empty, panel } from "../panel";
-import { overageCost, usageOf } from "../parts";
-import { col, table } from "../table";
-import type { AgentForecast, Forecast } from "../types";
-import type { Visit } from "../visit";
+import { h, muted, strong, type Child } from "../dom.ts";
+import { ago, decimal, money, period, time } from "../format.ts";
+import { empty, panel } from "../panel.ts";
+import { overageCost, usageOf } from "../parts.ts";
+import { col, table } from "../table.ts";
+import type { AgentForecast, Forecast } from "../types.ts";
+import type { Visit } from "../visit.ts";
 
 export function forecastPanel(visit: Visit, tenantId: string | null): HTMLElement {
   return panel(visit.signal, {

@@ -1,16 +1,15 @@
 // What a tenant used over time, by agent or by action.
 
-import type { Query } from "../api";
-import { fill, h, list, strong, type Child } from "../dom";
-import { filters, type Filters } from "../filters";
-import { count, sentence, timeZone, words } from "../format";
-import { empty, panel } from "../panel";
-import { col, table } from "../table";
-import type { Bucket, History, HistoryWindow } from "../types";
-import type { Visit } from "../visit";
-import { chart, colour, type Column, type Series } from "./chart";
-import { retentionNote } from "./events";
-import { DAY, fromInput, isoAgo } from "./range";
+import type { Query } from "../api.ts";
+import { fill, h, strong, type Child } from "../dom.ts";
+import { filters, type Filters } from "../filters.ts";
+import { count, locale, sentence, timeZone, words } from "../format.ts";
+import { empty, panel } from "../panel.ts";
+import { col, table, type Column } from "../table.ts";
+import type { Bucket, History, HistoryWindow } from "../types.ts";
+import type { Visit } from "../visit.ts";
+import { retentionNote } from "./events.ts";
+import { DAY, fromInput, isoAgo } from "./range.ts";
 
 // The ranges, how far back each goes, and the windows that make sense in it,
 // the first being the one that is taken without a choice.
@@ -58,13 +57,15 @@ export function historyPanel(visit: Visit, tenantId: string | null): HTMLElement
     timezone: timeZone,
     ...span(range(), filter),
   });
+  const plot = h("div", { class: "plot" });
+  const show = plotted(visit, plot);
   const list = panel(visit.signal, {
     title: "History",
     lines: 8,
     every: 30_000,
     tools: filter.element,
     load: (signal) => visit.api.get<History>("/api/v1/usage/history", query(), signal),
-    render: draw,
+    render: (history) => draw(history, plot, show),
   });
   return list.element;
 }
@@ -83,96 +84,76 @@ function span(range: (typeof RANGES)[number], filter: Filters): Query {
   };
 }
 
-function draw(history: History): Child {
-  const series = seriesOf(history);
-  const note = retentionNote(history);
-  if (series.length === 0) {
-    return [note, empty("No usage in this time. An event appears here within a second of being published.")];
-  }
-  const columns = history.buckets.map((b) => columnOf(b, history, series));
-  const total = series.reduce((sum, s) => sum + s.total, 0);
-  return [
-    note,
-    list("legend", [
-      ...series.map((s, i) => [
-        h("span", { class: `swatch ${colour(i)}` }),
-        s.name,
-        h("b", null, count(s.total)),
-      ]),
-      ["Total", h("b", null, count(total))],
-    ]),
-    chart(`Usage per ${history.window}`, series, columns),
-    asTable(history, series, columns),
-  ];
-}
+type Show = (history: History) => void;
 
-type Group = Bucket["groups"][number];
-
-const nameOf = (g: Group): string => words(g.agent ?? g.action_type ?? "");
-
-/** The groups in the order of their names: a colour stays with its name from load to load. */
-function seriesOf(history: History): Series[] {
-  const totals = new Map<string, number>();
-  for (const g of history.buckets.flatMap((b) => b.groups)) {
-    totals.set(nameOf(g), (totals.get(nameOf(g)) ?? 0) + g.quantity);
-  }
-  return [...totals].map(([name, total]) => ({ name, total })).sort((a, b) => a.name.localeCompare(b.name));
-}
-
-function columnOf(b: Bucket, history: History, series: Series[]): Column {
-  const { full, tick } = LABELS[history.window];
-  const start = new Date(b.start);
-  const quantities = new Map(b.groups.map((g) => [nameOf(g), g.quantity]));
-  return {
-    label: full.format(start),
-    tick: tick.format(start),
-    total: b.quantity,
-    values: series.map((s) => quantities.get(s.name) ?? 0),
+// plotted draws into the element with the chart that the widget has too, which
+// comes when it is first needed. Without it there is still the table.
+function plotted(visit: Visit, element: HTMLElement): Show {
+  let stop = (): void => {};
+  visit.signal.addEventListener("abort", () => stop());
+  return async (history) => {
+    const chart = await import("odometer-chart").catch(() => null);
+    if (!chart)
+      return fill(
+        element,
+        h("p", { class: "note" }, "The chart could not be loaded. Its numbers are in the table."),
+      );
+    if (!visit.signal.aborted)
+      stop = chart.drawHistory(element, history, {
+        locale,
+        caption: `Usage per ${history.window}`,
+        height: 220,
+      });
   };
 }
 
-const format = (options: Intl.DateTimeFormatOptions): Intl.DateTimeFormat =>
-  new Intl.DateTimeFormat(undefined, { ...options, timeZone });
+function draw(history: History, plot: HTMLElement, show: Show): Child {
+  const note = retentionNote(history);
+  if (history.buckets.every((b) => b.groups.length === 0)) {
+    return [note, empty("No usage in this time. An event appears here within a second of being published.")];
+  }
+  show(history);
+  return [note, plot, asTable(history)];
+}
 
-const LABELS: Record<HistoryWindow, { full: Intl.DateTimeFormat; tick: Intl.DateTimeFormat }> = {
-  hour: {
-    full: format({ weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" }),
-    tick: format({ hour: "2-digit", minute: "2-digit" }),
-  },
-  day: {
-    full: format({ weekday: "long", day: "numeric", month: "long", year: "numeric" }),
-    tick: format({ day: "numeric", month: "short" }),
-  },
-  month: {
-    full: format({ month: "long", year: "numeric" }),
-    tick: format({ month: "short", year: "2-digit" }),
-  },
+const FORMATS: Record<HistoryWindow, Intl.DateTimeFormatOptions> = {
+  hour: { weekday: "short", day: "numeric", month: "short", hour: "2-digit", minute: "2-digit" },
+  day: { weekday: "short", day: "numeric", month: "short", year: "numeric" },
+  month: { month: "long", year: "numeric" },
 };
 
-function asTable(history: History, series: Series[], columns: Column[]): HTMLElement {
+// asTable is made when it is opened: hours can be hundreds.
+function asTable(history: History): HTMLElement {
   const inside = h("div");
   const details = h(
     "details",
     { class: "as-table" },
-    h("summary", null, `As a table (${history.window}s in ${timeZone})`),
+    h("summary", null, `As a table (${history.window}s in ${history.timezone})`),
     inside,
   );
   details.addEventListener("toggle", () => {
-    if (inside.hasChildNodes()) return;
-    fill(
-      inside,
-      table<Column>(
-        {
-          caption: `Usage per ${history.window}`,
-          columns: [
-            col(sentence(history.window), (c) => c.label),
-            ...series.map((s, i) => col(s.name, (c: Column) => count(c.values[i] ?? 0), "number")),
-            col("Total", (c) => strong(count(c.total)), "number"),
-          ],
-        },
-        [...columns].reverse(),
-      ).element,
-    );
+    if (!inside.hasChildNodes()) fill(inside, numbers(history));
   });
   return details;
+}
+
+function numbers(history: History): HTMLElement {
+  const when = new Intl.DateTimeFormat(locale, { ...FORMATS[history.window], timeZone: history.timezone });
+  const name = (g: Bucket["groups"][number]): string => g.agent ?? g.action_type ?? "";
+  const names = [...new Set(history.buckets.flatMap((b) => b.groups.map(name)))];
+  const columns: Column<Bucket>[] = [
+    col(sentence(history.window), (b) => when.format(new Date(b.start))),
+    ...names.map((n) =>
+      col<Bucket>(
+        sentence(words(n)),
+        (b) => count(b.groups.find((g) => name(g) === n)?.quantity ?? 0),
+        "number",
+      ),
+    ),
+    col("Total", (b) => strong(count(b.quantity)), "number"),
+  ];
+  return table(
+    { caption: `Usage per ${history.window}, newest first`, columns },
+    [...history.buckets].reverse(),
+  ).element;
 }

@@ -1,13 +1,13 @@
 // What is done by the clock: when each job is due, and how it went.
 
-import { ask } from "../ask";
-import { h, muted, type Child } from "../dom";
-import { ago, now, time, timeOr } from "../format";
-import { empty, panel } from "../panel";
-import { actButton, chip, named, readOnlyNote, title } from "../parts";
-import { col, table } from "../table";
-import type { Job } from "../types";
-import type { Visit } from "../visit";
+import { ask } from "../ask.ts";
+import { h, muted, type Child } from "../dom.ts";
+import { ago, now, time, timeOr } from "../format.ts";
+import { empty, panel } from "../panel.ts";
+import { actButton, chip, named, readOnlyNote, title } from "../parts.ts";
+import { col, table } from "../table.ts";
+import type { Job } from "../types.ts";
+import type { Visit } from "../visit.ts";
 
 const PATH = "/api/v1/admin/jobs";
 

@@ -1,13 +1,13 @@
 // The ledger: what Stripe was told, link by link, and what became of it.
 
-import { h, list, muted, strong, type Child } from "../dom";
-import { choices, filters } from "../filters";
-import { count, noun, periodStart, time, timeOr, words } from "../format";
-import { empty, panel } from "../panel";
-import { chip, id, state, tenant, title } from "../parts";
-import { col, facts, paged, type Column } from "../table";
-import type { Ledger, Link } from "../types";
-import type { Visit } from "../visit";
+import { h, list, muted, strong, type Child } from "../dom.ts";
+import { choices, filters } from "../filters.ts";
+import { count, noun, periodStart, time, timeOr, words } from "../format.ts";
+import { empty, panel } from "../panel.ts";
+import { chip, id, state, tenant, title } from "../parts.ts";
+import { col, facts, paged, type Column } from "../table.ts";
+import type { Ledger, Link } from "../types.ts";
+import type { Visit } from "../visit.ts";
 
 const PATH = "/api/v1/admin/ledger";
 
@@ -108,7 +108,7 @@ function columns(visit: Visit, tenantId: string | null): Column<Link>[] {
     ]),
     col("Total", (l) => `${count(l.from_total)} → ${count(l.to_total)}`, "number"),
     col("Told", (l) => strong(count(l.value)), "number"),
-    col("State", (l) => [state(l.state), !l.livemode && chip("calm", "Test mode")]),
+    col("State", (l) => state(l.state)),
     col("Customer", (l) => (l.stripe_customer ? id(l.stripe_customer) : timeOr(null, "none"))),
   ];
   return tenantId ? all.filter((c) => c.head !== "Tenant") : all;
@@ -125,7 +125,7 @@ const detail = (l: Link): Child => [
     ["State means", MEANS[l.state] ?? words(l.state)],
     ["Origin", ORIGINS[l.origin] ?? l.origin],
     ["Identifier", id(l.identifier)],
-    ["Meter", `${l.meter} (${words(l.sink)})`],
+    ["Meter", `${l.meter} (${words(l.sink)}, ${l.livemode ? "live" : "test"} mode)`],
     ["Revision", String(l.revision)],
     ["Billed in the period from", periodStart(l.billed_period_start)],
     [

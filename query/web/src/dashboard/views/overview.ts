@@ -2,17 +2,17 @@
 // and what waits for a person. It is asked for every two seconds while it is
 // looked at.
 
-import { Problem } from "../api";
-import { fill, h, newId, type Child } from "../dom";
-import { count, duration, money, time, timeOr, words } from "../format";
-import { empty, panel, skeleton } from "../panel";
-import { chip, meters, overageCost, sumOf, tenant, title, type Tone } from "../parts";
-import { col, table } from "../table";
-import type { Instant, Overview, Tenant, Tenants } from "../types";
-import { href, repeat, type Visit } from "../visit";
-import { latestAlerts } from "./alerts";
-import { currencyOf } from "./currency";
-import { liveRate } from "./rate";
+import { Problem } from "../api.ts";
+import { fill, h, newId, type Child } from "../dom.ts";
+import { count, duration, money, time, timeOr, words } from "../format.ts";
+import { empty, panel, skeleton } from "../panel.ts";
+import { chip, meters, overageCost, sumOf, tenant, title, type Tone } from "../parts.ts";
+import { col, table } from "../table.ts";
+import type { Instant, Overview, Tenant, Tenants } from "../types.ts";
+import { href, repeat, type Visit } from "../visit.ts";
+import { latestAlerts } from "./alerts.ts";
+import { currencyOf } from "./currency.ts";
+import { liveRate } from "./rate.ts";
 
 const PATH = "/api/v1/admin/overview";
 const PACE = 2000; // ms between looks
@@ -24,7 +24,6 @@ export function overviewPage(visit: Visit): Child {
   const rate = liveRate();
   const tiles = TILES.map(makeTile);
   const stream = plainPanel("The stream adds up");
-  const partitions = plainPanel("Partitions");
   let since: Instant | null = null;
 
   repeat(visit.signal, async () => {
@@ -33,8 +32,7 @@ export function overviewPage(visit: Visit): Child {
       since = o.at;
       rate.add(o.events_per_second, o.at);
       tiles.forEach((t) => t.show(o));
-      fill(stream.body, streamSum(o));
-      fill(partitions.body, partitionTable(o));
+      fill(stream.body, streamSum(o), partitionTable(o));
       fill(live, chip("good", "Live"), " as of ", o.as_of ? time(o.as_of) : "a time not known yet");
       fill(notice);
       return PACE;
@@ -56,14 +54,18 @@ export function overviewPage(visit: Visit): Child {
       rate.element,
       tiles.map((t) => t.element),
     ),
-    h("div", { class: "columns" }, stream.element, partitions.element),
-    h("div", { class: "columns" }, topTenants(visit), latestAlerts(visit)),
+    h(
+      "div",
+      { class: "columns" },
+      h("div", { class: "stack" }, stream.element, latestAlerts(visit)),
+      topTenants(visit),
+    ),
   ];
 }
 
 function plainPanel(name: string): { element: HTMLElement; body: HTMLElement } {
   const heading = h("h2", { id: newId() }, name);
-  const body = h("div", { class: "panel-body" }, skeleton(3));
+  const body = h("div", { class: "panel-body" }, skeleton(6));
   return {
     body,
     element: h(
@@ -159,7 +161,7 @@ function makeTile(t: Tile): { element: HTMLElement; show: (o: Overview) => void 
   const show = (o: Overview): void => {
     const text = t.figure(o);
     figure.textContent = text ?? "not known";
-    figure.className = `figure ${text === null ? "unknown" : t.tone?.(o)}`;
+    figure.className = `figure ${text === null ? "unknown" : (t.tone?.(o) ?? "")}`;
     note.textContent = t.note(o);
   };
   return { show, element: h(t.link ? "a" : "div", { class: "tile", href: t.link }, inside) };
@@ -171,7 +173,7 @@ function streamSum(o: Overview): Child {
     h("p", { class: "equation" }, sumOf(t)),
     h(
       "p",
-      { class: "muted" },
+      { class: "note" },
       t.messages === t.events + t.duplicates + t.dead_letters
         ? "Every message that was read is an event, a repeat of one, or a dead letter with a reason."
         : "The sum does not hold. Run odometer audit: it says which messages are missing.",
@@ -210,7 +212,7 @@ function topTenants(visit: Visit): HTMLElement {
     lines: 5,
     every: 15_000,
     load: async (signal) => {
-      const query = { sort: "overage", limit: 5 };
+      const query = { sort: "overage", limit: 7 };
       const [page, currency] = await Promise.all([
         visit.api.get<Tenants>("/api/v1/admin/tenants", query, signal),
         currencyOf(visit.api),

@@ -1,12 +1,12 @@
 // A tenant's billing periods: the running one, and what was frozen of those before.
 
-import { muted, type Child } from "../dom";
-import { period, timeOr } from "../format";
-import { empty, panel } from "../panel";
-import { chip, meters, overageCost, usageTable } from "../parts";
-import { col, facts, paged } from "../table";
-import type { Period, Periods } from "../types";
-import type { Visit } from "../visit";
+import { muted, type Child } from "../dom.ts";
+import { period, timeOr } from "../format.ts";
+import { empty, panel } from "../panel.ts";
+import { chip, meters, overageCost, usageTable } from "../parts.ts";
+import { col, facts, paged } from "../table.ts";
+import type { Period, Periods } from "../types.ts";
+import type { Visit } from "../visit.ts";
 
 const PATH = "/api/v1/periods";
 

@@ -1,7 +1,7 @@
 // Ranges of time as a reader chooses them.
 
-import { now } from "../format";
-import type { Instant } from "../types";
+import { now } from "../format.ts";
+import type { Instant } from "../types.ts";
 
 export const DAY = 86_400_000; // ms
 

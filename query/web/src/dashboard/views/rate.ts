@@ -1,9 +1,9 @@
 // The live rate as a figure and a line. What was seen is kept while the tab is
 // open, so that going to another page and back leaves no hole.
 
-import { h, svg } from "../dom";
-import { count, decimal, duration } from "../format";
-import type { Instant } from "../types";
+import { h, svg } from "../dom.ts";
+import { count, decimal, duration } from "../format.ts";
+import type { Instant } from "../types.ts";
 
 interface Sample {
   at: number;

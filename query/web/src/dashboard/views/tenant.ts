@@ -1,20 +1,20 @@
 // One tenant, as an operator sees it.
 
-import { h, list, muted, type Child } from "../dom";
-import { period, time, timeOr, words } from "../format";
-import { panel } from "../panel";
-import { id, state, title, usageTable } from "../parts";
-import { facts } from "../table";
-import type { TenantDetail } from "../types";
-import { href, type Visit } from "../visit";
-import { alertsPanel } from "./alerts";
-import { currencyOf } from "./currency";
-import { deadLettersPanels } from "./deadletters";
-import { eventsPanel } from "./events";
-import { forecastPanel } from "./forecast";
-import { historyPanel } from "./history";
-import { ledgerPanels } from "./ledger";
-import { periodsPanel } from "./periods";
+import { h, list, muted, type Child } from "../dom.ts";
+import { period, time, timeOr, words } from "../format.ts";
+import { panel } from "../panel.ts";
+import { id, state, title, usageTable } from "../parts.ts";
+import { facts } from "../table.ts";
+import type { TenantDetail } from "../types.ts";
+import { href, type Visit } from "../visit.ts";
+import { alertsPanel } from "./alerts.ts";
+import { currencyOf } from "./currency.ts";
+import { deadLettersPanels } from "./deadletters.ts";
+import { eventsPanel } from "./events.ts";
+import { forecastPanel } from "./forecast.ts";
+import { historyPanel } from "./history.ts";
+import { ledgerPanels } from "./ledger.ts";
+import { periodsPanel } from "./periods.ts";
 
 const TABS: [string, string, (visit: Visit, tenantId: string) => Child][] = [
   ["", "Usage", usageTab],
@@ -29,16 +29,9 @@ export function tenantPage(visit: Visit): Child {
   const [, , show] = TABS.find(([path]) => path === tab) ?? TABS[0]!;
   const links = TABS.map(([path, name]) =>
     h(
-      "li",
-      null,
-      h(
-        "a",
-        {
-          href: href(`tenants/${tenantId}${path && `/${path}`}`),
-          "aria-current": path === tab ? "page" : null,
-        },
-        name,
-      ),
+      "a",
+      { href: href(`tenants/${tenantId}${path && `/${path}`}`), "aria-current": path === tab && "page" },
+      name,
     ),
   );
   const name = visit.names.get(tenantId);

@@ -1,14 +1,14 @@
 // All tenants, by what they use and owe.
 
-import { h, muted, type Child } from "../dom";
-import { count, noun, period } from "../format";
-import { choices, filters } from "../filters";
-import { empty, panel } from "../panel";
-import { meters, overageCost, state, tenant, title } from "../parts";
-import { col, paged } from "../table";
-import type { Tenant, Tenants } from "../types";
-import { href, type Visit } from "../visit";
-import { currencyOf } from "./currency";
+import { h, muted, type Child } from "../dom.ts";
+import { count, noun, period } from "../format.ts";
+import { choices, filters } from "../filters.ts";
+import { empty, panel } from "../panel.ts";
+import { meters, overageCost, state, tenant, title } from "../parts.ts";
+import { col, paged } from "../table.ts";
+import type { Tenant, Tenants } from "../types.ts";
+import { href, type Visit } from "../visit.ts";
+import { currencyOf } from "./currency.ts";
 
 const PATH = "/api/v1/admin/tenants";
 

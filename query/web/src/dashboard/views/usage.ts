@@ -1,20 +1,24 @@
 // A customer's own pages.
 
-import { h, type Child } from "../dom";
-import { title } from "../parts";
-import type { Visit } from "../visit";
-import { alertsPanel } from "./alerts";
-import { eventsPanel } from "./events";
-import { forecastPanel } from "./forecast";
-import { historyPanel } from "./history";
-import { periodsPanel } from "./periods";
+import { h, type Child } from "../dom.ts";
+import { title } from "../parts.ts";
+import type { Visit } from "../visit.ts";
+import { alertsPanel } from "./alerts.ts";
+import { eventsPanel } from "./events.ts";
+import { forecastPanel } from "./forecast.ts";
+import { historyPanel } from "./history.ts";
+import { periodsPanel } from "./periods.ts";
 
 export function usagePage(visit: Visit): Child {
   return [
     title("Usage"),
-    h("div", { class: "columns" }, widget(visit), forecastPanel(visit, null)),
+    h(
+      "div",
+      { class: "columns" },
+      widget(visit),
+      h("div", { class: "stack" }, forecastPanel(visit, null), alertsPanel(visit, null)),
+    ),
     historyPanel(visit, null),
-    alertsPanel(visit, null),
   ];
 }
 
