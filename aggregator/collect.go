@@ -130,20 +130,39 @@ func (w *worker) collect(ctx context.Context) error {
 		case <-ctx.Done():
 			return nil
 		case i := <-in:
-			w.decode(&i)
-			if i.message != nil && len(next.items) > 0 && (i.correction() || next.items[0].correction()) {
-				held = &i
-				continue
-			}
-			next.add(i)
+			held = w.gather(i, next)
 		case out <- next:
 			w.written, w.passed = time.Now(), next.seq
-			next = &batch{}
+			next = &batch{items: make([]item, 0, len(next.items))} // the next is likely as large
 			if held != nil {
 				next.add(*held)
 				held = nil
 			}
 		case <-timer.C:
+		}
+	}
+}
+
+// gatheredAtOnce bounds how long the committer, if it is idle, waits for what
+// is gathered without a look at it.
+const gatheredAtOnce = 64
+
+// gather adds an item to the batch, and with it others that wait already. It
+// returns one that must wait for the batch before it.
+func (w *worker) gather(i item, b *batch) (held *item) {
+	for n := 1; ; n++ {
+		w.decode(&i)
+		if i.message != nil && len(b.items) > 0 && (i.correction() || b.items[0].correction()) {
+			return &i
+		}
+		b.add(i)
+		if n == gatheredAtOnce || w.full(b) {
+			return nil
+		}
+		select {
+		case i = <-w.in:
+		default:
+			return nil
 		}
 	}
 }

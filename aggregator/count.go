@@ -161,10 +161,11 @@ func (w *worker) insertAfter(ctx context.Context, conn *pgx.Conn, steps *pgx.Bat
 		c.add(p.item, p.period)
 	}
 	before := steps.Len()
+	takeColumns(conn)
 	steps.Queue(countSQL,
 		w.partition, w.at.Epoch, w.at.Seq, j.version, b.seq, nullTime(b.storedAt), nullTime(b.completeUntil()),
-		c.tenant, c.id, c.agent, c.kind, c.action, c.resource, c.quantity, c.key,
-		c.metadata, c.occurred, c.recorded, c.period, c.epoch, c.seq)
+		&c.tenant, &c.id, &c.agent, &c.kind, &c.action, &c.resource, &c.quantity, &c.key,
+		&c.metadata, &c.occurred, &c.recorded, &c.period, &c.epoch, &c.seq)
 	answers := conn.SendBatch(ctx, steps)
 	defer answers.Close()
 	for range before {

@@ -3,6 +3,7 @@ package aggregator
 import (
 	"slices"
 
+	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"odometer"
@@ -77,10 +78,25 @@ func (m *Metrics) know(c *odometer.Catalogue) {
 	}
 }
 
-func (m *Metrics) counted(e *odometer.Event) {
-	if m.perTenant {
-		m.events.WithLabelValues(e.Agent, e.Action, e.Tenant.String()).Inc()
-		return
+// counted books new events, each series once.
+func (m *Metrics) counted(items []*item) {
+	type series struct {
+		agent, action string
+		tenant        uuid.UUID
 	}
-	m.events.WithLabelValues(e.Agent, e.Action).Inc()
+	counts := map[series]int{}
+	for _, i := range items {
+		s := series{agent: i.event.Agent, action: i.event.Action}
+		if m.perTenant {
+			s.tenant = i.event.Tenant
+		}
+		counts[s]++
+	}
+	for s, n := range counts {
+		labels := []string{s.agent, s.action}
+		if m.perTenant {
+			labels = append(labels, s.tenant.String())
+		}
+		m.events.WithLabelValues(labels...).Add(float64(n))
+	}
 }

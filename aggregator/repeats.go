@@ -182,10 +182,11 @@ func loadClaims(ctx context.Context, conn *pgx.Conn, items []*item, settled int)
 	for _, i := range items {
 		c.add(i, time.Time{})
 	}
+	takeColumns(conn)
 	var same, again []int32
 	var conflicts []holder
 	err := conn.QueryRow(ctx, claimsSQL,
-		c.tenant, c.id, c.agent, c.action, c.resource, c.quantity, c.recorded, c.epoch, settled, c.seq,
+		&c.tenant, &c.id, &c.agent, &c.action, &c.resource, &c.quantity, &c.recorded, &c.epoch, settled, &c.seq,
 	).Scan(&again, &same, &conflicts)
 	if err != nil {
 		return nil, fmt.Errorf("compare repeats among %d events: %w", len(items), err)

@@ -89,9 +89,10 @@ func restoreEvents(ctx context.Context, tx pgx.Tx, events []placed) (fresh int, 
 	for _, p := range events {
 		c.add(p.item, p.period)
 	}
+	takeColumns(tx.Conn())
 	err = tx.QueryRow(ctx, restoreSQL,
-		c.tenant, c.id, c.agent, c.kind, c.action, c.resource, c.quantity, c.key,
-		c.metadata, c.occurred, c.recorded, c.period, c.epoch, c.seq).Scan(&fresh)
+		&c.tenant, &c.id, &c.agent, &c.kind, &c.action, &c.resource, &c.quantity, &c.key,
+		&c.metadata, &c.occurred, &c.recorded, &c.period, &c.epoch, &c.seq).Scan(&fresh)
 	if err != nil {
 		return 0, fmt.Errorf("restore %d events: %w", len(events), err)
 	}

@@ -22,8 +22,8 @@ func (w *worker) tell(b *batch, t *tally, took time.Duration) {
 	m.batchTime.Observe(took.Seconds())
 	m.batchSize.Observe(float64(len(b.items)))
 	m.duplicates.Add(float64(t.duplicates - t.reread))
+	m.counted(t.counted)
 	for _, i := range t.counted {
-		m.counted(&i.event)
 		m.freshness.Observe(now.Sub(i.storedAt).Seconds())
 	}
 	for _, d := range t.dead {
