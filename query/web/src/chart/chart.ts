@@ -42,7 +42,8 @@ export function drawHistory(target: HTMLElement, history: History, options: Opti
   const series = seriesOf(history, by);
   const tops = stack(series);
   const legend = new Legend(series, words);
-  const canvas = element("div", { ariaHidden: "true", dir: "ltr" });
+  const canvas = element("div", { className: "plot", ariaHidden: "true", dir: "ltr" });
+  canvas.style.height = `${height}px`;
   const figure = element(
     "figure",
     { className: "odometer-chart" },
