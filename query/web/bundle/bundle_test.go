@@ -21,9 +21,14 @@ const web = ".."
 // texts and without the chart, which is loaded when somebody asks for it.
 const widgetBytes = 2048
 
-// packages installs what the sources import, unless it is there.
+// packages installs what the sources import, unless it was since the lock was
+// written.
 var packages = sync.OnceValue(func() error {
-	if _, err := os.Stat(filepath.Join(web, "node_modules", ".package-lock.json")); err == nil {
+	lock, err := os.Stat(filepath.Join(web, "package-lock.json"))
+	if err != nil {
+		return err
+	}
+	if done, err := os.Stat(filepath.Join(web, "node_modules", ".package-lock.json")); err == nil && !done.ModTime().Before(lock.ModTime()) {
 		return nil
 	}
 	return install(context.Background(), web, os.Stderr)
