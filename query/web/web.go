@@ -11,7 +11,7 @@
 //     tests print every size.
 //   - Pages load nothing from other hosts and run no inline script; their
 //     Content-Security-Policy makes the browser hold them to it.
-//   - An answer is either 304 or one of the bytes that were compressed when the
+//   - Nothing is compressed while somebody waits: that was done when the
 //     program started.
 //   - The demo's tokens are handed out only where they were asked for by a
 //     loopback name or the listening address, and in no mode but the demo.
