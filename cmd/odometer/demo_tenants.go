@@ -55,7 +55,7 @@ func (d *demoTenant) period(now time.Time) (start, end time.Time) {
 // it tells of everything as it happens.
 func (d *demoTenant) occurrence(now time.Time) time.Time {
 	start, _ := d.period(now)
-	if d.name == watched || rand.IntN(4) == 0 {
+	if d.name == watched || rand.IntN(12) == 0 {
 		return now
 	}
 	at := start.Add(rand.N(now.Sub(start)))
