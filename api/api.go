@@ -103,7 +103,7 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 	v := &visit{route: otherRoute}
 	r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
 	v.request = r
-	out := &response{to: w}
+	out := &response{to: w, head: r.Method == http.MethodHead}
 	defer func() {
 		if cause := recover(); cause != nil {
 			a.panicked(out, r, cause)

@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
@@ -89,6 +90,25 @@ func TestOtherPathsAndMethodsAreProblems(t *testing.T) {
 		if got := r.Header.Get("Allow"); got != "GET, HEAD" {
 			t.Errorf("Allow: %q", got)
 		}
+	}
+}
+
+// A page that says its length itself, as http.ServeContent does, is believed.
+func TestHeadSaysTheLengthOfWhatGetWouldAnswer(t *testing.T) {
+	t.Parallel()
+	a := New(Options{Keys: secretKeys(t), Log: apitest.Quiet})
+	a.Mux().HandleFunc("GET /page", func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "page.html", time.Time{}, strings.NewReader("a page"))
+	})
+	server := httptest.NewServer(a.Handler())
+	t.Cleanup(server.Close)
+	r, err := server.Client().Head(server.URL + "/page")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Body.Close()
+	if r.ContentLength != 6 {
+		t.Errorf("length %d", r.ContentLength)
 	}
 }
 

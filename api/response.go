@@ -19,6 +19,7 @@ const wholeBytes = 1 << 20
 // An answer that flushes, or that is larger than wholeBytes, is sent as it comes.
 type response struct {
 	to        http.ResponseWriter
+	head      bool // the request's method is HEAD: what is written has no say about the length
 	body      bytes.Buffer
 	status    int
 	streaming bool // the first byte was sent
@@ -97,7 +98,8 @@ func (r *response) finish() {
 	if r.streaming || r.cut {
 		return
 	}
-	if r.code() != http.StatusNotModified && r.code() != http.StatusNoContent {
+	bodiless := r.code() == http.StatusNotModified || r.code() == http.StatusNoContent || r.head && r.body.Len() == 0
+	if !bodiless {
 		r.Header().Set("Content-Length", strconv.Itoa(r.body.Len()))
 	}
 	r.to.WriteHeader(r.code())
