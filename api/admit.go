@@ -45,6 +45,9 @@ func (a *API) admit(g *guarded, r *http.Request) (Caller, *Problem) {
 	}
 	who := Caller{Subject: claims.Subject, Role: claims.Role, Scopes: claims.Scopes}
 	v.caller = who
+	if g.AdminOnly {
+		v.tenant = about(r)
+	}
 	switch {
 	case !slices.Contains(claims.Scopes, g.Scope):
 		return who, outOfScope(g.Scope)
@@ -63,6 +66,17 @@ func (a *API) admit(g *guarded, r *http.Request) (Caller, *Problem) {
 		return who, p
 	}
 	return who, nil
+}
+
+// about is the tenant that an operator's request names, for the log; uuid.Nil
+// when it names none.
+func about(r *http.Request) uuid.UUID {
+	named := r.PathValue(tenantParameter)
+	if named == "" {
+		named = r.URL.Query().Get(tenantParameter)
+	}
+	tenant, _ := odometer.ParseTenant(named)
+	return tenant
 }
 
 // subjectOf tells operators apart where no tenant does.

@@ -211,6 +211,18 @@ func TestLogSaysWhoAskedAndNoSecret(t *testing.T) {
 	}
 }
 
+func TestLogSaysWhomAnOperatorLookedAt(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	a := New(Options{Keys: secretKeys(t), Log: slog.New(slog.NewTextHandler(&log, nil))})
+	RegisterPlain(a, Route{ID: "look", Method: http.MethodGet, Path: "/api/v1/admin/x/{tenant_id}", Scope: ReadScope, AdminOnly: true},
+		func(http.ResponseWriter, *http.Request, Caller) error { return nil })
+	apitest.Get(a.Handler(), "/api/v1/admin/x/"+someTenant.String(), token(t, Claims{Subject: "olga", Role: Admin, Scopes: []string{ReadScope}}))
+	if !strings.Contains(log.String(), "tenant="+someTenant.String()+" subject=olga") {
+		t.Errorf("%s", &log)
+	}
+}
+
 func TestMetricsAreThereFromTheStart(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
