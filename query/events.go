@@ -2,7 +2,6 @@ package query
 
 import (
 	"context"
-	"encoding/binary"
 	"strings"
 	"time"
 	"unicode/utf8"
@@ -177,7 +176,7 @@ const cursorSize = 3*8 + 16
 func (l *list) cursor(last *Event) *string {
 	content := make([]byte, 0, cursorSize)
 	for _, t := range []time.Time{l.from, l.to, last.OccurredAt} {
-		content = binary.BigEndian.AppendUint64(content, uint64(t.UnixMicro()))
+		content = appendTime(content, t)
 	}
 	text := seal(append(content, last.EventID[:]...), l.tenant.String(), l.agent, l.action)
 	return &text
@@ -189,11 +188,11 @@ func (l *list) resume(cursor string) error {
 	if err != nil {
 		return err
 	}
-	times := make([]time.Time, 3)
-	for i := range times {
-		times[i] = time.UnixMicro(int64(binary.BigEndian.Uint64(content[8*i:]))).UTC()
+	at, err := times(cursor, content, 3)
+	if err != nil {
+		return err
 	}
-	l.from, l.to = times[0], times[1]
-	l.after = &mark{times[2], uuid.UUID(content[24:])}
+	l.from, l.to = at[0], at[1]
+	l.after = &mark{at[2], uuid.UUID(content[24:])}
 	return nil
 }

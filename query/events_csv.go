@@ -24,7 +24,8 @@ const exportStep = 500
 
 // Export is a list of events on its way out as CSV.
 type Export struct {
-	AsOf Instant
+	AsOf         Instant
+	CompleteFrom *time.Time // as in Events
 
 	ctx    context.Context
 	cancel context.CancelFunc
@@ -67,6 +68,9 @@ func (e *Export) begin(r EventsRequest) error {
 		return err
 	}
 	e.AsOf = Instant{*rows[0].CompleteUntil}
+	if e.CompleteFrom, err = completeFrom(e.ctx, e.tx, r.Tenant); err != nil {
+		return err
+	}
 	l, err := r.list(rows[0].Now)
 	if err != nil {
 		return err

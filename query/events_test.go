@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
+	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -240,6 +241,9 @@ func TestForgedCursorReachesNoFurtherThanItsOwnTenant(t *testing.T) {
 	forged.from = forged.from.AddDate(-1, 0, 0)
 	_, err := ReadEvents(context.Background(), b.pool, EventsRequest{Reader: reading(tenant), Cursor: *forged.cursor(&theirs[0])})
 	wantRefused(t, err, ErrInvalid, "at most 31 days")
+	forged.from, forged.to = time.UnixMicro(math.MaxInt64-1e6), time.UnixMicro(math.MaxInt64)
+	_, err = ReadEvents(context.Background(), b.pool, EventsRequest{Reader: reading(tenant), Cursor: *forged.cursor(&theirs[0])})
+	wantRefused(t, err, ErrInvalid, "it must be the next_cursor")
 }
 
 func TestEventsRefuseWhatTheyCannotAnswer(t *testing.T) {
@@ -270,49 +274,4 @@ func TestEventsRefuseWhatTheyCannotAnswer(t *testing.T) {
 		})
 	}
 	b.events(EventsRequest{Reader: reading(tenant), From: from, To: from.Add(MaxEventsSpan), Limit: MaxEvents})
-}
-
-// Every read of a tenant refuses as GET /api/v1/usage does.
-func TestReadsRefuseAsUsageDoes(t *testing.T) {
-	t.Parallel()
-	b := newBooks(t)
-	ctx := context.Background()
-	ask := map[string]func(Reader) error{
-		"history": func(who Reader) error { _, err := ReadHistory(ctx, b.pool, HistoryRequest{Reader: who}); return err },
-		"events":  func(who Reader) error { _, err := ReadEvents(ctx, b.pool, EventsRequest{Reader: who}); return err },
-		"export": func(who Reader) error {
-			e, err := OpenExport(ctx, b.pool, EventsRequest{Reader: who})
-			closeExport(e)
-			return err
-		},
-		"forecast": func(who Reader) error { _, err := ReadForecast(ctx, b.pool, who); return err },
-		"periods":  func(who Reader) error { _, err := ReadPeriods(ctx, b.pool, PeriodsRequest{Reader: who}); return err },
-		"alerts":   func(who Reader) error { _, err := ReadAlerts(ctx, b.pool, who); return err },
-	}
-	late, planless, ahead := b.customer("price_bundle_monthly"), b.customer(""), b.subscribe(odometer.Active, "price_bundle_monthly")
-	b.exec(`update subscriptions set status = 'past_due' where tenant_id = $1`, late)
-	for name, read := range ask {
-		wantRefused(t, read(Reader{Tenant: uuid.New()}), ErrNoSubscription, "has no subscription")
-		wantRefused(t, read(Reader{Tenant: uuid.New(), Operator: true}), ErrNoSubscription, "has no subscription")
-		wantRefused(t, read(Reader{Tenant: ahead}), ErrNotBegun, "no billing period")
-		wantRefused(t, read(Reader{Tenant: late}), ErrInactive, "past_due")
-		wantRefused(t, read(Reader{Tenant: planless}), ErrNoPlan, "no plan")
-		for _, id := range []uuid.UUID{late, planless} {
-			if err := read(Reader{Tenant: id, Operator: true}); err != nil {
-				t.Errorf("%s for an operator: %v", name, err)
-			}
-		}
-	}
-	b.exec(`update stream_positions set complete_until = null`)
-	unread := b.customer("price_bundle_monthly")
-	for _, read := range ask {
-		wantRefused(t, read(Reader{Tenant: unread}), ErrNotRead, "not known yet")
-		wantRefused(t, read(Reader{Tenant: unread, Operator: true}), ErrNotRead, "not known yet")
-	}
-}
-
-func closeExport(e *Export) {
-	if e != nil {
-		e.Close()
-	}
 }

@@ -2,7 +2,6 @@ package query
 
 import (
 	"context"
-	"encoding/binary"
 	"strings"
 	"time"
 
@@ -96,7 +95,7 @@ func ReadPeriods(ctx context.Context, pool *pgxpool.Pool, r PeriodsRequest) (*Pe
 	}
 	if len(page.Periods) > r.Limit {
 		page.Periods = page.Periods[:r.Limit]
-		content := binary.BigEndian.AppendUint64(nil, uint64(page.Periods[r.Limit-1].PeriodStart.UnixMicro()))
+		content := appendTime(nil, page.Periods[r.Limit-1].PeriodStart)
 		next := seal(content, r.Tenant.String(), "periods")
 		page.NextCursor = &next
 	}
@@ -112,8 +111,11 @@ func (r *PeriodsRequest) before() (*time.Time, error) {
 	if err != nil {
 		return nil, err
 	}
-	t := time.UnixMicro(int64(binary.BigEndian.Uint64(content)))
-	return &t, nil
+	at, err := times(r.Cursor, content, 1)
+	if err != nil {
+		return nil, err
+	}
+	return &at[0], nil
 }
 
 // One row per period and agent: those of the catalogue, and after them those

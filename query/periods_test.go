@@ -3,7 +3,9 @@ package query
 import (
 	"context"
 	"encoding/json"
+	"math"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
@@ -96,6 +98,8 @@ func TestPeriodsArePagedNewestFirst(t *testing.T) {
 		return err
 	}
 	wantRefused(t, ask(PeriodsRequest{Reader: reading(tenant), Cursor: "rubbish"}), ErrInvalid, `cursor is "rubbish"`)
+	forged := seal(appendTime(nil, time.UnixMicro(math.MinInt64)), tenant.String(), "periods")
+	wantRefused(t, ask(PeriodsRequest{Reader: reading(tenant), Cursor: forged}), ErrInvalid, "cursor is")
 	wantRefused(t, ask(PeriodsRequest{Reader: reading(exampleCustomer(b)), Cursor: request.Cursor}), ErrInvalid, "cursor is")
 	wantRefused(t, ask(PeriodsRequest{Reader: reading(tenant), Limit: 101}), ErrInvalid, "limit is 101: it must be from 1 to 100")
 }

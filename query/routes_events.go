@@ -43,7 +43,7 @@ type eventsAsked struct {
 	ActionType string `query:"action_type" maxLength:"255" example:"email_processed" doc:"Only these; adjustment for corrections."`
 	Limit      int    `query:"limit" minimum:"1" maximum:"1000" doc:"Events of a page. Default: 100; of a CSV file: all."`
 	Cursor     string `query:"cursor" maxLength:"200" doc:"The next_cursor of an earlier answer to the same question, to go on there."`
-	Accept     string `header:"Accept" doc:"text/csv for a file."`
+	Accept     string `header:"Accept" hidden:"true"` // OpenAPI knows it by the answer's media types
 }
 
 func (q *eventsAsked) request(who api.Caller) EventsRequest {
@@ -58,6 +58,7 @@ type eventsTold struct {
 	Type        string   `header:"Content-Type" hidden:"true"`
 	Disposition string   `header:"Content-Disposition" doc:"Of a CSV file: attachment, with a name."`
 	AsOf        string   `header:"Odometer-As-Of" doc:"as_of, also of a file."`
+	From        string   `header:"Odometer-Complete-From" doc:"Of a file: complete_from, where it is not null."`
 	Vary        []string `header:"Vary" hidden:"true"`
 	Body        func(huma.Context)
 }
@@ -90,10 +91,14 @@ func (s *server) eventsFile(ctx context.Context, r EventsRequest) (*eventsTold, 
 		s.exports.leave(r.Tenant)
 		return nil, refused(err)
 	}
+	from := ""
+	if e.CompleteFrom != nil {
+		from = e.CompleteFrom.Format(time.RFC3339Nano)
+	}
 	name := "usage-events-" + e.AsOf.UTC().Format("20060102T150405Z") + ".csv"
 	return &eventsTold{
 		Type: csvType + "; charset=utf-8; header=present", Disposition: `attachment; filename="` + name + `"`,
-		AsOf: e.AsOf.String(), Vary: []string{"Accept"},
+		AsOf: e.AsOf.String(), From: from, Vary: []string{"Accept"},
 		Body: func(ctx huma.Context) {
 			defer s.exports.leave(r.Tenant)
 			defer e.Close()
@@ -106,10 +111,11 @@ func (s *server) eventsFile(ctx context.Context, r EventsRequest) (*eventsTold, 
 // takes it for whole.
 func (s *server) send(ctx huma.Context, e *Export) {
 	request, w := humago.Unwrap(ctx)
+	to := &patient{to: w, control: http.NewResponseController(w)}
 	if request.Method == http.MethodHead {
+		_ = to.control.Flush() // how long the file would be is not known
 		return
 	}
-	to := &patient{to: w, control: http.NewResponseController(w)}
 	err := e.Write(to)
 	if err == nil {
 		return

@@ -38,12 +38,14 @@ func TestAcceptChoosesPageOrFile(t *testing.T) {
 			t.Errorf("Vary: %s", vary)
 		}
 	}
+	b.removed(tenant, "2026-11-22T12:00:00Z")
 	r := apitest.Get(h, eventsRoute+novemberQuery+"&limit=1", bearer, "Accept", csvType)
 	for name, want := range map[string]string{
-		"Content-Type":        "text/csv; charset=utf-8; header=present",
-		"Content-Disposition": `attachment; filename="usage-events-20261123T071533Z.csv"`,
-		"Odometer-As-Of":      "2026-11-23T07:15:33.120Z",
-		"Cache-Control":       "private, no-cache",
+		"Odometer-Complete-From": "2026-08-24T12:05:00Z",
+		"Content-Type":           "text/csv; charset=utf-8; header=present",
+		"Content-Disposition":    `attachment; filename="usage-events-20261123T071533Z.csv"`,
+		"Odometer-As-Of":         "2026-11-23T07:15:33.120Z",
+		"Cache-Control":          "private, no-cache",
 	} {
 		if got := r.Header.Get(name); got != want {
 			t.Errorf("%s: %q, want %q", name, got, want)

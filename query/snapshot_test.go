@@ -7,6 +7,8 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"odometer"
 )
 
 func TestSnapshotIsBoundedAndOnlyRead(t *testing.T) {
@@ -107,5 +109,50 @@ func TestAnswerIsOneSnapshot(t *testing.T) {
 	})
 	if err != nil {
 		t.Error(err)
+	}
+}
+
+// Every read of a tenant refuses as GET /api/v1/usage does.
+func TestReadsRefuseAsUsageDoes(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	ctx := context.Background()
+	ask := map[string]func(Reader) error{
+		"history": func(who Reader) error { _, err := ReadHistory(ctx, b.pool, HistoryRequest{Reader: who}); return err },
+		"events":  func(who Reader) error { _, err := ReadEvents(ctx, b.pool, EventsRequest{Reader: who}); return err },
+		"export": func(who Reader) error {
+			e, err := OpenExport(ctx, b.pool, EventsRequest{Reader: who})
+			closeExport(e)
+			return err
+		},
+		"forecast": func(who Reader) error { _, err := ReadForecast(ctx, b.pool, who); return err },
+		"periods":  func(who Reader) error { _, err := ReadPeriods(ctx, b.pool, PeriodsRequest{Reader: who}); return err },
+		"alerts":   func(who Reader) error { _, err := ReadAlerts(ctx, b.pool, who); return err },
+	}
+	late, planless, ahead := b.customer("price_bundle_monthly"), b.customer(""), b.subscribe(odometer.Active, "price_bundle_monthly")
+	b.exec(`update subscriptions set status = 'past_due' where tenant_id = $1`, late)
+	for name, read := range ask {
+		wantRefused(t, read(Reader{Tenant: uuid.New()}), ErrNoSubscription, "has no subscription")
+		wantRefused(t, read(Reader{Tenant: uuid.New(), Operator: true}), ErrNoSubscription, "has no subscription")
+		wantRefused(t, read(Reader{Tenant: ahead}), ErrNotBegun, "no billing period")
+		wantRefused(t, read(Reader{Tenant: late}), ErrInactive, "past_due")
+		wantRefused(t, read(Reader{Tenant: planless}), ErrNoPlan, "no plan")
+		for _, id := range []uuid.UUID{late, planless} {
+			if err := read(Reader{Tenant: id, Operator: true}); err != nil {
+				t.Errorf("%s for an operator: %v", name, err)
+			}
+		}
+	}
+	b.exec(`update stream_positions set complete_until = null`)
+	unread := b.customer("price_bundle_monthly")
+	for _, read := range ask {
+		wantRefused(t, read(Reader{Tenant: unread}), ErrNotRead, "not known yet")
+		wantRefused(t, read(Reader{Tenant: unread, Operator: true}), ErrNotRead, "not known yet")
+	}
+}
+
+func closeExport(e *Export) {
+	if e != nil {
+		e.Close()
 	}
 }
