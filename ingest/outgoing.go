@@ -46,7 +46,7 @@ func (d *document) address(r Raw, now time.Time) (outgoing, *odometer.Rejection)
 	if rejection != nil {
 		return outgoing{key: e.Key}, rejection
 	}
-	subject := Subject(e.Kind, e.Tenant, e.Agent)
+	subject := subjectOf(m.Kind, m.TenantToken, m.AgentToken)
 	return outgoing{
 		subject:    subject,
 		id:         MessageID(subject, r.Payload),
