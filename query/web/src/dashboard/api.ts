@@ -31,19 +31,19 @@ export class Api {
 
   async get<T>(path: string, query: Query, signal: AbortSignal): Promise<T> {
     const answer = await this.send(address(path, query), { headers: { Accept: "application/json" }, signal });
-    return (await answer.json()) as T;
+    return answer.json().catch(unreachable(signal));
   }
 
   async post<T>(path: string, body: unknown, signal: AbortSignal): Promise<T> {
     const headers = { Accept: "application/json", "Content-Type": "application/json" };
     const answer = await this.send(path, { method: "POST", headers, body: JSON.stringify(body), signal });
-    return (await answer.json()) as T;
+    return answer.json().catch(unreachable(signal));
   }
 
   /** csv fetches a table as a file: a link could not carry the token. */
   async csv(path: string, query: Query, signal: AbortSignal): Promise<Blob> {
     const answer = await this.send(address(path, query), { headers: { Accept: "text/csv" }, signal });
-    return answer.blob();
+    return answer.blob().catch(unreachable(signal));
   }
 
   private async send(url: string, init: RequestInit, again = true): Promise<Response> {
@@ -51,20 +51,32 @@ export class Api {
       ...(init.headers as Record<string, string>),
       Authorization: `Bearer ${this.bearer.token()}`,
     };
-    const answer = await fetch(url, { ...init, headers }).catch((cause: unknown) => {
-      if (init.signal?.aborted) throw cause;
-      throw new Problem(0, "No answer", "The server cannot be reached.", 5);
-    });
-    learnClock(answer.headers.get("Date"));
-    if (answer.ok) return answer;
-    const problem = await readProblem(answer);
-    if (answer.status === 401) {
+    try {
+      return await request(url, { ...init, headers });
+    } catch (error) {
+      if (!(error instanceof Problem) || error.status !== 401) throw error;
       if (again && (await this.bearer.renew())) return this.send(url, init, false);
-      this.bearer.refused(problem.message);
+      this.bearer.refused(error.message);
+      throw error;
     }
-    throw problem;
   }
 }
+
+/** request is a fetch whose refusals are Problems. */
+export async function request(url: string, init: RequestInit): Promise<Response> {
+  const answer = await fetch(url, init).catch(unreachable(init.signal));
+  learnClock(answer.headers.get("Date"));
+  if (!answer.ok) throw await readProblem(answer);
+  return answer;
+}
+
+// unreachable turns a broken connection into a Problem; a call that was given up is none.
+const unreachable =
+  (signal: AbortSignal | null | undefined) =>
+  (cause: unknown): never => {
+    if (signal?.aborted) throw cause;
+    throw new Problem(0, "No answer", "The server cannot be reached.", 5);
+  };
 
 function address(path: string, query: Query): string {
   const search = new URLSearchParams();

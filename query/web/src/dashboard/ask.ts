@@ -1,7 +1,7 @@
 // What acts asks first, and then says what became of it, in the same dialog.
 
 import { Problem } from "./api.ts";
-import { announce, fill, h, newId, type Child } from "./dom.ts";
+import { fill, h, newId, type Child } from "./dom.ts";
 
 export interface Question {
   title: string;
@@ -15,11 +15,11 @@ export interface Question {
   act: (text: string, signal: AbortSignal) => Promise<Child>;
 }
 
-/** ask resolves when the dialog is closed, to whether the act was done. */
+/** ask resolves when the dialog is closed, to whether something may have been done. */
 export function ask(q: Question): Promise<boolean> {
   return new Promise((resolve) => {
     const abandoned = new AbortController();
-    let done = false;
+    let tried = false;
     const titleId = newId();
     const textId = newId();
     const text = h("textarea", { id: textId, rows: 3, required: true, maxlength: 1000 });
@@ -38,18 +38,17 @@ export function ask(q: Question): Promise<boolean> {
     const dialog = h("dialog", { "aria-labelledby": titleId }, form);
 
     const act = async (): Promise<void> => {
+      tried = true;
       go.disabled = true;
       fill(result, h("p", { class: "muted" }, "Working…"));
       try {
         fill(result, await q.act(text.value.trim(), abandoned.signal));
-        done = true;
         go.remove();
         cancel.textContent = "Close";
         cancel.focus();
       } catch (error) {
         if (abandoned.signal.aborted) return;
-        const why = error instanceof Problem ? `${error.title}: ${error.message}` : String(error);
-        fill(result, h("p", { class: "problem" }, why));
+        fill(result, h("p", { class: "problem" }, whyNot(error)));
         go.disabled = false;
       }
     };
@@ -57,11 +56,18 @@ export function ask(q: Question): Promise<boolean> {
     dialog.addEventListener("close", () => {
       abandoned.abort();
       dialog.remove();
-      if (done) announce(`${q.title}: done`);
-      resolve(done);
+      resolve(tried);
     });
+    // Who goes to another page is not asked about this one any more.
+    window.addEventListener("hashchange", () => dialog.close(), { signal: abandoned.signal });
     document.body.append(dialog);
     dialog.showModal();
     (q.wants ? text : cancel).focus();
   });
+}
+
+function whyNot(error: unknown): string {
+  if (!(error instanceof Problem)) return String(error);
+  const said = `${error.title}: ${error.message}`;
+  return error.status === 0 ? `${said} It is not known whether it was done: close this, and look.` : said;
 }

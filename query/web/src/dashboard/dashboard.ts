@@ -6,20 +6,21 @@ import { Api } from "./api.ts";
 import { fill, h } from "./dom.ts";
 import { locale } from "./format.ts";
 import { frame, markCurrent, signInForm } from "./frame.ts";
-import { findPage, pagesOf } from "./pages.ts";
+import { findPage } from "./pages.ts";
 import { problemBox } from "./panel.ts";
 import {
   chosen,
   fetchSessions,
   forget,
   isDemo,
+  keep,
   readToken,
   remember,
   remembered,
   type Session,
 } from "./sessions.ts";
 import { forgetRate } from "./views/rate.ts";
-import type { Visit } from "./visit.ts";
+import { readAddress } from "./visit.ts";
 
 // The widget writes its numbers by it, as all the rest does.
 document.documentElement.lang = locale;
@@ -30,21 +31,7 @@ const root = document.getElementById("app")!;
 function open(session: Session, sessions: Session[]): void {
   const left = new AbortController();
   let page = new AbortController();
-  let renewing: Promise<boolean> | null = null;
-
-  // renew asks the demo once, however many calls were refused at the same time.
-  const renew = (): Promise<boolean> => {
-    if (!isDemo) return Promise.resolve(false);
-    renewing ??= fetchSessions()
-      .then((fresh) => {
-        const same = fresh.find((s) => s.name === session.name);
-        session = same ?? session;
-        return same !== undefined;
-      })
-      .catch(() => false)
-      .finally(() => (renewing = null));
-    return renewing;
-  };
+  const keeper = keep(session);
 
   const leave = (): void => {
     left.abort();
@@ -57,9 +44,7 @@ function open(session: Session, sessions: Session[]): void {
     forget();
     askForToken(why);
   };
-  const changeTo = (name: string): void => {
-    const other = sessions.find((s) => s.name === name);
-    if (!other) return;
+  const changeTo = (other: Session): void => {
     leave();
     remember(other);
     // A page of the other role, or of another's data, would be a dead end.
@@ -67,27 +52,28 @@ function open(session: Session, sessions: Session[]): void {
     open(other, sessions);
   };
 
-  const api = new Api({ token: () => session.token, renew, refused: (why) => !isDemo && signOut(why) });
+  const api = new Api({
+    token: () => keeper.session().token,
+    renew: keeper.renew,
+    refused: (why) => !isDemo && signOut(why),
+  });
   const names = new Map(
     sessions.flatMap((s) => (s.tenant && s.role === "tenant" ? [[s.tenant, s.name]] : [])),
   );
-  const around = frame(pagesOf(session.role), session, sessions, changeTo, () => signOut(""));
+  const around = frame(session, sessions, changeTo, () => signOut(""));
 
   // show draws the page that the address names. After a move the heading takes
   // the focus, so that a screen reader begins there.
   const show = (moved: boolean): void => {
     page.abort();
     page = new AbortController();
-    const [path = "", search = ""] = location.hash.replace(/^#\/?/, "").split("?");
-    const query = new URLSearchParams(search);
-    const visit: Visit = {
+    const { mayWrite } = session;
+    const visit = {
+      ...readAddress(),
       api,
       names,
-      query,
-      mayWrite: session.mayWrite,
-      path: path.split("/").filter(Boolean),
-      freshToken: tokenSource(),
-      remember: () => history.replaceState(null, "", `#/${path}${query.size > 0 ? `?${query}` : ""}`),
+      mayWrite,
+      freshToken: keeper.source(),
       signal: page.signal,
     };
     const chosenPage = findPage(session.role, visit.path[0] ?? "");
@@ -100,17 +86,6 @@ function open(session: Session, sessions: Session[]): void {
       window.scrollTo(0, 0);
     }
   };
-
-  // tokenSource gives out the session's token. Who asks again was refused with
-  // it, so then it fetches another.
-  const tokenSource = (): (() => Promise<string>) => {
-    let given = "";
-    return async () => {
-      if (given === session.token) await renew();
-      return (given = session.token);
-    };
-  };
-
   fill(root, around.elements);
   window.addEventListener("hashchange", () => show(true), { signal: left.signal });
   show(false);

@@ -1,7 +1,7 @@
 // What stands around every page: the name, who looks, and the ways to go.
 
 import { fill, h, list, newId, svg } from "./dom.ts";
-import type { Page } from "./pages.ts";
+import { pagesOf, type Page } from "./pages.ts";
 import { isDemo, type Session } from "./sessions.ts";
 import { href } from "./visit.ts";
 
@@ -12,14 +12,13 @@ export interface Frame {
 }
 
 export function frame(
-  pages: Page[],
   session: Session,
   sessions: Session[],
-  changeTo: (name: string) => void,
+  changeTo: (other: Session) => void,
   signOut: () => void,
 ): Frame {
   const main = h("main", { tabindex: -1 });
-  const links = new Map(pages.map((p) => [p, h("a", { href: href(p.path) }, p.label)]));
+  const links = new Map(pagesOf(session.role).map((p) => [p, h("a", { href: href(p.path) }, p.label)]));
   const elements = [
     // The address names the page, so that an anchor is not for jumping to.
     h("button", { type: "button", class: "skip", onclick: () => main.focus() }, "Skip to content"),
@@ -61,12 +60,10 @@ function dial(): SVGElement {
   );
 }
 
-function switcher(session: Session, sessions: Session[], change: (name: string) => void): HTMLElement {
+function switcher(session: Session, sessions: Session[], changeTo: (other: Session) => void): HTMLElement {
   const id = newId();
-  const options = sessions.map((s) =>
-    h("option", { value: s.name, selected: s.name === session.name }, s.name),
-  );
-  const select = h("select", { id, onchange: () => change(select.value) }, options);
+  const options = sessions.map((s) => h("option", { selected: s.name === session.name }, s.name));
+  const select = h("select", { id, onchange: () => changeTo(sessions[select.selectedIndex]!) }, options);
   return h(
     "div",
     { class: "who" },

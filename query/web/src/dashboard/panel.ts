@@ -2,10 +2,10 @@
 // and is tried again without regard to the others.
 
 import { Problem } from "./api.ts";
-import { fill, h, icon, newId, strong, type Child } from "./dom.ts";
+import { announce, fill, h, icon, newId, strong, type Child } from "./dom.ts";
 import { ago, now, time } from "./format.ts";
 import type { Instant } from "./types.ts";
-import { repeat } from "./visit.ts";
+import { repeat, type Visit } from "./visit.ts";
 
 export interface PanelOptions<T> {
   title: string;
@@ -30,7 +30,7 @@ export interface Panel {
 // An answer that is older than this says so in colour.
 const STALE_SECONDS = 60;
 
-export function panel<T>(visit: AbortSignal, o: PanelOptions<T>): Panel {
+export function panel<T>(visit: Visit, o: PanelOptions<T>): Panel {
   const heading = h("h2", { id: newId(), tabindex: -1 }, o.title);
   const asOf = h("span", { class: "as-of" });
   const refresh = h(
@@ -51,13 +51,15 @@ export function panel<T>(visit: AbortSignal, o: PanelOptions<T>): Panel {
   );
 
   let shown = false;
+  let outdated = false; // what is shown is of other filters
   let running: AbortController | undefined;
 
   async function load(filtersChanged = false): Promise<void> {
     running?.abort();
-    const mine = (running = new AbortController());
-    const signal = AbortSignal.any([visit, mine.signal]);
-    if (filtersChanged) element.classList.add("outdated");
+    running = new AbortController();
+    const signal = AbortSignal.any([visit.signal, running.signal]);
+    outdated ||= filtersChanged;
+    element.classList.toggle("outdated", outdated);
     element.setAttribute("aria-busy", "true");
     if (!shown) fill(body, skeleton(o.lines ?? 3));
     try {
@@ -68,10 +70,11 @@ export function panel<T>(visit: AbortSignal, o: PanelOptions<T>): Panel {
       if (hadFocus) heading.focus(); // what had it is gone
       fill(notice);
       fill(asOf, knownAsOf(data));
+      if (outdated) announce(`${o.title}: updated`);
       shown = true;
     } catch (error) {
       if (signal.aborted) return;
-      if (filtersChanged || !shown) {
+      if (outdated || !shown) {
         shown = false;
         fill(body);
         fill(asOf);
@@ -81,14 +84,19 @@ export function panel<T>(visit: AbortSignal, o: PanelOptions<T>): Panel {
         problemBox(error, signal, () => load(!shown), shown),
       );
     }
+    outdated = false;
     element.classList.remove("outdated");
     element.removeAttribute("aria-busy");
   }
   const { every } = o;
+  // Nothing is taken away from under a reader's hands, or closed again.
+  const inUse = (): boolean =>
+    body.matches(":hover, :focus-within") ||
+    body.querySelector("details[open], [aria-expanded=true]") !== null;
   if (every === undefined) void load();
   else
-    repeat(visit, async () => {
-      if (!shown || !body.matches(":hover, :focus-within")) await load();
+    repeat(visit.signal, async () => {
+      if (!shown || !inUse()) await load();
       return every;
     });
   return { element, load };

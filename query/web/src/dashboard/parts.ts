@@ -34,7 +34,7 @@ const TONES: Record<string, Tone> = {
 export const state = (name: string): HTMLElement => chip(TONES[name] ?? "calm", sentence(words(name)));
 
 /** toneOf is green, yellow from 80 % and red from 100 %. */
-export const toneOf = (u: { percentage: number; limit: number | null }): Tone =>
+const toneOf = (u: { percentage: number; limit: number | null }): Tone =>
   u.limit === null ? "calm" : u.percentage >= 100 ? "bad" : u.percentage >= 80 ? "warn" : "good";
 
 /** usageOf says what is used of what: "425 of 500", "12, not included". */
@@ -115,7 +115,7 @@ export const overageCost = (cents: number, currency: string): Child =>
   h("span", { class: cents > 0 ? "strong" : "muted" }, money(cents, currency));
 
 /** shortId is enough of a UUID to tell two apart. */
-export const shortId = (id: string): string => `${id.slice(0, 8)}…${id.slice(-4)}`;
+const shortId = (id: string): string => `${id.slice(0, 8)}…${id.slice(-4)}`;
 
 /** tenant leads to a tenant's page, by name where it has one. */
 export function tenant(visit: Visit, id: string | null): Child {
@@ -129,10 +129,10 @@ export function tenant(visit: Visit, id: string | null): Child {
   );
 }
 
-/** id is an identifier, cut short to the eye and whole to whoever points at it. */
-export const id = (text: string): HTMLElement => h("span", { class: "id", title: text }, text);
+/** id is an identifier, in letters that are told apart easily. */
+export const id = (text: string): HTMLElement => h("span", { class: "id" }, text);
 
-export const NEEDS_WRITE = "This token may only read: acting needs the scope usage:write.";
+const NEEDS_WRITE = "This token may only read: acting needs the scope usage:write.";
 
 /** actButton is a button that changes something; without the right to, it says so. */
 export function actButton(visit: Visit, label: string, about: string, act: () => void): HTMLElement {

@@ -1,6 +1,8 @@
 // Who is looking. In the demo the server mints the tokens; elsewhere a person
 // gives one, and it stays in this tab's sessionStorage and nowhere else.
 
+import { request } from "./api.ts";
+
 export interface Session {
   name: string;
   role: "tenant" | "admin";
@@ -20,8 +22,7 @@ export const isDemo = demoSessions !== null;
 
 /** fetchSessions asks the demo for its sessions, with fresh tokens. */
 export async function fetchSessions(): Promise<Session[]> {
-  const answer = await fetch(demoSessions ?? "", { headers: { Accept: "application/json" } });
-  if (!answer.ok) throw new Error(`The demo's sessions could not be read: HTTP ${answer.status}.`);
+  const answer = await request(demoSessions ?? "", { headers: { Accept: "application/json" } });
   const { sessions } = (await answer.json()) as { sessions: { name: string; token: string }[] };
   return sessions.map((s) => readToken(s.token, s.name));
 }
@@ -73,4 +74,36 @@ export function readToken(token: string, name?: string): Session {
     token,
     mayWrite: scopes.includes("usage:write"),
   };
+}
+
+/** Keeper holds the session at work, whose token is renewed where that can be done. */
+export interface Keeper {
+  session: () => Session;
+  /** renew fetches another token, or tells that there is none. */
+  renew: () => Promise<boolean>;
+  /** source gives out tokens; who asks it again was refused with the last one. */
+  source: () => () => Promise<string>;
+}
+
+export function keep(session: Session): Keeper {
+  let renewing: Promise<boolean> | null = null;
+
+  const again = async (): Promise<boolean> => {
+    const fresh = await fetchSessions().catch(() => []);
+    const same = fresh.find((s) => s.name === session.name);
+    session = same ?? session;
+    renewing = null;
+    return same !== undefined;
+  };
+  // The demo is asked once, however many calls were refused at the same time.
+  const renew = async (): Promise<boolean> => isDemo && (renewing ??= again());
+
+  const source = (): (() => Promise<string>) => {
+    let given = "";
+    return async () => {
+      if (given === session.token) await renew();
+      return (given = session.token);
+    };
+  };
+  return { session: () => session, renew, source };
 }

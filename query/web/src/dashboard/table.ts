@@ -4,6 +4,7 @@
 import { announce, append, fill, h, icon, newId, type Child } from "./dom.ts";
 import { noun } from "./format.ts";
 import { problemBox } from "./panel.ts";
+import type { Visit } from "./visit.ts";
 
 export interface Column<T> {
   head: string;
@@ -99,7 +100,7 @@ export interface PagedOptions<T, P extends Page> extends TableOptions<T> {
 }
 
 /** paged is a table with a button that fetches what follows, and adds it. */
-export function paged<T, P extends Page>(signal: AbortSignal, o: PagedOptions<T, P>): Child {
+export function paged<T, P extends Page>(visit: Visit, o: PagedOptions<T, P>): Child {
   const list = table(o, o.rows(o.first));
   const foot = h("div", { class: "pager" });
   const offer = (cursor: string | null): void =>
@@ -122,10 +123,10 @@ export function paged<T, P extends Page>(signal: AbortSignal, o: PagedOptions<T,
       if (hadFocus) foot.querySelector("button")?.focus();
       announce(`${noun(more.length, `more ${o.word}`)}${page.next_cursor ? "" : ": that is all"}`);
     } catch (error) {
-      if (!signal.aborted)
+      if (!visit.signal.aborted)
         fill(
           foot,
-          problemBox(error, signal, () => void fetchMore(cursor)),
+          problemBox(error, visit.signal, () => void fetchMore(cursor)),
         );
     }
   };

@@ -19,11 +19,17 @@ export interface Visit {
   signal: AbortSignal;
 }
 
-/** href is the address of a page. */
-export function href(path: string, query: Record<string, string> = {}): string {
-  const search = new URLSearchParams(query).toString();
-  return `#/${path}${search ? `?${search}` : ""}`;
+/** readAddress takes a page's path and filters from the address. */
+export function readAddress(): Pick<Visit, "path" | "query" | "remember"> {
+  const [path = "", search] = location.hash.replace(/^#\/?/, "").split("?");
+  const query = new URLSearchParams(search);
+  const remember = (): void =>
+    history.replaceState(null, "", `#/${path}${query.size > 0 ? `?${query}` : ""}`);
+  return { path: path.split("/").filter(Boolean), query, remember };
 }
+
+/** href is the address of a page. */
+export const href = (path: string): string => `#/${path}`;
 
 /** repeat calls again and again, with a pause that each call decides, and rests while the tab is hidden. */
 export function repeat(signal: AbortSignal, call: () => Promise<number>): void {

@@ -1,16 +1,16 @@
 // Alerts that were raised: for one tenant, or for all of them.
 
 import { h, type Child } from "../dom.ts";
-import { count, noun, percent, periodStart, time, timeOr } from "../format.ts";
+import { noun, percent, periodStart, time, timeOr } from "../format.ts";
 import { empty, panel } from "../panel.ts";
-import { chip, tenant, title } from "../parts.ts";
+import { chip, tenant, title, usageOf } from "../parts.ts";
 import { col, table, type Column } from "../table.ts";
 import type { RaisedAlert, TenantAlerts } from "../types.ts";
 import type { Visit } from "../visit.ts";
 
 /** alertsPanel is what one tenant was told. */
 export function alertsPanel(visit: Visit, tenantId: string | null): HTMLElement {
-  return panel(visit.signal, {
+  return panel(visit, {
     title: "Alerts raised",
     lines: 3,
     load: (signal) => visit.api.get<TenantAlerts>("/api/v1/alerts", { tenant_id: tenantId }, signal),
@@ -36,7 +36,7 @@ function allAlerts(
   o: { name: string; limit: number; every?: number },
   columns: Column<RaisedAlert>[],
 ): HTMLElement {
-  return panel(visit.signal, {
+  return panel(visit, {
     ...o,
     title: o.name,
     lines: Math.min(o.limit, 8),
@@ -56,12 +56,7 @@ function list(alerts: RaisedAlert[], columns: Column<RaisedAlert>[]): Child {
 const AGENT: Column<RaisedAlert> = col("Agent", (a) => a.agent);
 
 const ALERT: Column<RaisedAlert> = col("Alert", (a) =>
-  h(
-    "span",
-    null,
-    chip(a.level === "error" ? "bad" : "warn", percent(a.threshold)),
-    ` ${count(a.count)} of ${count(a.limit)}`,
-  ),
+  h("span", null, chip(a.level === "error" ? "bad" : "warn", percent(a.threshold)), ` ${usageOf(a)}`),
 );
 
 const PERIOD: Column<RaisedAlert> = col("Period from", (a) => periodStart(a.period_start));

@@ -10,7 +10,7 @@ import type { Visit } from "../visit.ts";
 import { findingsPanel } from "./findings.ts";
 
 export function auditPage(visit: Visit): Child {
-  const last = panel(visit.signal, {
+  const last = panel(visit, {
     title: "Last audit",
     lines: 7,
     load: (signal) => visit.api.get<{ audit: Audit | null }>("/api/v1/admin/audits/latest", {}, signal),

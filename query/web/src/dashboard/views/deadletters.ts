@@ -27,7 +27,7 @@ const MEANS: Record<string, string> = {
 };
 
 export function deadLettersPage(visit: Visit): Child {
-  return [title("Dead letters"), readOnlyNote(visit), deadLettersPanels(visit, null)];
+  return [title("Dead letters"), deadLettersPanels(visit, null)];
 }
 
 /** deadLettersPanels are those of one tenant, or of all. */
@@ -46,14 +46,14 @@ export function deadLettersPanels(visit: Visit, tenantId: string | null): Child 
   );
   // Both panels come from one answer shape, but the groups are always those of
   // what is open: that is what there is to do.
-  const groups = panel(visit.signal, {
+  const groups = panel(visit, {
     title: "Open, by reason",
     lines: 4,
     load: (signal) =>
       visit.api.get<DeadLetters>(PATH, { state: "open", tenant_id: tenantId, limit: 1 }, signal),
     render: (d) => drawGroups(visit, tenantId, d.groups, reload),
   });
-  const letters = panel(visit.signal, {
+  const letters = panel(visit, {
     title: "Letters",
     lines: 8,
     tools: filter.element,
@@ -71,7 +71,7 @@ export function deadLettersPanels(visit: Visit, tenantId: string | null): Child 
     render: (d) => drawLetters(visit, d, reload),
   });
   const reload = (): void => (void groups.load(), void letters.load());
-  return [groups.element, letters.element];
+  return [readOnlyNote(visit), groups.element, letters.element];
 }
 
 const LIMIT = 50;
@@ -211,7 +211,7 @@ function retryButton(visit: Visit, n: number, about: string, which: Which, reloa
       ),
       verb: "Retry",
       act: (_, signal) => retry(visit, which, signal),
-    }).then((done) => done && reload());
+    }).then((tried) => tried && reload());
   });
 }
 

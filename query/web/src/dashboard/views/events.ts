@@ -44,7 +44,7 @@ export function eventsPanel(visit: Visit, tenantId: string | null): HTMLElement 
     action: filter.value("action"),
     ...span(filter),
   });
-  const list = panel(visit.signal, {
+  const list = panel(visit, {
     title: "What was counted",
     lines: 10,
     tools: [filter.element, csvButton(visit, query)],
@@ -69,21 +69,22 @@ function span(filter: Filters): Query {
 }
 
 function draw(visit: Visit, first: Events, query: Query): Child {
+  const note = retentionNote(first);
   if (first.events.length === 0) {
-    return empty("No events here. Ask for a longer time, or for all agents and actions.");
+    return [note, empty("No events here. Ask for a longer time, or for all agents and actions.")];
   }
   // The pages that follow keep to the window of the first, however long the reader takes.
-  const window = { from: first.from, to: first.to, limit: PER_PAGE };
-  const list = paged<UsageEvent, Events>(visit.signal, {
+  const span = { from: first.from, to: first.to, limit: PER_PAGE };
+  const list = paged<UsageEvent, Events>(visit, {
     caption: "Events, newest first",
     columns: COLUMNS,
     detail,
     first,
-    fetchPage: (cursor) => visit.api.get<Events>(PATH, { ...query, ...window, cursor }, visit.signal),
+    fetchPage: (cursor) => visit.api.get<Events>(PATH, { ...query, ...span, cursor }, visit.signal),
     rows: (page) => page.events,
     word: "event",
   });
-  return [retentionNote(first), list];
+  return [note, list];
 }
 
 const COLUMNS: Column<UsageEvent>[] = [

@@ -19,7 +19,7 @@ export function findingsPanel(visit: Visit): HTMLElement {
     [{ name: "findings", label: "Show", options: choices("Open", ["resolved", "all"]) }],
     () => void list.load(true),
   );
-  const list = panel(visit.signal, {
+  const list = panel(visit, {
     title: "Findings",
     lines: 4,
     tools: filter.element,
@@ -92,6 +92,6 @@ function resolveButton(visit: Visit, f: Finding, reload: () => void): HTMLElemen
         );
         return h("p", null, chip("good", "Resolved"), set.resolved_by && ` by ${set.resolved_by}`);
       },
-    }).then((done) => done && reload());
+    }).then((tried) => tried && reload());
   });
 }

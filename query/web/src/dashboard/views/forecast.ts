@@ -9,7 +9,7 @@ import type { AgentForecast, Forecast } from "../types.ts";
 import type { Visit } from "../visit.ts";
 
 export function forecastPanel(visit: Visit, tenantId: string | null): HTMLElement {
-  return panel(visit.signal, {
+  return panel(visit, {
     title: "Forecast",
     lines: 4,
     every: 30_000,

@@ -59,7 +59,7 @@ export function historyPanel(visit: Visit, tenantId: string | null): HTMLElement
   });
   const plot = h("div", { class: "plot" });
   const show = plotted(visit, plot);
-  const list = panel(visit.signal, {
+  const list = panel(visit, {
     title: "History",
     lines: 8,
     every: 30_000,
@@ -98,7 +98,7 @@ function plotted(visit: Visit, element: HTMLElement): Show {
         element,
         h("p", { class: "note" }, "The chart could not be loaded. Its numbers are in the table."),
       );
-    if (!visit.signal.aborted)
+    if (!visit.signal.aborted && element.isConnected)
       stop = chart.drawHistory(element, history, {
         locale,
         caption: `Usage per ${history.window}`,

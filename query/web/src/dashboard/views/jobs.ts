@@ -22,7 +22,7 @@ const DOES: Record<string, string> = {
 };
 
 export function jobsPage(visit: Visit): Child {
-  const list = panel(visit.signal, {
+  const list = panel(visit, {
     title: "What is done by the clock",
     lines: 7,
     load: (signal) => visit.api.get<{ jobs: Job[] }>(PATH, {}, signal),
@@ -100,6 +100,6 @@ function switchButton(visit: Visit, j: Job, reload: () => void): HTMLElement {
         );
         return h("p", null, set.paused ? chip("warn", "Paused") : chip("good", "Running"), ` ${set.job}`);
       },
-    }).then((done) => done && reload());
+    }).then((tried) => tried && reload());
   });
 }

@@ -34,7 +34,6 @@ export function ledgerPanels(visit: Visit, tenantId: string | null): Child {
       {
         name: "tenant",
         label: "Tenant",
-        input: "search",
         placeholder: "UUID",
         when: () => tenantId === null,
       },
@@ -47,7 +46,7 @@ export function ledgerPanels(visit: Visit, tenantId: string | null): Child {
       { tenant_id: tenantId ?? filter.value("tenant"), state: filter.value("state"), limit: 50, cursor },
       signal,
     );
-  const list = panel(visit.signal, {
+  const list = panel(visit, {
     title: "What Stripe was told",
     lines: 10,
     note: "Each link brings the total of a tenant, agent and period from one figure to the next, in units of overage. Only one link of a customer's meter is undecided at a time.",
@@ -74,7 +73,7 @@ function draw(
       ),
     ];
   }
-  const list = paged<Link, Ledger>(visit.signal, {
+  const list = paged<Link, Ledger>(visit, {
     caption: "Links of the ledger, newest first",
     columns: columns(visit, tenantId),
     detail,

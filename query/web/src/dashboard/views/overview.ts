@@ -207,7 +207,7 @@ function partitionTable(o: Overview): Child {
 }
 
 function topTenants(visit: Visit): HTMLElement {
-  return panel(visit.signal, {
+  return panel(visit, {
     title: "Highest overage",
     lines: 5,
     every: 15_000,

@@ -13,7 +13,7 @@ const PATH = "/api/v1/periods";
 export function periodsPanel(visit: Visit, tenantId: string | null): HTMLElement {
   const fetchPage = (cursor: string | null, signal: AbortSignal): Promise<Periods> =>
     visit.api.get<Periods>(PATH, { tenant_id: tenantId, limit: 12, cursor }, signal);
-  return panel(visit.signal, {
+  return panel(visit, {
     title: "Running and past",
     lines: 6,
     note: "A closed period never changes: its limits, prices and amounts are frozen. What arrives late counts in the next one.",
@@ -26,7 +26,7 @@ function draw(visit: Visit, first: Periods, fetchPage: (cursor: string) => Promi
   if (first.periods.length === 0)
     return empty("No billing period yet. The first one begins with the subscription.");
   const { currency } = first;
-  return paged<Period, Periods>(visit.signal, {
+  return paged<Period, Periods>(visit, {
     caption: "Billing periods, newest first",
     columns: [
       col("Period (UTC)", (p) => period(p.period_start, p.period_end)),

@@ -52,7 +52,7 @@ function usageTab(visit: Visit, tenantId: string): Child {
 }
 
 function subscriptionPanel(visit: Visit, tenantId: string): HTMLElement {
-  return panel(visit.signal, {
+  return panel(visit, {
     title: "Subscription and usage",
     lines: 7,
     every: 30_000,

@@ -38,7 +38,7 @@ export function tenantsPage(visit: Visit): Child {
       signal,
     );
   };
-  const list = panel(visit.signal, {
+  const list = panel(visit, {
     title: "By usage in the running period",
     lines: 10,
     tools: filter.element,
@@ -70,7 +70,7 @@ function draw(
       ? empty("No tenant is like that. Try another search or any status.")
       : empty("No tenant yet. odometer subscription set gives one its plan.");
   }
-  const list = paged<Tenant, Tenants>(visit.signal, {
+  const list = paged<Tenant, Tenants>(visit, {
     caption: "Tenants",
     columns: [
       col("Tenant", (t) => tenant(visit, t.tenant_id)),
