@@ -16,7 +16,7 @@ const (
 	operatorPaths = "/api/v1/admin/"
 	sharedMethods = "GET, HEAD"
 	sharedHeaders = "Authorization, If-None-Match"
-	shownHeaders  = "ETag, Odometer-As-Of, Retry-After"
+	shownHeaders  = "ETag, Odometer-As-Of, Odometer-Complete-From, Retry-After"
 	preflightAge  = "600" // seconds; browsers ask again after that
 )
 
