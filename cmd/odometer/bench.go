@@ -15,12 +15,13 @@ const (
 	queryRace    = "query"
 	reporterRace = "reporter"
 	auditRace    = "audit"
+	ingestRace   = "ingest"
 	growthRace   = "growth"
 )
 
 type benchCmd struct {
-	Events    int      `default:"200000" help:"Events of the write race; growth counts ten times as many."`
-	Only      []string `default:"write,latency,query,reporter,audit" enum:"write,latency,query,reporter,audit,growth" help:"The races to run, of ${enum}; by default all but growth."`
+	Events    int      `default:"200000" help:"Events of the write and of the ingest race; growth counts ten times as many."`
+	Only      []string `default:"write,latency,ingest,query,reporter,audit" enum:"write,latency,ingest,query,reporter,audit,growth" help:"The races to run, of ${enum}; by default all but growth."`
 	Full      bool     `help:"Run growth too, reporter with 100000 customers and audit with 3000000 events: millions of events are stored first, which takes twenty-five minutes in all."`
 	Rounds    int      `default:"3" help:"How often each race is run; the tables show medians."`
 	Stored    []int    `default:"1000000,10000000" help:"Events that are stored already when growth begins."`
@@ -39,6 +40,7 @@ func (c *benchCmd) Help() string {
 
   write    from a filled stream to committed counters, beside one transaction per event and beside a bare COPY
   latency  from publish to visible in another connection
+  ingest   POST /api/v1/events, from the first request to committed counters
   query    GET /api/v1/usage beside a bare select 1
   reporter one pass that tells Stripe the overage of many customers
   audit    both sides of the audit beside a bare read of the stream and a bare sum
@@ -55,6 +57,8 @@ func (c *benchCmd) Run(ctx context.Context, t *terminal) error {
 		return c.Contestant.runTelling(ctx, t)
 	case c.Contestant.audits():
 		return c.Contestant.runAuditing(ctx, t)
+	case c.Contestant.mails():
+		return c.Contestant.runMailing(ctx, t)
 	case c.Contestant.Role != "":
 		return c.Contestant.run(ctx, t)
 	}
@@ -122,7 +126,7 @@ func (c *benchCmd) race(ctx context.Context, t *terminal) (_ *benchReport, err e
 		name string
 		run  func(context.Context, *ground, *benchReport) error
 	}{
-		{writeRace, c.raceWriting}, {latencyRace, c.raceLatency}, {queryRace, c.raceQueries}, {reporterRace, c.raceReporter}, {auditRace, c.raceAudit}, {growthRace, c.raceGrowth},
+		{writeRace, c.raceWriting}, {latencyRace, c.raceLatency}, {ingestRace, c.raceIngest}, {queryRace, c.raceQueries}, {reporterRace, c.raceReporter}, {auditRace, c.raceAudit}, {growthRace, c.raceGrowth},
 	} {
 		if !slices.Contains(c.Only, race.name) {
 			continue

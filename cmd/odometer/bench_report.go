@@ -15,6 +15,7 @@ type benchReport struct {
 	Rounds   int            `json:"rounds"`
 	Write    []writeLine    `json:"write,omitempty"`
 	Latency  []latencyLine  `json:"latency,omitempty"`
+	Ingest   []ingestLine   `json:"ingest,omitempty"`
 	Query    []queryLine    `json:"query,omitempty"`
 	Reporter []reporterLine `json:"reporter,omitempty"`
 	Audit    []auditLine    `json:"audit,omitempty"`
@@ -28,6 +29,7 @@ func (r *benchReport) print(t *terminal) {
 	fmt.Fprintf(t.out, "one sync of 8 kB to disk takes %.0f µs; load average at the start %s\n\n", m.SyncMicros, cmp.Or(m.LoadAtStart, "not known"))
 	printWrite(t, r.Write)
 	printLatency(t, r.Latency)
+	printIngest(t, r.Ingest)
 	printQuery(t, r.Query)
 	printReporter(t, r.Reporter)
 	printAuditRace(t, r.Audit)

@@ -45,7 +45,7 @@ func TestBenchRuns(t *testing.T) {
 	if err := json.Unmarshal(out, &report); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
-	if len(report.Write) != 6 || len(report.Latency) != 2 || len(report.Query) != 3 || len(report.Reporter) != 2 || len(report.Audit) != 2 || len(report.Growth) != 2 {
+	if len(report.Write) != 6 || len(report.Latency) != 2 || len(report.Ingest) != 5 || len(report.Query) != 3 || len(report.Reporter) != 2 || len(report.Audit) != 2 || len(report.Growth) != 2 {
 		t.Errorf("lines are missing:\n%s", out)
 	}
 	for _, l := range report.Write {
