@@ -1,6 +1,6 @@
 // Package httpingest takes events over HTTP, for agents that speak no NATS:
 // POST /api/v1/events. It judges each event as package ingest does, publishes
-// the valid ones in one atomic batch, and answers what became of each.
+// the valid ones in their order, and answers what became of each.
 //
 // What it guarantees:
 //

@@ -52,7 +52,7 @@ func newHandler(o Options) *handler {
 
 func (h *handler) register(a *api.API) {
 	api.RegisterPlain(a, api.Route{
-		ID: "post-events", Method: http.MethodPost, Path: Path, Tag: "Events",
+		ID: "post-events", Method: http.MethodPost, Path: Path, Tag: "events",
 		Summary: "Record usage",
 		Description: "One event, an array of events, or one on each line (NDJSON): at most 1,000, and at most 1 MiB. " +
 			"Each names its agent; a CloudEvent does so in its type, `<agent>.<action_type>`. The tenant is the token's.\n\n" +
