@@ -32,7 +32,7 @@ const leave = (page) => page.context().close();
 
 const LOOKS = {
   light: { colorScheme: "light", viewport: { width: 1440, height: 900 } },
-  dark: { colorScheme: "dark", viewport: { width: 1440, height: 900 } },
+  dark: { colorScheme: "dark", viewport: { width: 1024, height: 768 } },
   narrow: { colorScheme: "light", viewport: { width: 360, height: 740 } },
 };
 

@@ -123,9 +123,9 @@ export function tenant(visit: Visit, id: string | null): Child {
   const name = visit.names.get(id);
   return h(
     "a",
-    { href: href(`tenants/${id}`), title: id, class: "tenant" },
-    name && `${name} `,
-    h("span", { class: name ? "id muted" : "id" }, shortId(id)),
+    { href: href(`tenants/${id}`), title: id },
+    name && h("span", { class: "whole" }, name, " "),
+    h("span", { class: name ? "id whole muted" : "id whole" }, shortId(id)),
   );
 }
 

@@ -75,10 +75,7 @@ function draw(
     columns: [
       col("Tenant", (t) => tenant(visit, t.tenant_id)),
       col("Status", (t) => state(t.status)),
-      col("Plan", (t) => t.plan?.name ?? muted("None")),
-      col("Period (UTC)", (t) =>
-        t.period_start && t.period_end ? period(t.period_start, t.period_end) : muted("None"),
-      ),
+      col("Plan", (t) => [t.plan?.name ?? muted("None"), h("span", { class: "means" }, periodOf(t))]),
       col("Usage", (t) => meters(t.usage), "wide"),
       col("Units", (t) => count(t.total_count), "number"),
       col("Overage", (t) => overageCost(t.total_overage_cost_cents, currency), "number"),
@@ -94,3 +91,6 @@ function draw(
 
 const deadLetters = (id: string, open: number): Child =>
   open === 0 ? muted("0") : h("a", { href: href(`tenants/${id}/dead-letters`), class: "warn" }, count(open));
+
+const periodOf = (t: Tenant): Child =>
+  t.period_start && t.period_end ? period(t.period_start, t.period_end) : "No period";
