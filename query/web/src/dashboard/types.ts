@@ -129,7 +129,7 @@ export interface Overview {
   events_per_second: number;
   partitions: { partition: number; seq: number; as_of: Instant | null; freshness_seconds: number | null }[];
   stream: { epoch: number; last_seq: number | null };
-  totals: { messages: number; events: number; duplicates: number; dead_letters: number };
+  totals: { messages: number; events: number; duplicates: number; dead_letters: number } | null; // null while an old installation adds up
   open_dead_letters: number;
   open_findings: number;
   undecided_links: number;

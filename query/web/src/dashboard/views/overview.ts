@@ -169,6 +169,7 @@ function makeTile(t: Tile): { element: HTMLElement; show: (o: Overview) => void 
 
 function streamSum(o: Overview): Child {
   const t = o.totals;
+  if (t === null) return h("p", { class: "note" }, "The batches of this installation are being added up for the first time.");
   return [
     h("p", { class: "equation" }, sumOf(t)),
     h(
