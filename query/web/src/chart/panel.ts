@@ -30,8 +30,12 @@ export async function toggle(section: HTMLElement, ask: Ask): Promise<void> {
 
   let stop = () => {};
   let open = true;
+  // The widget takes the panel away when its figures are another tenant's.
+  const removed = new MutationObserver(() => host.parentNode || panels.get(section)!());
+  removed.observe(section, { childList: true });
   panels.set(section, () => {
     open = false;
+    removed.disconnect();
     stop();
     host.remove();
     button.ariaExpanded = "false";

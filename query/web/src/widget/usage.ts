@@ -28,7 +28,6 @@ interface Usage {
   tenant_id: string;
   period_start: string;
   period_end: string;
-  as_of: string;
   plan: { name: string } | null; // null: a trial without one
   usage: Record<
     string,
@@ -63,21 +62,21 @@ const element = <K extends keyof HTMLElementTagNameMap>(
   return made;
 };
 
-const button = (text: string, onclick: () => void) => element("button", { onclick }, text);
-
 class OdometerUsage extends HTMLElement {
   declare token: string | undefined;
   declare getToken: (() => Promise<string>) | undefined;
-  declare look: () => void;
+  declare look: (() => void) | undefined;
 
-  constructor() {
-    super();
-    let given: string | null | undefined; // the page's token, as last looked at
-    let token = given; // the one in use
+  connectedCallback() {
+    if (this.look) return this.look();
+
+    let given: string | null | undefined | 0 = 0; // the page's token, as last looked at
+    let token: string | null | void; // the one in use
     let data: Usage | undefined;
-    let failure: string | undefined;
-    let seen: string; // the tenant and period that dismissed and last are of
-    let dismissed: string[] = [];
+    let now: number; // the newest moment that data is true of
+    let failure: string | 0;
+    let seen: string; // the tenant and period that banners, last and the open history are of
+    let banners: Record<string, HTMLElement | 0>; // 0: dismissed
     let last: Period | undefined;
     let due = 0; // when to ask again
     let timer = 0;
@@ -86,19 +85,19 @@ class OdometerUsage extends HTMLElement {
     root.adoptedStyleSheets = [sheet];
 
     const ask = async (path: string, again = !token): Promise<Response> => {
-      if (again) token = await this.getToken?.().catch(() => ""); // then the service says that it is none
+      if (again) token = await this.getToken?.().catch(() => {}); // then the service says that it is none
       const answer = await fetch(new URL("/api/v1/" + path, this.getAttribute("api") || import.meta.url), {
         headers: { Authorization: "Bearer " + token },
       });
       return answer.status != 401 || again || !this.getToken ? answer : ask(path, true);
     };
 
-    const more = button("History", () =>
+    const open = () =>
       import("odometer-chart").then(
         (chart) => chart.toggle(history, ask),
         () => history.append(" unavailable"),
-      ),
-    );
+      );
+    const more = element("button", { onclick: open }, "History");
     const history = element("section", {}, more);
 
     const draw = () => {
@@ -106,60 +105,59 @@ class OdometerUsage extends HTMLElement {
       // An output is a live region that waits its turn (role status).
       const add = (tag: "div" | "output", className: string, ...content: (Node | string)[]) =>
         children.push(element(tag, { className }, ...content));
-      const now = +new Date(data?.as_of!); // the newest moment that is known of
-      const stale = !(Date.now() - now < 120_000);
+      const stale = !data || Date.now() - now > 120_000;
 
       // A failure while the numbers are fresh is no news yet.
       if (failure && stale)
         children.push(
-          element("output", { className: "error", role: "alert" }, failure, button("Retry", () => {
-            failure = "";
-            due = 0;
-            draw();
-          })),
+          element("output", { className: "error", role: "alert" }, failure, element("button", { onclick: again }, "Retry")),
         );
-      else if (!data) add("output", "", "Loading…");
+      else if (!data) add("output", "", "Loading");
 
       if (data) {
         let locale: Intl.Locale;
         try {
           locale = new Intl.Locale(this.closest<HTMLElement>("[lang]")!.lang);
         } catch {} // none, or not a language: the browser's
-        const format = (value: number, style?: "percent" | "currency" | "unit") =>
-          value.toLocaleString(locale, { style: style!, unit: "day", currency: data!.currency });
+        const format = (value: number, style?: "percent" | "currency") =>
+          value.toLocaleString(locale, { style: style!, currency: data!.currency });
         let total = 0;
 
-        add("div", "", element("b", {}, data.plan?.name ?? "Trial"), stale ? "As of " + new Date(data.as_of).toLocaleString(locale!) : "");
+        add("div", "", element("b", {}, data.plan?.name ?? "Trial"), stale ? "As of " + new Date(now).toLocaleString(locale!) : "");
 
         for (const alert of data.alerts) {
-          // What it says without its numbers: another percent is not another alert.
-          const key = alert.agent + alert.message.replace(/\d/g, "");
-          if (!dismissed.includes(key))
-            add("output", alert.level, alert.message, button("Dismiss", () => {
-              dismissed.push(key);
-              draw();
-              more.focus();
-            }));
+          // What it says without its numbers: another percent is not another
+          // alert, and a button that has the focus keeps it.
+          const key = alert.agent + alert.message.replace(/[^a-z]/g, "");
+          const dismiss = () => {
+            banners[key] = 0;
+            draw();
+            more.focus();
+          };
+          const banner = (banners[key] ??= element("output", { className: alert.level }, "", element("button", { onclick: dismiss }, "Dismiss")));
+          if (banner) {
+            if ((banner.firstChild as Text).data != alert.message) (banner.firstChild as Text).data = alert.message;
+            children.push(banner);
+          }
         }
 
         for (const agent in data.usage) {
           const { count, limit, percentage, overage, overage_cost_cents } = data.usage[agent]!;
-          const measured = limit != null && limit + count;
           const toLimit = ((limit! - count) / count) * (now - +new Date(data.period_start)); // ms, at the pace so far
           total += count;
           add(
             "div",
             percentage < 80 ? "" : percentage < 100 ? "warning" : "error",
             element("b", {}, agent.replace(/_/g, " ")),
-            format(count) + (measured ? " of " + format(limit!) : ""),
-            measured ? element("progress", { value: percentage / 100, ariaLabel: agent }) : "",
+            format(count) + (limit ? " of " + format(limit) : ""),
+            limit || percentage ? element("progress", { value: percentage / 100, ariaLabel: agent }) : "",
             element(
               "small",
               {},
-              measured ? format(percentage / 100, "percent") : limit == 0 ? "not included" : "unlimited",
+              limit ? format(percentage / 100, "percent") : limit == 0 ? "not included" : "unlimited",
               overage ? " · " + format(overage) + " over: " + format(overage_cost_cents / 100, "currency") : "",
               last ? " · last period " + format(last.usage[agent]?.count ?? 0) : "",
-              toLimit > 0 && now + toLimit < +new Date(data.period_end) ? " · limit within " + format(Math.ceil(toLimit / 86_400_000), "unit") : "",
+              toLimit > 0 && now + toLimit < +new Date(data.period_end) ? " · days until limit: " + format(Math.ceil(toLimit / 86_400_000)) : "",
             ),
           );
         }
@@ -174,6 +172,11 @@ class OdometerUsage extends HTMLElement {
       children.map((child, i) => child.isEqualNode(root.children[i]!) || root.insertBefore(child, root.children[i]!));
     };
 
+    const again = () => {
+      failure = due = 0;
+      draw();
+    };
+
     const look = async (): Promise<void> => {
       clearTimeout(timer);
       if (!this.isConnected) return;
@@ -184,10 +187,9 @@ class OdometerUsage extends HTMLElement {
       if (wanted != given) {
         token = given = wanted;
         data = undefined; // it may be another tenant's
-        due = 0;
+        again();
       }
-      if (Date.now() < due) return;
-      if (!token && !this.getToken) return draw();
+      if (Date.now() < due || (!token && !this.getToken)) return;
 
       due = Date.now() + 30_000; // should there never be an answer
       let answer: Response | undefined;
@@ -197,10 +199,10 @@ class OdometerUsage extends HTMLElement {
       } catch {} // no answer, or not the service's
       if (wanted != given) return;
 
-      failure = "";
+      failure = 0;
       if (body?.usage) {
         data = body as Usage;
-        data.as_of = answer!.headers.get("Odometer-As-Of") ?? data.as_of; // the body may be the cache's
+        now = +new Date(answer!.headers.get("Odometer-As-Of")!); // as_of may be the cache's
       } else {
         failure = body?.detail ?? "Usage unavailable";
         if (answer?.status! < 429) data = undefined;
@@ -208,27 +210,25 @@ class OdometerUsage extends HTMLElement {
       if (answer?.status == 401) {
         failure = "Session expired";
         due = Infinity;
-        this.dispatchEvent(new CustomEvent("odometer-token-expired", { bubbles: true }));
+        this.dispatchEvent(new Event("odometer-token-expired", { bubbles: true }));
       } else due = Date.now() + 1000 * (+answer?.headers.get("Retry-After")! || 30);
-      draw();
-
       if (data && seen != (seen = data.tenant_id + data.period_start)) {
-        dismissed = [];
+        banners = {};
         last = undefined;
-        try {
-          const { periods } = await (await ask("periods?limit=2")).json();
-          if (wanted == given) last = (periods as Period[]).find((period) => period.period_end <= data!.period_start);
-        } catch {} // it is left out
-        draw();
+        history.replaceChildren(more);
+        ask("periods?limit=2").then((answer) => answer.json()).then(
+          ({ periods }) => {
+            if (wanted != given) return;
+            last = (periods as Period[]).find((period) => period.period_end <= data!.period_start);
+            draw();
+          },
+        ).catch(() => {}); // it is left out
       }
+      draw();
     };
 
     this.look = look;
-    draw();
-  }
-
-  connectedCallback() {
-    this.look();
+    look();
   }
 }
 
