@@ -68,7 +68,7 @@ class OdometerUsage extends HTMLElement {
   declare look: (() => void) | undefined;
 
   connectedCallback() {
-    if (this.look) return this.look();
+    if (this.look) return this.look(); // it was moved
 
     let given: string | null | undefined | 0 = 0; // the page's token, as last looked at
     let token: string | null | void; // the one in use
@@ -109,9 +109,7 @@ class OdometerUsage extends HTMLElement {
 
       // A failure while the numbers are fresh is no news yet.
       if (failure && stale)
-        children.push(
-          element("output", { className: "error", role: "alert" }, failure, element("button", { onclick: again }, "Retry")),
-        );
+        children.push(element("output", { className: "error", role: "alert" }, failure, element("button", { onclick: again }, "Retry")));
       else if (!data) add("output", "", "Loading");
 
       if (data) {
@@ -128,7 +126,7 @@ class OdometerUsage extends HTMLElement {
         for (const alert of data.alerts) {
           // What it says without its numbers: another percent is not another
           // alert, and a button that has the focus keeps it.
-          const key = alert.agent + alert.message.replace(/[^a-z]/g, "");
+          const key = alert.agent + alert.message.replace(/\d/g, "");
           const dismiss = () => {
             banners[key] = 0;
             draw();
@@ -216,13 +214,14 @@ class OdometerUsage extends HTMLElement {
         banners = {};
         last = undefined;
         history.replaceChildren(more);
-        ask("periods?limit=2").then((answer) => answer.json()).then(
-          ({ periods }) => {
+        ask("periods?limit=2")
+          .then((answer) => answer.json())
+          .then(({ periods }) => {
             if (wanted != given) return;
             last = (periods as Period[]).find((period) => period.period_end <= data!.period_start);
             draw();
-          },
-        ).catch(() => {}); // it is left out
+          })
+          .catch(() => {}); // it is left out
       }
       draw();
     };
