@@ -5,7 +5,10 @@ import { createHmac } from "node:crypto";
 import { readFile } from "node:fs/promises";
 import { createRequire } from "node:module";
 import { createServer } from "node:http";
-import { execFile } from "node:child_process";
+import { execFile, spawn } from "node:child_process";
+import { mkdtemp, rm } from "node:fs/promises";
+import { tmpdir } from "node:os";
+import { createInterface } from "node:readline";
 import { promisify } from "node:util";
 import { chromium } from "playwright-core";
 
@@ -24,17 +27,41 @@ export const tenants = {
   bolt: "a1b0c0de-0000-4000-8000-000000000002", // has a plan with one agent
   dune: "a1b0c0de-0000-4000-8000-000000000004", // is past due
   ember: "a1b0c0de-0000-4000-8000-000000000005", // is on trial: nothing limits it
+  flint: "a1b0c0de-0000-4000-8000-000000000006", // has a period that ends seconds after the start
 };
 
-// launch starts the browser. It asks no hosts but those that the pages name.
-export const launch = () =>
-  chromium.launch({
-    executablePath: env("CHROMIUM"),
-    args: [
-      "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
-      "--disable-background-networking", "--disable-component-update", "--disable-sync",
-    ],
+// It asks no hosts but those that the pages name.
+const args = [
+  "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",
+  "--disable-background-networking", "--disable-component-update", "--disable-sync",
+];
+
+// launch starts the browser.
+export const launch = () => chromium.launch({ executablePath: env("CHROMIUM"), args });
+
+// desk starts a browser whose tabs hide each other, as on anybody's desk:
+// those that launch opens all pretend to be in front.
+export async function desk() {
+  const profile = await mkdtemp(`${tmpdir()}/odometer-desk-`);
+  const program = spawn(env("CHROMIUM"), [...args, "--headless=new", "--remote-debugging-port=0", `--user-data-dir=${profile}`, "about:blank"], {
+    stdio: ["ignore", "ignore", "pipe"],
   });
+  const ended = new Promise((done) => program.once("close", done));
+  const listens = await new Promise((found) =>
+    createInterface(program.stderr).on("line", (line) => {
+      const address = /^DevTools listening on (\S+)/.exec(line);
+      if (address) found(address[1]);
+    }),
+  );
+  const browser = await chromium.connectOverCDP(listens, { noDefaults: true });
+  const close = async () => {
+    await browser.close();
+    program.kill();
+    await ended;
+    await rm(profile, { recursive: true, force: true, maxRetries: 5 });
+  };
+  return { tabs: browser.contexts()[0], close };
+}
 
 // token signs claims as the demo does; seconds may be negative.
 export function token(claims, seconds = 3600) {
@@ -63,14 +90,26 @@ export async function axe(page) {
   return violations.map((v) => `${v.id}: ${v.help}: ${v.nodes.map((n) => n.target.join(" ")).join("; ")}`);
 }
 
-// embed serves a customer's page at another origin than the demo's, until it
-// is closed.
-export async function embed(html) {
+// embed serves customers' pages at another origin than the demo's, until it is
+// closed. put gives it a page, and says where that is: at a path of its own,
+// unless one is named.
+export async function embed() {
   const [host, port] = embedder.split(":");
-  const server = createServer((_, response) => {
-    response.setHeader("Content-Type", "text/html; charset=utf-8");
-    response.end(`<!doctype html><html lang="en"><title>A customer's page</title><main>${html}</main></html>`);
+  const pages = new Map();
+  const server = createServer((request, response) => {
+    const page = pages.get(request.url);
+    response.writeHead(page ? 200 : 404, { "Content-Type": "text/html; charset=utf-8", ...page?.headers });
+    response.end(page?.html);
   });
   await new Promise((done) => server.listen(Number(port), host, done));
-  return server;
+  return {
+    put(html, headers = {}, path = `/${pages.size + 1}`) {
+      pages.set(path, { html, headers });
+      return `http://${embedder}${path}`;
+    },
+    close() {
+      server.close();
+      server.closeAllConnections();
+    },
+  };
 }
