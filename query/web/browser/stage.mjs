@@ -47,12 +47,13 @@ export async function desk() {
     stdio: ["ignore", "ignore", "pipe"],
   });
   const ended = new Promise((done) => program.once("close", done));
-  const listens = await new Promise((found) =>
+  const listens = await new Promise((found, lost) => {
     createInterface(program.stderr).on("line", (line) => {
       const address = /^DevTools listening on (\S+)/.exec(line);
       if (address) found(address[1]);
-    }),
-  );
+    });
+    ended.then(() => lost(new Error("the browser ended before it said where it listens")));
+  });
   const browser = await chromium.connectOverCDP(listens, { noDefaults: true });
   const close = async () => {
     await browser.close();

@@ -27,7 +27,9 @@ const cells = (page) =>
 // drawn is how much of the canvas has the colour, from 0 to 1.
 const drawn = (page, colour) =>
   chart(page).locator("canvas").evaluate((canvas, colour) => {
-    const { data } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
+    const copy = new OffscreenCanvas(canvas.width, canvas.height).getContext("2d", { willReadFrequently: true });
+    copy.drawImage(canvas, 0, 0);
+    const { data } = copy.getImageData(0, 0, canvas.width, canvas.height);
     let found = 0;
     for (let i = 0; i < data.length; i += 4) if (colour.every((part, j) => Math.abs(data[i + j] - part) < 3)) found++;
     return (4 * found) / data.length;
