@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"slices"
 	"strings"
+	"unicode"
 
 	"github.com/google/uuid"
 
@@ -29,10 +30,25 @@ type Caller struct {
 
 // Who names the caller in what is written down: who did it.
 func (c Caller) Who() string {
-	if c.Subject == "" {
-		return "api"
+	if name := cleaned(c.Subject); name != "" {
+		return name
 	}
-	return c.Subject
+	return "api"
+}
+
+// maxSubject bounds how much of a token's subject is written down.
+const maxSubject = 200
+
+// cleaned is a subject as it may be written where people read it: what cannot
+// be printed is left out, and so is what goes too far.
+func cleaned(subject string) string {
+	name := []rune(strings.TrimSpace(strings.Map(func(r rune) rune {
+		if unicode.IsPrint(r) {
+			return r
+		}
+		return -1
+	}, subject)))
+	return string(name[:min(len(name), maxSubject)])
 }
 
 // admit decides whether a request may come in, and takes it from the caller's
@@ -45,7 +61,8 @@ func (a *API) admit(g *guarded, r *http.Request) (Caller, *Problem) {
 	}
 	who := Caller{Subject: claims.Subject, Role: claims.Role, Scopes: claims.Scopes}
 	v.caller = who
-	if g.AdminOnly {
+	v.tenant = claims.Tenant
+	if g.AdminOnly && claims.Role == Admin {
 		v.tenant = about(r)
 	}
 	switch {
@@ -55,6 +72,7 @@ func (a *API) admit(g *guarded, r *http.Request) (Caller, *Problem) {
 		return who, Refuse(Forbidden, "This is for operators: it needs a token of role admin.")
 	case !g.AdminOnly:
 		if who.Tenant, p = wanted(g, r, claims); p != nil {
+			v.named = shownTenant(about(r))
 			return who, p
 		}
 		v.tenant = who.Tenant
@@ -102,9 +120,20 @@ func (a *API) identify(g *guarded, r *http.Request) (Claims, *Problem) {
 	case err != nil:
 		return Claims{}, Refuse(Unavailable, "Tokens cannot be verified at the moment. Try again in a few seconds.")
 	case claims.Tenant == uuid.Nil && !g.AdminOnly && (g.writes() || !r.URL.Query().Has(tenantParameter)):
-		return Claims{}, challenge(&tokenError{"it names no tenant, and the query no tenant_id"})
+		return Claims{}, nobodys(g)
 	}
 	return claims, nil
+}
+
+// nobodys is a 401 for a good token of an admin where it is not known whom the
+// request is about. A fresh token of the kind would not help.
+func nobodys(g *guarded) *Problem {
+	p := challenge(&tokenError{"it names no tenant"})
+	p.Detail = "The token names no tenant: add ?tenant_id= with the tenant to read."
+	if g.writes() {
+		p.Detail = "The token names no tenant: events are written by a token whose claim tenant_id says whose they are."
+	}
+	return p
 }
 
 const tenantParameter = "tenant_id"

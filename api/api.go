@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"net"
 	"net/http"
+	"path"
+	"runtime/debug"
 	"slices"
 	"strings"
 	"sync"
@@ -78,7 +81,8 @@ type visit struct {
 	request *http.Request
 	route   string
 	caller  Caller
-	tenant  uuid.UUID // that was asked about, uuid.Nil when it never came to that
+	tenant  uuid.UUID // whose books were asked for; the token's own, where that was refused
+	named   string    // the other tenant that a request was refused for
 	hungUp  bool      // nobody waits for the answer any more
 }
 
@@ -117,13 +121,17 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 	if a.crossOrigin(out, r) {
 		return
 	}
+	if !clean(r.URL.Path) {
+		a.nothing(out, r) // the mux would send the client elsewhere
+		return
+	}
 	a.mux.ServeHTTP(out, r)
 }
 
 // panicked turns a bug into an answer, or cuts off one that is under way.
 func (a *API) panicked(out *response, r *http.Request, cause any) {
 	if cause != http.ErrAbortHandler {
-		a.Log.ErrorContext(r.Context(), "a request panicked", "route", visitOf(r.Context()).route, "panic", cause)
+		a.Log.ErrorContext(r.Context(), "a request panicked", "route", visitOf(r.Context()).route, "panic", cause, "stack", string(debug.Stack()))
 	}
 	if out.streaming || cause == http.ErrAbortHandler {
 		out.cut = true
@@ -147,19 +155,62 @@ func (a *API) book(v *visit, r *http.Request, out *response, took time.Duration)
 		slog.String("method", r.Method),
 		slog.String("route", v.route),
 		slog.Int("status", status),
-		slog.Duration("duration", took),
+		slog.Float64("ms", float64(took.Microseconds())/1000),
 	}
-	if v.tenant != uuid.Nil {
-		attrs = append(attrs, slog.String("tenant", v.tenant.String()))
-	}
-	if v.caller.Subject != "" {
-		attrs = append(attrs, slog.String("subject", v.caller.Subject))
+	for _, known := range [][2]string{
+		{"tenant", shownTenant(v.tenant)}, {"named", v.named}, {"role", string(v.caller.Role)}, {"subject", cleaned(v.caller.Subject)}, {"remote", remote(r)},
+	} {
+		if known[1] != "" {
+			attrs = append(attrs, slog.String(known[0], known[1]))
+		}
 	}
 	a.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
 }
 
+// clean reports whether a path is written in one way only.
+func clean(p string) bool {
+	canonical := path.Clean("/" + p)
+	if strings.HasSuffix(p, "/") && canonical != "/" {
+		canonical += "/"
+	}
+	return p == canonical
+}
+
+func shownTenant(tenant uuid.UUID) string {
+	if tenant == uuid.Nil {
+		return ""
+	}
+	return tenant.String()
+}
+
+// remote is the address of who asks, or of the proxy that asks for them.
+func remote(r *http.Request) string {
+	host, _, err := net.SplitHostPort(r.RemoteAddr)
+	if err != nil {
+		return r.RemoteAddr
+	}
+	return host
+}
+
+// unknownPath answers where nothing is registered: there is nothing, or not by
+// this method.
 func (a *API) unknownPath(w http.ResponseWriter, r *http.Request) {
-	a.refuse(w, r, Refuse(NotFound, "There is nothing at this path. The operations are listed at /docs."))
+	for _, method := range []string{http.MethodGet, http.MethodPost} {
+		other := r.Clone(r.Context())
+		other.Method = method
+		if _, pattern := a.mux.Handler(other); method != r.Method && pattern != "/" && pattern != "" {
+			visitOf(r.Context()).route = pageRoute
+			p := Refuse(methodNotAllowed, "%s is not among the methods of this path: use %s.", r.Method, method)
+			p.header.Set("Allow", map[string]string{http.MethodGet: "GET, HEAD", http.MethodPost: "POST"}[method])
+			a.refuse(w, r, p)
+			return
+		}
+	}
+	a.nothing(w, r)
+}
+
+func (a *API) nothing(w http.ResponseWriter, r *http.Request) {
+	a.refuse(w, r, Refuse(NotFound, "There is nothing at this path. The operations are listed at /openapi.json."))
 }
 
 // wrongMethod answers for the methods of a path that has others.

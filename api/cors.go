@@ -5,7 +5,9 @@ import (
 	"net/http"
 	"net/url"
 	"slices"
+	"strconv"
 	"strings"
+	"unicode"
 )
 
 // What pages of other origins may do is read their own usage: these methods
@@ -20,11 +22,23 @@ const (
 	preflightAge  = "600" // seconds; browsers ask again after that
 )
 
-// CheckOrigin reports what is wrong with an entry of Options.Origins.
+// CheckOrigin reports what is wrong with an entry of Options.Origins: it must
+// be written as browsers send it (RFC 6454), or it would never match.
 func CheckOrigin(origin string) error {
 	u, err := url.Parse(origin)
 	if err != nil || u.Host == "" || u.Scheme != "https" && u.Scheme != "http" || u.Scheme+"://"+u.Host != origin {
-		return fmt.Errorf("origin %q: want scheme and host only, in lower case and without a path, like https://app.example", origin)
+		return fmt.Errorf("origin %q: want scheme and host only, without a path, like https://app.example", origin)
+	}
+	if host := u.Hostname(); strings.ContainsFunc(host, func(r rune) bool { return r > unicode.MaxASCII || unicode.IsUpper(r) || r == '*' }) {
+		return fmt.Errorf("origin %q: browsers send its host in lower case, a name of other scripts in its xn-- form, and no *: write it so, an entry for each", origin)
+	}
+	standard := map[string]string{"http": "80", "https": "443"}[u.Scheme]
+	if port := u.Port(); port == standard || port == "" && strings.HasSuffix(u.Host, ":") {
+		return fmt.Errorf("origin %q: browsers leave the standard port out: write %s://%s", origin, u.Scheme, u.Hostname())
+	} else if port != "" {
+		if n, err := strconv.ParseUint(port, 10, 16); err != nil || n == 0 {
+			return fmt.Errorf("origin %q: there is no port %s", origin, port)
+		}
 	}
 	return nil
 }

@@ -49,6 +49,8 @@ func TestOriginsAreSchemeAndHost(t *testing.T) {
 	for origin, good := range map[string]bool{
 		"https://app.example": true, "http://localhost:3000": true,
 		"*": false, "app.example": false, "https://app.example/": false, "https://app.example/path": false, "ftp://app.example": false, "": false,
+		"https://App.example": false, "https://app.example:443": false, "https://app.example:8443": true, "https://app.example:": false,
+		"https://*.example": false, "https://bücher.example": false, "https://xn--bcher-kva.example": true, "https://app.example:99999": false,
 	} {
 		if err := CheckOrigin(origin); (err == nil) != good {
 			t.Errorf("%q: %v", origin, err)

@@ -194,14 +194,15 @@ func TestLogSaysWhoAskedAndNoSecret(t *testing.T) {
 	bearer := goodToken(t)
 	apitest.Get(h, someRoute+"?api_key=hush", bearer)
 	var line struct {
-		Level, Msg, Method, Route, Tenant, Subject string
-		Status, Duration                           int64
+		Level, Msg, Method, Route, Tenant, Subject, Role, Remote string
+		Status                                                   int64
+		Ms                                                       float64
 	}
 	if err := json.Unmarshal(log.Bytes(), &line); err != nil {
 		t.Fatalf("not one line: %v\n%s", err, &log)
 	}
 	if line.Level != "INFO" || line.Method != "GET" || line.Route != someRoute || line.Status != 200 ||
-		line.Tenant != someTenant.String() || line.Subject != "dana" || line.Duration <= 0 {
+		line.Tenant != someTenant.String() || line.Subject != "dana" || line.Role != "tenant" || line.Remote == "" || line.Ms <= 0 {
 		t.Errorf("%s", &log)
 	}
 	for _, hidden := range []string{bearer, "hush"} {
@@ -218,8 +219,55 @@ func TestLogSaysWhomAnOperatorLookedAt(t *testing.T) {
 	RegisterPlain(a, Route{ID: "look", Method: http.MethodGet, Path: "/api/v1/admin/x/{tenant_id}", Scope: ReadScope, AdminOnly: true},
 		func(http.ResponseWriter, *http.Request, Caller) error { return nil })
 	apitest.Get(a.Handler(), "/api/v1/admin/x/"+someTenant.String(), token(t, Claims{Subject: "olga", Role: Admin, Scopes: []string{ReadScope}}))
-	if !strings.Contains(log.String(), "tenant="+someTenant.String()+" subject=olga") {
+	if !strings.Contains(log.String(), "tenant="+someTenant.String()+" role=admin subject=olga") {
 		t.Errorf("%s", &log)
+	}
+}
+
+func TestLogSaysWhoWasRefusedWhom(t *testing.T) {
+	t.Parallel()
+	var log bytes.Buffer
+	h := doorWith(Options{Keys: secretKeys(t), Log: slog.New(slog.NewTextHandler(&log, nil))})
+	other := uuid.NewString()
+	apitest.WantProblem(t, apitest.Get(h, someRoute+"?tenant_id="+other, goodToken(t)), "403 forbidden")
+	if !strings.Contains(log.String(), "status=403") || !strings.Contains(log.String(), "tenant="+someTenant.String()+" named="+other+" role=tenant subject=dana") {
+		t.Errorf("%s", &log)
+	}
+}
+
+func TestSubjectsAreLoggedAsPeopleCanReadThem(t *testing.T) {
+	t.Parallel()
+	if got := (Caller{Subject: " d\u202ea\nna\x00 " + strings.Repeat("x", 5000)}).Who(); got != "dana "+strings.Repeat("x", 195) {
+		t.Errorf("%q", got)
+	}
+}
+
+// A redirect to the path as it should be written would pass the log by.
+func TestPathsAreWrittenInOneWay(t *testing.T) {
+	t.Parallel()
+	h := handler(t)
+	for _, path := range []string{"//api/v1/something", "/x/../api/v1/something", "/api//v1/something", "//"} {
+		r := httptest.NewRequest(http.MethodGet, "http://host.example", nil)
+		r.URL.Path = path
+		w := httptest.NewRecorder()
+		h.ServeHTTP(w, r)
+		apitest.WantProblem(t, w.Result(), "404 not-found")
+	}
+}
+
+func TestPagesSayWhichMethodsTheyTake(t *testing.T) {
+	t.Parallel()
+	a := New(Options{Keys: secretKeys(t), Log: apitest.Quiet})
+	a.Mux().HandleFunc("GET /page", func(http.ResponseWriter, *http.Request) {})
+	a.Mux().HandleFunc("POST /hook", func(http.ResponseWriter, *http.Request) {})
+	h := a.Handler()
+	for target, allow := range map[string]string{"POST /page": "GET, HEAD", "OPTIONS /page": "GET, HEAD", "GET /hook": "POST", "PUT /openapi.json": "GET, HEAD"} {
+		method, path, _ := strings.Cut(target, " ")
+		r := apitest.Do(h, method, path, "", "")
+		apitest.WantProblem(t, r, "405 invalid-request")
+		if got := r.Header.Get("Allow"); got != allow {
+			t.Errorf("%s: Allow %q, want %q", target, got, allow)
+		}
 	}
 }
 

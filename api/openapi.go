@@ -9,13 +9,15 @@ import (
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
+	strict "github.com/go-json-experiment/json"
 )
 
 const schemaPrefix = "#/components/schemas/"
 
 // description is the document before any operation.
 func description() huma.Config {
-	format := huma.Format{Marshal: writeJSON, Unmarshal: json.Unmarshal}
+	// Names as they are written, each once, as everywhere here.
+	format := huma.Format{Marshal: writeJSON, Unmarshal: func(text []byte, v any) error { return strict.Unmarshal(text, v) }}
 	return huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI: "3.1.0",
@@ -41,14 +43,15 @@ func description() huma.Config {
 }
 
 // schemaName is a type's name in the document. Types of a stage's part carry
-// the part's name, for the stage may have one of the same name: AdminTenant.
+// the part's name, for the stage may have one of the same name: AdminTenant,
+// IngestEvent.
 func schemaName(t reflect.Type, hint string) string {
 	name := huma.DefaultSchemaNamer(t, hint)
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
 	if place := strings.Split(t.PkgPath(), "/"); len(place) > 2 && place[0] == "odometer" {
-		part := place[len(place)-1]
+		part := strings.TrimPrefix(place[len(place)-1], "http")
 		return strings.ToUpper(part[:1]) + part[1:] + name
 	}
 	return name
@@ -119,7 +122,7 @@ func problemHeaders(k Kind) map[string]*huma.Param {
 		return &huma.Param{Description: description, Schema: &huma.Schema{Type: huma.TypeString}}
 	}
 	switch k.status {
-	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable, http.StatusRequestTimeout:
 		return map[string]*huma.Param{"Retry-After": text("Seconds to wait before asking again.")}
 	case http.StatusUnauthorized:
 		return map[string]*huma.Param{"WWW-Authenticate": text("What the token lacks (RFC 6750).")}
@@ -137,6 +140,7 @@ var exampleDetails = map[Kind]string{
 	SubscriptionInactive: "The subscription's status is past_due. Usage can be read while it is active or trial; renew it to see usage again.",
 	NotFound:             "There is no dead letter 1-4711.",
 	NoSubscription:       "Tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01 has no subscription. Subscribe to a plan, or ask the operator to set a subscription up.",
+	TooSlow:              "The body did not arrive within 10s. Send the same again.",
 	TooLarge:             "The body has more than 1048576 bytes: send fewer events at once.",
 	UnsupportedMediaType: "Send the body as application/json.",
 	RateLimited:          "At most 10 requests a minute are answered here. Wait as long as Retry-After says.",

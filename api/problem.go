@@ -27,6 +27,9 @@ var (
 	Unauthorized         = Kind{http.StatusUnauthorized, "unauthorized", "Unauthorized"}
 	Forbidden            = Kind{http.StatusForbidden, "forbidden", "Forbidden"}
 	SubscriptionInactive = Kind{http.StatusForbidden, "subscription-inactive", "Subscription inactive"}
+	// TooSlow is no verdict on the bytes, of which not all have come: 408 tells
+	// clients to send the same again (RFC 9110, 15.5.9).
+	TooSlow              = Kind{http.StatusRequestTimeout, "unavailable", "Request timeout"}
 	NotFound             = Kind{http.StatusNotFound, "not-found", "Not found"}
 	NoSubscription       = Kind{http.StatusNotFound, "no-subscription", "No subscription"}
 	TooLarge             = Kind{http.StatusRequestEntityTooLarge, "too-large", "Too large"}
@@ -61,7 +64,7 @@ func Refuse(k Kind, format string, args ...any) *Problem {
 		Type: "/problems/" + k.name, Title: k.title, Status: k.status,
 		Detail: fmt.Sprintf(format, args...), header: http.Header{},
 	}
-	if k == Unavailable {
+	if k == Unavailable || k == TooSlow {
 		p.RetryAfter(retryPause)
 	}
 	return p
@@ -87,7 +90,7 @@ func (p *Problem) RetryAfter(wait time.Duration) {
 	p.header.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
 }
 
-// Write answers with the problem.
+// write answers with the problem.
 func (p *Problem) write(w http.ResponseWriter) {
 	// Marshalling strings and a number cannot fail.
 	body, _ := json.Marshal(p)
@@ -175,7 +178,7 @@ func fromHuma(status int, text string, errs []error) *Problem {
 	case http.StatusUnsupportedMediaType:
 		return Refuse(UnsupportedMediaType, "Send the body as application/json.")
 	case http.StatusRequestTimeout:
-		return Refuse(InvalidRequest, "The body did not arrive in time. Send it without pauses.")
+		return Refuse(TooSlow, "The body did not arrive in time. Send the same again.")
 	}
 	if status >= http.StatusInternalServerError {
 		return internalProblem()

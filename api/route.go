@@ -43,7 +43,7 @@ func (g *guarded) writes() bool { return g.Scope == WriteScope && !g.AdminOnly }
 // 500 that tells nothing.
 func Register[I, O any](a *API, r Route, do func(ctx context.Context, who Caller, in *I) (*O, error)) {
 	if _, asks := reflect.TypeFor[I]().FieldByName("Body"); asks {
-		r.Problems = append(slices.Clone(r.Problems), TooLarge, UnsupportedMediaType)
+		r.Problems = append(slices.Clone(r.Problems), TooSlow, TooLarge, UnsupportedMediaType)
 	}
 	op := a.operation(r)
 	huma.Register(a.huma, op, func(ctx context.Context, in *I) (*O, error) {

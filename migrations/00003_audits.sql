@@ -10,5 +10,10 @@ create table audits (
     report    jsonb not null
 );
 
+-- Up to when what retention removed had been stored: a history before that is
+-- not known whole.
+alter table usage_removed add column stored_before timestamptz;
+
 -- +goose Down
+alter table usage_removed drop column stored_before;
 drop table audits;

@@ -38,7 +38,7 @@ type History struct {
 	GroupBy      []string   `json:"group_by"`
 	AsOf         Instant    `json:"as_of"`
 	CompleteFrom *time.Time `json:"complete_from" doc:"What occurred before may have been removed by retention: windows that begin before it are left out. null: nothing was removed."`
-	Buckets      []Bucket   `json:"buckets" doc:"Every window of the range that is known whole, in order, also those without events."`
+	Buckets      []Bucket   `json:"buckets" doc:"Every window of the range that is known, in order, also those without events. None begins before complete_from, or at or after as_of."`
 }
 
 // Bucket is what occurred in one window.
@@ -187,10 +187,13 @@ left join agents as a on a.agent = g.agent
 left join actions as t on t.agent = g.agent and t.action_type = g.action_type
 order by g.bucket, a.position nulls last, g.agent, t.position nulls last, g.action_type`
 
-// fill puts in the windows that are known whole, and what occurred in them.
+// fill puts in the windows that are known, and what occurred in them.
 func (h *History) fill(ctx context.Context, tx pgx.Tx, edges []time.Time) error {
 	for h.CompleteFrom != nil && len(edges) > 0 && edges[0].Before(*h.CompleteFrom) {
 		edges = edges[1:]
+	}
+	for len(edges) > 1 && !edges[len(edges)-2].Before(h.AsOf.Time) {
+		edges = edges[:len(edges)-1]
 	}
 	if len(edges) < 2 {
 		return nil

@@ -104,6 +104,7 @@ func TestHistoryHasEveryWindowOfItsRange(t *testing.T) {
 func TestHistoryBeginsWithTheCurrentPeriod(t *testing.T) {
 	t.Parallel()
 	b := newBooks(t)
+	b.readUntil(time.Now())
 	begun := time.Now().Add(-3 * 24 * time.Hour).UTC()
 	young := b.subscribe(odometer.Active, "price_bundle_monthly")
 	b.exec(`insert into billing_periods (tenant_id, period_start, period_end, plan_id) values ($1, $2, $2::timestamptz + interval '1 year', 'price_bundle_monthly')`, young, begun)
@@ -111,11 +112,43 @@ func TestHistoryBeginsWithTheCurrentPeriod(t *testing.T) {
 	if from := begun.Truncate(24 * time.Hour); !h.From.Equal(from) || len(h.Buckets) < 4 || h.To.Before(time.Now()) {
 		t.Errorf("from %s to %s in %d days, the period began at %s", h.From, h.To, len(h.Buckets), begun)
 	}
+	b.readUntil(time.Now())
 	// A default is never the client's mistake.
 	old := b.subscribe(odometer.Active, "price_bundle_monthly")
 	b.exec(`insert into billing_periods (tenant_id, period_start, period_end, plan_id) values ($1, now() - interval '300 days', now() + interval '65 days', 'price_bundle_monthly')`, old)
 	if h := b.history(HistoryRequest{Reader: reading(old), Window: ByHour}); len(h.Buckets) != 31*24+1 {
 		t.Errorf("%d hours from %s to %s, want 31 days", len(h.Buckets), h.From, h.To)
+	}
+}
+
+// The aggregator may be behind, or the range end tomorrow.
+func TestWindowsThatNobodyHasReadAreLeftOut(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	tenant := b.customer("price_bundle_monthly")
+	until := instant(knownUntil)
+	ask := func(from, to time.Time) *History {
+		return b.history(HistoryRequest{Reader: reading(tenant), From: from, To: to})
+	}
+	h := ask(until.AddDate(0, 0, -2), until.AddDate(0, 0, 5))
+	if last := h.Buckets[len(h.Buckets)-1]; len(h.Buckets) != 3 || !last.Start.Before(until) || !last.End.After(until) {
+		t.Errorf("%d days, the last begins at %s; it is known until %s", len(h.Buckets), last.Start, until)
+	}
+	if h := ask(until.AddDate(0, 0, 1), until.AddDate(0, 0, 2)); len(h.Buckets) != 0 {
+		t.Errorf("%d days of the future", len(h.Buckets))
+	}
+}
+
+// A longer retention keeps, and shows, more.
+func TestWhatALongRetentionKeepsIsShown(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	tenant := b.customer("price_bundle_monthly")
+	b.removed(tenant, "2026-11-22T00:00:00Z")
+	b.exec(`update usage_removed set stored_before = updated_at - interval '400 days'`)
+	h := b.history(HistoryRequest{Reader: reading(tenant), From: instant("2026-05-01T00:00:00Z"), To: instant("2026-08-01T00:00:00Z")})
+	if want := instant("2025-10-18T00:05:00Z"); h.CompleteFrom == nil || !h.CompleteFrom.Equal(want) || len(h.Buckets) != 92 {
+		t.Errorf("complete from %v, want %s; %d days", h.CompleteFrom, want, len(h.Buckets))
 	}
 }
 
@@ -223,6 +256,7 @@ func TestHistoryIsTheSumOfItsEvents(t *testing.T) {
 	b.actions()
 	start, end := instant("2026-10-01T00:00:00Z"), instant("2026-12-01T00:00:00Z")
 	tenant := b.customer("price_bundle_monthly")
+	b.readUntil(end.AddDate(0, 2, 0))
 	b.add(b.customer("price_bundle_monthly"), Event{OccurredAt: start.AddDate(0, 0, 40)}) // another's
 	var events []Event
 	rapid.Check(t, func(t *rapid.T) {

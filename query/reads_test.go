@@ -76,6 +76,12 @@ func (b *books) add(tenant uuid.UUID, events ...Event) []Event {
 	return all
 }
 
+// readUntil says up to when every partition is known.
+func (b *books) readUntil(at time.Time) {
+	b.Helper()
+	b.exec(`update stream_positions set complete_until = $1`, at)
+}
+
 // removed books that retention removed something of the tenant at that time.
 func (b *books) removed(tenant uuid.UUID, at string) {
 	b.Helper()

@@ -28,12 +28,20 @@ type Options struct {
 type server struct {
 	pool    *pgxpool.Pool
 	log     *slog.Logger
-	exports exports
+	exports *api.Gate // files that are being written
+	wide    *api.Gate // reads of many events
 }
+
+// Bounds of what holds a connection of the database, and a processor, for long.
+// A page of usage asks for a history or two and a page of events.
+const (
+	maxExports, exportsEach = 4, 1
+	maxWide, wideEach       = 8, 3
+)
 
 // Register puts the reads behind the door.
 func Register(a *api.API, o Options) {
-	s := &server{pool: o.Pool, log: a.Log}
+	s := &server{pool: o.Pool, log: a.Log, exports: api.NewGate(maxExports, exportsEach), wide: api.NewGate(maxWide, wideEach)}
 	api.Register(a, api.Route{
 		ID: "usage", Method: http.MethodGet, Path: usageRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: o.RequestsPerMinute,
 		Summary: "The usage of the current billing period",
@@ -74,6 +82,13 @@ func refused(err error) error {
 		}
 	}
 	return api.Refuse(api.Internal, "%s", refusal.Error())
+}
+
+// crowded is the refusal of a read of many events where there is no room.
+func crowded() error {
+	p := api.Refuse(api.Unavailable, "As many reads of this sort as can be are under way: %d of a tenant, %d in all. Ask again in a second.", wideEach, maxWide)
+	p.RetryAfter(time.Second)
+	return p
 }
 
 // usageAsked is a request for usage. Its tags are compared as the header's

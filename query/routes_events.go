@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"net/http"
 	"reflect"
+	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
@@ -65,9 +66,13 @@ type eventsTold struct {
 
 // events answers GET /api/v1/usage/events.
 func (s *server) events(ctx context.Context, who api.Caller, asked *eventsAsked) (*eventsTold, error) {
-	if negotiation.SelectQValue(asked.Accept, []string{jsonType, csvType}) == csvType {
+	if negotiation.SelectQValue(strings.ToLower(asked.Accept), []string{jsonType, csvType}) == csvType {
 		return s.eventsFile(ctx, asked.request(who))
 	}
+	if !s.wide.Enter(who.Tenant) {
+		return nil, crowded()
+	}
+	defer s.wide.Leave(who.Tenant)
 	page, err := ReadEvents(ctx, s.pool, asked.request(who))
 	if err != nil {
 		return nil, refused(err)
@@ -83,12 +88,12 @@ func (s *server) events(ctx context.Context, who api.Caller, asked *eventsAsked)
 
 // eventsFile answers with a CSV file.
 func (s *server) eventsFile(ctx context.Context, r EventsRequest) (*eventsTold, error) {
-	if !s.exports.enter(r.Tenant) {
+	if !s.exports.Enter(r.Tenant) {
 		return nil, api.Refuse(api.Unavailable, "As many files as can be are being written at the moment: one for each tenant, %d in all. Try again in a few seconds.", maxExports)
 	}
 	e, err := OpenExport(ctx, s.pool, r)
 	if err != nil {
-		s.exports.leave(r.Tenant)
+		s.exports.Leave(r.Tenant)
 		return nil, refused(err)
 	}
 	from := ""
@@ -100,7 +105,7 @@ func (s *server) eventsFile(ctx context.Context, r EventsRequest) (*eventsTold, 
 		Type: csvType + "; charset=utf-8; header=present", Disposition: `attachment; filename="` + name + `"`,
 		AsOf: e.AsOf.String(), From: from, Vary: []string{"Accept"},
 		Body: func(ctx huma.Context) {
-			defer s.exports.leave(r.Tenant)
+			defer s.exports.Leave(r.Tenant)
 			defer e.Close()
 			s.send(ctx, e)
 		},

@@ -14,7 +14,6 @@ import (
 	"time"
 
 	"github.com/google/go-cmp/cmp"
-	"github.com/google/uuid"
 
 	"odometer/api"
 	"odometer/api/apitest"
@@ -177,21 +176,5 @@ func TestClientThatLeavesFreesItsPlace(t *testing.T) {
 			break
 		}
 		apitest.WantProblem(t, r, "503 unavailable")
-	}
-}
-
-func TestPlacesOfFilesAreBounded(t *testing.T) {
-	t.Parallel()
-	var e exports
-	tenants := make([]uuid.UUID, maxExports+1)
-	for i := range tenants {
-		tenants[i] = uuid.New()
-		if got := e.enter(tenants[i]); got != (i < maxExports) {
-			t.Errorf("file %d of %d is let in: %v", i+1, maxExports, got)
-		}
-	}
-	e.leave(tenants[0])
-	if e.enter(tenants[1]) || !e.enter(tenants[0]) {
-		t.Error("a second file of a tenant takes the place of another's")
 	}
 }

@@ -29,7 +29,8 @@ func (s *server) registerHistory(a *api.API) {
 		ID: "usage-history", Method: http.MethodGet, Path: historyRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: readsPerMinute,
 		Summary: "Usage by hour, day or month",
 		Description: "By the time at which it occurred, whichever period it was counted in. The range is widened to whole windows of the time zone; " +
-			"a day of a time zone may have 23 or 25 hours. At most 31 days by hour, 366 days by day, 60 months by month.",
+			"a day of a time zone may have 23 or 25 hours. At most 31 days by hour, 366 days by day, 60 months by month. " +
+			"What is not known is left out: windows that begin before `complete_from`, and those that begin at or after `as_of`; the window that holds `as_of` is known up to then.",
 		Problems: readProblems,
 		Example:  exampleHistory(),
 	}, s.history)
@@ -59,6 +60,10 @@ type historyTold struct {
 
 // history answers GET /api/v1/usage/history.
 func (s *server) history(ctx context.Context, who api.Caller, asked *historyAsked) (*historyTold, error) {
+	if !s.wide.Enter(who.Tenant) {
+		return nil, crowded()
+	}
+	defer s.wide.Leave(who.Tenant)
 	h, err := ReadHistory(ctx, s.pool, HistoryRequest{
 		Reader: reader(who), From: asked.From.Time, To: asked.To.Time,
 		Window: asked.Window, GroupBy: asked.GroupBy, Timezone: asked.Timezone,

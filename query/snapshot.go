@@ -73,21 +73,22 @@ func tooMuch(err error) error {
 	return err
 }
 
+// Before stored_before was kept, the retention had its least, 90 days.
 const removedSQL = `
-select max(updated_at)
+select max(coalesce(stored_before, updated_at - interval '90 days'))
 from usage_removed
 where tenant_id = $1`
 
 // completeFrom is the time from which on retention has removed nothing of the
-// tenant, nil when it never did. What it removed last was stored at least
-// [odometer.MaxAge] before, and occurred at most [odometer.MaxAhead] after it
-// was stored.
+// tenant, nil when it never did. What it removed had been stored before a time
+// that it wrote down, and occurred at most [odometer.MaxAhead] after it was
+// stored.
 func completeFrom(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) (*time.Time, error) {
 	var removed *time.Time
 	if err := tx.QueryRow(ctx, removedSQL, tenant).Scan(&removed); err != nil || removed == nil {
 		return nil, wrap(err, "look up what was removed of tenant %s", tenant)
 	}
-	from := removed.Add(odometer.MaxAhead - odometer.MaxAge).UTC()
+	from := removed.Add(odometer.MaxAhead).UTC()
 	return &from, nil
 }
 

@@ -190,14 +190,15 @@ with gone as (
     returning e.tenant_id, e.agent, e.period_start, e.quantity
 ),
 booked as (
-    insert into usage_removed as r (tenant_id, agent, period_start, quantity, events)
-    select tenant_id, agent, period_start, sum(quantity)::bigint, count(*)
+    insert into usage_removed as r (tenant_id, agent, period_start, quantity, events, stored_before)
+    select tenant_id, agent, period_start, sum(quantity)::bigint, count(*), $3::timestamptz
     from gone
     group by tenant_id, agent, period_start
     order by tenant_id, agent, period_start
     on conflict (tenant_id, agent, period_start) do update
     set quantity = r.quantity + excluded.quantity,
         events = r.events + excluded.events,
+        stored_before = greatest(r.stored_before, excluded.stored_before),
         updated_at = now()
 )
 select count(*), coalesce(sum(quantity), 0)::bigint

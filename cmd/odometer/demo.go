@@ -71,6 +71,7 @@ type demo struct {
 	postgres *localpg.Server
 	server   *natsserver.Server
 	pool     *pgxpool.Pool
+	readers  *pgxpool.Pool
 	nats     *nats.Conn
 	closing  []func()
 
@@ -128,7 +129,7 @@ func (d *demo) perform(ctx context.Context) error {
 	}
 	d.ops = freeAddress("127.0.0.1:9090")
 	house := services{
-		t: d.inside(), pool: d.pool, nats: d.nats, registry: d.registry, drift: newDrift(),
+		t: d.inside(), pool: d.pool, readers: d.readers, nats: d.nats, registry: d.registry, drift: newDrift(),
 		aggregates: true, answers: true, ingests: true,
 		httpAddr: d.Addr, opsAddr: d.ops, keys: keys, requestsPerMinute: 10, synced: true,
 		reporting: d.reporting, hookSecret: demoHookSecret, jobsEvery: demoRhythm,

@@ -70,6 +70,10 @@ func (d *demo) startPostgres(ctx context.Context) (err error) {
 		return err
 	}
 	d.atStop(d.pool.Close)
+	if d.readers, err = readerPool(ctx, config); err != nil {
+		return err
+	}
+	d.atStop(d.readers.Close)
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"net/http"
@@ -34,32 +35,39 @@ func (s *services) httpHandler(received chan<- struct{}) (http.Handler, error) {
 	if s.keys == nil && s.hookSecret == "" {
 		return nil, nil
 	}
-	mux := http.NewServeMux()
-	if s.keys != nil {
-		door := api.New(api.Options{Keys: s.keys, Origins: s.origins, Log: s.t.log, Registerer: s.registry})
-		if err := s.register(door); err != nil {
-			return nil, err
-		}
-		mux.Handle("/", door.Handler())
+	if s.keys == nil {
+		mux := http.NewServeMux()
+		s.takeHooks(mux, received)
+		return mux, nil
 	}
-	if s.hookSecret != "" {
-		wake := func() {
-			select {
-			case received <- struct{}{}:
-			default: // it is awake
-			}
-		}
-		mux.Handle("POST /webhooks/stripe", subscriptions.Handler(s.pool, s.hookSecret, wake, s.t.log))
+	door := api.New(api.Options{Keys: s.keys, Origins: s.origins, Log: s.t.log, Registerer: s.registry})
+	if err := s.register(door); err != nil {
+		return nil, err
 	}
-	return mux, nil
+	s.takeHooks(door.Mux(), received)
+	return door.Handler(), nil
+}
+
+// takeHooks takes Stripe's hooks, which are signed and bring no token.
+func (s *services) takeHooks(mux *http.ServeMux, received chan<- struct{}) {
+	if s.hookSecret == "" {
+		return
+	}
+	wake := func() {
+		select {
+		case received <- struct{}{}:
+		default: // it is awake
+		}
+	}
+	mux.Handle("POST /webhooks/stripe", subscriptions.Handler(s.pool, s.hookSecret, wake, s.t.log))
 }
 
 // register puts the operations and pages of the services that run here behind
 // the door.
 func (s *services) register(door *api.API) error {
 	if s.answers {
-		query.Register(door, query.Options{Pool: s.pool, RequestsPerMinute: s.requestsPerMinute})
-		admin.Register(door, adminOptions(s.pool, s.nats))
+		query.Register(door, query.Options{Pool: s.readers, RequestsPerMinute: s.requestsPerMinute})
+		admin.Register(door, adminOptions(s.readers, s.nats))
 		web.Register(door.Mux(), web.Options{Sessions: s.sessions, Addr: s.httpAddr, Log: s.t.log})
 	}
 	if s.ingests {
@@ -88,7 +96,7 @@ func (s *services) keepStream(ctx context.Context) error {
 			return err
 		}
 		if !said && ctx.Err() == nil {
-			s.t.log.Warn("waiting for NATS", "err", err)
+			s.t.log.Warn("waiting for NATS", "servers", s.nats.Opts.Servers, "err", cmp.Or(s.nats.LastError(), err))
 		}
 		if pauseFor(ctx, time.Second) != nil {
 			return nil

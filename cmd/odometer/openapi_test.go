@@ -96,7 +96,7 @@ func (d *theDemo) door(t *testing.T) http.Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := services{t: newTerminal(t.Output(), t.Output(), "text", "warn"), pool: pool, nats: nc, answers: true, ingests: true}
+	s := services{t: newTerminal(t.Output(), t.Output(), "text", "warn"), pool: pool, readers: pool, nats: nc, answers: true, ingests: true}
 	door := api.New(api.Options{Keys: keys, Log: s.t.log, Now: (&leaping{at: time.Now()}).now})
 	if err := s.register(door); err != nil {
 		t.Fatal(err)

@@ -60,6 +60,9 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
+	if c.UsageRequestsPerMinute < 0 {
+		return usagef("--usage-requests-per-minute %d: want 1 or more, or 0 for no limit", c.UsageRequestsPerMinute)
+	}
 	if c.BatchSize < 1 || c.BatchSize > 50_000 {
 		return usagef("--batch-size %d: want 1 to 50000", c.BatchSize)
 	}
@@ -94,13 +97,16 @@ func (c *runCmd) Run(ctx context.Context, t *terminal) error {
 // query alone no NATS.
 func (c *runCmd) connectAll(ctx context.Context, s *services) error {
 	if s.aggregates || s.answers || c.runs(reporterService) {
-		// One each for the partitions, the API's, the jobs' and the reporter's.
-		config, err := c.poolConfig(int32(c.Partitions + 24))
+		// One each for the partitions, the jobs' and the reporter's.
+		config, err := c.poolConfig(int32(c.Partitions + 16))
 		if err != nil {
 			return err
 		}
 		if s.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 			return usagef("--database-url: %w", err)
+		}
+		if s.readers, err = readerPool(ctx, config); err != nil {
+			return err
 		}
 	}
 	if s.aggregates || s.ingests || c.runs(reporterService) {
@@ -120,7 +126,19 @@ func (s *services) disconnect() {
 	}
 	if s.pool != nil {
 		s.pool.Close()
+		s.readers.Close()
 	}
+}
+
+// readerConnections are the API's: more than the reads of many events may hold
+// at once, so that the usage of the moment is always answered.
+const readerConnections = 24
+
+// readerPool is the API's, beside the pool of a configuration.
+func readerPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, error) {
+	config = config.Copy()
+	config.MaxConns = readerConnections
+	return pgxpool.NewWithConfig(ctx, config)
 }
 
 // addReporting sets the service reporter up.
@@ -171,6 +189,7 @@ func (c *runCmd) keys(ctx context.Context, t *terminal) (*api.Keys, error) {
 type services struct {
 	t        *terminal
 	pool     *pgxpool.Pool // nil for ingest alone
+	readers  *pgxpool.Pool // of the API alone, so that who reads much stops nobody from counting
 	nats     *nats.Conn    // nil for query alone
 	registry *prometheus.Registry
 	drift    prometheus.Gauge

@@ -38,11 +38,11 @@ func readBody(w http.ResponseWriter, r *http.Request, buf []byte, within time.Du
 	switch {
 	case err == nil:
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return buf, api.Refuse(api.InvalidRequest, "The body did not arrive within %s. Send it without pauses.", within)
+		return buf, api.Refuse(api.TooSlow, "The body did not arrive within %s. Send the same again.", within)
 	case errors.Is(err, errTooLarge):
 		return buf, tooLarge()
 	default:
-		return buf, api.Refuse(api.InvalidRequest, "The body was cut off. Send it again.")
+		return buf, api.Refuse(api.TooSlow, "The body was cut off. Send the same again.")
 	}
 	if err := connection.SetReadDeadline(time.Time{}); err != nil {
 		return buf, fmt.Errorf("bound the time of a body: %w", err)

@@ -78,7 +78,7 @@ func TestABodyThatDoesNotArriveIsGivenUp(t *testing.T) {
 			if name == "a trickle" {
 				go trickle(conn)
 			}
-			detail := apitest.WantProblem(t, answer(t, conn), "400 invalid-request")
+			detail := apitest.WantProblem(t, answer(t, conn), "408 unavailable")
 			if !strings.Contains(detail, "50ms") {
 				t.Error(detail)
 			}
@@ -106,7 +106,7 @@ func TestABodyThatIsCutOffStoresNothing(t *testing.T) {
 	if err := conn.(*net.TCPConn).CloseWrite(); err != nil {
 		t.Fatal(err)
 	}
-	apitest.WantProblem(t, answer(t, conn), "400 invalid-request")
+	apitest.WantProblem(t, answer(t, conn), "408 unavailable")
 	if n := h.messages(t); n != 0 {
 		t.Errorf("%d messages", n)
 	}
@@ -187,11 +187,7 @@ func TestOnlySoManyBodiesAreHeldAtOnce(t *testing.T) {
 }
 
 // inside is how many bodies are held.
-func (h *house) inside() int {
-	h.gate.mu.Lock()
-	defer h.gate.mu.Unlock()
-	return h.gate.inside
-}
+func (h *house) inside() int { return h.gate.Inside() }
 
 // status posts a body and looks at nothing but the answer's status.
 func (h *house) status(t *testing.T, body string) int {

@@ -31,7 +31,7 @@ type house struct {
 	*httptest.Server
 	nats   *natstest.Server
 	stream *ingest.Stream
-	gate   *gate
+	gate   *api.Gate
 	token  string
 }
 
@@ -63,7 +63,7 @@ func open(t testing.TB, change func(*Options), opts ...natstest.Option) *house {
 }
 
 // door is the API with nothing but the route.
-func door(t testing.TB, nc *nats.Conn, change func(*Options)) (http.Handler, *gate) {
+func door(t testing.TB, nc *nats.Conn, change func(*Options)) (http.Handler, *api.Gate) {
 	t.Helper()
 	publisher, err := ingest.NewPublisher(nc, ingest.AttemptTimeout(time.Second))
 	if err != nil {

@@ -30,10 +30,14 @@ const Path = "/api/v1/events"
 // Register puts POST /api/v1/events behind the door.
 func Register(a *api.API, o Options) { newHandler(o).register(a) }
 
+// shares is how many tenants it takes to fill the gate: one whose bodies come
+// slowly keeps no other out.
+const shares = 4
+
 // handler takes the requests.
 type handler struct {
 	Options
-	gate    *gate
+	gate    *api.Gate // the bodies that are held
 	intakes sync.Pool
 }
 
@@ -47,7 +51,7 @@ func newHandler(o Options) *handler {
 	if o.Bodies == 0 {
 		o.Bodies = 64
 	}
-	return &handler{Options: o, gate: newGate(o.Bodies), intakes: sync.Pool{New: func() any { return new(intake) }}}
+	return &handler{Options: o, gate: api.NewGate(o.Bodies, max(1, o.Bodies/shares)), intakes: sync.Pool{New: func() any { return new(intake) }}}
 }
 
 func (h *handler) register(a *api.API) {
@@ -59,7 +63,7 @@ func (h *handler) register(a *api.API) {
 			"202 is answered after the stream has stored every valid event. On 503 or without an answer send the same bytes again: " +
 			"an event is counted once by its `idempotency_key`. Make the key, and store it, before the act that it records.",
 		Scope: api.WriteScope, Status: http.StatusAccepted,
-		Problems: []api.Kind{api.TooLarge, api.UnsupportedMediaType},
+		Problems: []api.Kind{api.TooSlow, api.TooLarge, api.UnsupportedMediaType},
 		Example:  exampleAnswer(),
 		Document: func(op *huma.Operation) { describe(a.Schemas(), op) },
 	}, h.serve)
@@ -71,12 +75,12 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) 
 	if err != nil {
 		return err
 	}
-	if !h.gate.enter(who.Tenant) {
+	if !h.gate.Enter(who.Tenant) {
 		p := api.Refuse(api.Unavailable, "Too many requests are being taken in at this moment. Send the same again in a second.")
 		p.RetryAfter(time.Second)
 		return p
 	}
-	defer h.gate.leave(who.Tenant)
+	defer h.gate.Leave(who.Tenant)
 	in := h.intakes.Get().(*intake)
 	defer h.intakes.Put(in)
 	defer in.clear()

@@ -3,7 +3,6 @@ package admin
 import (
 	"context"
 	"errors"
-	"strings"
 	"time"
 	"unicode"
 
@@ -81,27 +80,6 @@ func (r *remembered[T]) get(ctx context.Context, age time.Duration, load func(co
 // planned has a statement with optional conditions planned for the ones that are
 // given: a plan that fits all of them walks through everything.
 const planned = pgx.QueryExecModeCacheDescribe
-
-// maxWho bounds what is written down of a token's subject, in characters.
-const maxWho = 200
-
-// who names the caller in what is written down. A subject is the issuer's word
-// and may be any text.
-func who(c api.Caller) string {
-	name := strings.Map(func(r rune) rune {
-		if unicode.IsPrint(r) {
-			return r
-		}
-		return -1
-	}, c.Who())
-	if runes := []rune(name); len(runes) > maxWho {
-		name = string(runes[:maxWho])
-	}
-	if name = strings.TrimSpace(name); name == "" {
-		return "api"
-	}
-	return name
-}
 
 // onlyTenant reads a parameter that names a tenant; nil: all of them.
 func onlyTenant(id string) (*uuid.UUID, error) {

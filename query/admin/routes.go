@@ -174,7 +174,7 @@ func reads[I, B any](a *api.API, r api.Route, do func(ctx context.Context, in *I
 // acts registers an operation that does something, in the caller's name.
 func acts[I, B any](a *api.API, r api.Route, do func(ctx context.Context, who string, in *I) (*B, error)) {
 	r.Method, r.Scope = http.MethodPost, api.WriteScope
-	register(a, r, actTimeout, func(ctx context.Context, c api.Caller, in *I) (*B, error) { return do(ctx, who(c), in) })
+	register(a, r, actTimeout, func(ctx context.Context, c api.Caller, in *I) (*B, error) { return do(ctx, c.Who(), in) })
 }
 
 func register[I, B any](a *api.API, r api.Route, timeout time.Duration, do func(context.Context, api.Caller, *I) (*B, error)) {

@@ -41,6 +41,11 @@ func (s *sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Referrer-Policy", "no-referrer")
 	h.Set("Cross-Origin-Resource-Policy", "same-origin")
+	if peer, _, err := net.SplitHostPort(r.RemoteAddr); err == nil && !net.ParseIP(peer).IsLoopback() {
+		refuse(w, r, http.StatusForbidden, "forbidden", "Forbidden",
+			"The demo's tokens are for this machine. Elsewhere sign in with a token: odometer token --jwt-secret-file DIR/jwt-secret, of the demo's --data-dir DIR.")
+		return
+	}
 	if !s.local(r.Host) {
 		refuse(w, r, http.StatusForbidden, "forbidden", "Forbidden",
 			fmt.Sprintf("The demo's tokens are for this machine: ask by localhost, 127.0.0.1 or %s, not by %q.", s.Addr, r.Host))

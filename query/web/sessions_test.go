@@ -28,10 +28,14 @@ func minted(context.Context) ([]Session, error) {
 	return []Session{{"Acme", "tenant", &acme, "t1"}, {"Operator", "admin", nil, "t2"}}, nil
 }
 
-// sessionsBy asks for the demo's tokens by a host.
+// sessionsBy asks for the demo's tokens by a host, from this machine.
 func sessionsBy(h http.Handler, host string) *http.Response {
+	return sessionsFrom(h, host, "127.0.0.1:54321")
+}
+
+func sessionsFrom(h http.Handler, host, peer string) *http.Response {
 	r := httptest.NewRequest(http.MethodGet, sessionsPath, nil)
-	r.Host = host
+	r.Host, r.RemoteAddr = host, peer
 	w := httptest.NewRecorder()
 	h.ServeHTTP(w, r)
 	return w.Result()
@@ -84,6 +88,17 @@ func TestTokensAreOnlyForNamesThatMeanThisMachine(t *testing.T) {
 		}
 		if err := json.Unmarshal(text, &problem); err != nil || problem.Type != "/problems/forbidden" || problem.Status != http.StatusForbidden {
 			t.Errorf("Host %q is refused without a problem document: %s", host, text)
+		}
+	}
+}
+
+// A peer on the network writes into Host what it likes.
+func TestTokensAreOnlyForPeersOnThisMachine(t *testing.T) {
+	t.Parallel()
+	h := demo("0.0.0.0:8080", minted)
+	for peer, want := range map[string]int{"127.0.0.1:1": http.StatusOK, "[::1]:1": http.StatusOK, "192.0.2.9:1": http.StatusForbidden, "[fe80::1]:1": http.StatusForbidden} {
+		if r := sessionsFrom(h, "localhost:8080", peer); r.StatusCode != want {
+			t.Errorf("peer %s: status %d, want %d", peer, r.StatusCode, want)
 		}
 	}
 }
