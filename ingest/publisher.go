@@ -51,6 +51,10 @@ func NewPublisher(nc *nats.Conn, opts ...Option) (*Publisher, error) {
 	return p, nil
 }
 
+// Connected reports whether the server can be reached at this moment. While it
+// cannot, a publish waits for it as long as its context allows.
+func (p *Publisher) Connected() bool { return p.js.Conn().IsConnected() }
+
 // Publish encodes an event, validates it as the reader of the stream will, and
 // returns when the stream has stored it.
 //

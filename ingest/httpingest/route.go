@@ -60,7 +60,7 @@ func (h *handler) register(a *api.API) {
 		Summary: "Record usage",
 		Description: "One event, an array of events, or one on each line (NDJSON): at most 1,000, and at most 1 MiB. " +
 			"Each names its agent; a CloudEvent does so in its type, `<agent>.<action_type>`. The tenant is the token's.\n\n" +
-			"202 is answered after the stream has stored every valid event. On 503 or without an answer send the same bytes again: " +
+			"202 is answered after the stream has stored every valid event. `accepted` means stored, not yet counted: an agent or action that the catalogue does not have becomes a dead letter, which operators see and can retry. On 503 or without an answer send the same bytes again: " +
 			"an event is counted once by its `idempotency_key`. Make the key, and store it, before the act that it records.",
 		Scope: api.WriteScope, Status: http.StatusAccepted,
 		Problems: []api.Kind{api.TooSlow, api.TooLarge, api.UnsupportedMediaType},
@@ -103,9 +103,17 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) 
 	return nil
 }
 
+// awayTimeout is how long a request waits for a stream that cannot be reached
+// when it comes: long enough for a reconnect, shorter than clients wait.
+const awayTimeout = 2 * time.Second
+
 // publish waits for the stream as long as that makes sense.
 func (h *handler) publish(asked context.Context, in *intake) error {
-	ctx, cancel := context.WithTimeout(asked, h.PublishTimeout)
+	patience := h.PublishTimeout
+	if !h.Publisher.Connected() {
+		patience = min(patience, awayTimeout)
+	}
+	ctx, cancel := context.WithTimeout(asked, patience)
 	defer cancel()
 	err := in.publish(ctx, h.Publisher)
 	switch {
