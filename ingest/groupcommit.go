@@ -2,7 +2,9 @@ package ingest
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 )
 
 // groupsInFlight is how many groups are under way at once: one that the server
@@ -35,21 +37,26 @@ func (p *Publisher) sendTogether(ctx context.Context, b *batch) {
 	if p.group.join(l) {
 		go p.sendGroups()
 	}
+	stored := false
 	select {
-	case stored := <-l.done:
-		if stored {
-			b.settleRepeats()
-			return
-		}
+	case stored = <-l.done:
 	case <-ctx.Done():
-		// One that is under way must be waited for: it reads the caller's bytes.
-		if !p.group.withdraw(l) && <-l.done {
-			b.settleRepeats()
-			return
+		if !p.group.withdraw(l) {
+			stored = <-l.done // what is under way reads the caller's bytes
 		}
 	}
-	p.sendBatch(ctx, b)
+	switch {
+	case stored:
+		b.settleRepeats()
+	case ctx.Err() != nil:
+		b.refuse(new(patience).ended(ctx, errOthersTurn))
+		b.settleRepeats()
+	default:
+		p.sendBatch(ctx, b)
+	}
 }
+
+var errOthersTurn = errors.New("others were being stored")
 
 // join takes a lot in, and reports whether another sender is wanted.
 func (g *group) join(l *lot) bool {
@@ -108,18 +115,13 @@ func (p *Publisher) sendGroups() {
 
 // sendGroup tries to store lots, once, and tells each whether it is stored.
 func (p *Publisher) sendGroup(lots []*lot) {
-	ctx, cancel := context.WithTimeout(context.Background(), p.attempt)
+	ctx, cancel := context.WithDeadline(context.Background(), attemptEnd(lots, p.attempt))
 	defer cancel()
 	messages := 0
 	batches := make([]*batch, len(lots))
 	for i, l := range lots {
 		batches[i] = l.batch
 		messages += len(l.messages)
-		if deadline, ok := l.ctx.Deadline(); ok { // the first of them ends it for all
-			var cancel context.CancelFunc
-			ctx, cancel = context.WithDeadline(ctx, deadline)
-			defer cancel()
-		}
 	}
 	ctx, stop := p.denials.watch(ctx, batches...)
 	defer stop()
@@ -137,6 +139,23 @@ func (p *Publisher) sendGroup(lots []*lot) {
 		}
 		l.done <- err == nil
 	}
+}
+
+// attemptEnd is when nobody waits any longer: one who is in a hurry must not
+// end the attempt for the others.
+func attemptEnd(lots []*lot, attempt time.Duration) time.Time {
+	var last time.Time
+	latest := time.Now().Add(attempt)
+	for _, l := range lots {
+		deadline, ok := l.ctx.Deadline()
+		if !ok || deadline.After(latest) {
+			return latest
+		}
+		if deadline.After(last) {
+			last = deadline
+		}
+	}
+	return last
 }
 
 // stored reports whether every message has its acknowledgement.
