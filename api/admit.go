@@ -79,7 +79,7 @@ func (a *API) admit(g *guarded, r *http.Request) (Caller, *Problem) {
 	}
 	v.caller = who
 	if wait, ok := g.limit.take(reader{who.Role, who.Tenant, subjectOf(g, who)}); !ok {
-		p := Refuse(RateLimited, "At most %d requests a minute are answered here. Wait as long as Retry-After says.", g.limit.n)
+		p := Refuse(RateLimited, "At most %d requests a minute are answered here. Try again in %d s.", g.limit.n, wholeSeconds(wait))
 		p.RetryAfter(wait)
 		return who, p
 	}

@@ -143,7 +143,7 @@ var exampleDetails = map[Kind]string{
 	TooSlow:              "The body did not arrive within 10s. Send the same again.",
 	TooLarge:             "The body has more than 1048576 bytes: send fewer events at once.",
 	UnsupportedMediaType: "Send the body as application/json.",
-	RateLimited:          "At most 10 requests a minute are answered here. Wait as long as Retry-After says.",
+	RateLimited:          "At most 10 requests a minute are answered here. Try again in 12 s.",
 	Internal:             internalProblem().Detail,
 	NoPlan:               "The subscription is active but has no plan. Ask the operator to assign one.",
 	Unavailable:          "Usage is not known yet: the events recorded so far have not all been read. Ask again in a few seconds.",

@@ -86,8 +86,12 @@ const problemType = "application/problem+json"
 
 // RetryAfter asks the client to come again in whole seconds, at least one.
 func (p *Problem) RetryAfter(wait time.Duration) {
-	seconds := max(1, (wait+time.Second-1)/time.Second)
-	p.header.Set("Retry-After", strconv.FormatInt(int64(seconds), 10))
+	p.header.Set("Retry-After", strconv.FormatInt(wholeSeconds(wait), 10))
+}
+
+// wholeSeconds is a wait in seconds, at least one.
+func wholeSeconds(wait time.Duration) int64 {
+	return int64(max(1, (wait+time.Second-1)/time.Second))
 }
 
 // write answers with the problem.

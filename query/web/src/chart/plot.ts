@@ -28,6 +28,7 @@ export function plot(
 ): uPlot {
   const style = getComputedStyle(target);
   const font = `12px ${style.fontFamily}`;
+  const label = Math.max(64, words.when(0).length * 7 + 16); // pixels that a label and a gap take, about
   const axis: uPlot.Axis = {
     font,
     stroke: style.color,
@@ -49,7 +50,7 @@ export function plot(
       y: { range: (_u, min, max) => [Math.min(0, min) * 1.05, Math.max(1, max) * 1.05] },
     },
     axes: [
-      { ...axis, grid: { show: false }, size: 28, incrs: [1, 2, 3, 7, 14, 28, 61, 122, 244], space: 64, values: (_u, at) => at.map((i) => words.when(i)) },
+      { ...axis, grid: { show: false }, size: 28, incrs: [1, 2, 3, 7, 14, 28, 61, 122, 244], space: label, values: (_u, at) => at.map((i) => words.when(i)) },
       { ...axis, incrs: wholeSteps(), size: 40, values: (_u, at) => at.map((n) => words.tick(n)) },
     ],
     // The outermost bars first: each is drawn from the axis, over those before it.

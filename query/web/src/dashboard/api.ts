@@ -62,9 +62,20 @@ export class Api {
   }
 }
 
+// patience is how long an answer may take to begin, in milliseconds: longer than
+// the service itself lets a read take.
+const patience = 25_000;
+
 /** request is a fetch whose refusals are Problems. */
 export async function request(url: string, init: RequestInit): Promise<Response> {
-  const answer = await fetch(url, init).catch(unreachable(init.signal));
+  // A server that takes the call and never answers must not look alive. What
+  // comes after the headers may take long: a file does.
+  const silence = new AbortController();
+  const timer = setTimeout(() => silence.abort(), patience);
+  const signal = init.signal ? AbortSignal.any([init.signal, silence.signal]) : silence.signal;
+  const answer = await fetch(url, { ...init, signal })
+    .catch(unreachable(init.signal))
+    .finally(() => clearTimeout(timer));
   learnClock(answer.headers.get("Date"));
   if (!answer.ok) throw await readProblem(answer);
   return answer;

@@ -85,9 +85,10 @@ class OdometerUsage extends HTMLElement {
     root.adoptedStyleSheets = [sheet];
 
     const ask = async (path: string, again = !token): Promise<Response> => {
-      if (again) token = await this.getToken?.().catch(() => {}); // then the service says that it is none
+      if (again) token = await this.getToken?.();
       const answer = await fetch(new URL("/api/v1/" + path, this.getAttribute("api") || import.meta.url), {
         headers: { Authorization: "Bearer " + token },
+        signal: AbortSignal.timeout(15e3),
       });
       return answer.status != 401 || again || !this.getToken ? answer : ask(path, true);
     };
