@@ -227,6 +227,27 @@ describe("the widget", { concurrency: 3 }, () => {
     await leave(page);
   });
 
+  test("a callback that fails is asked again later: the session has not expired", async () => {
+    const { token } = await customer({ inbox: 10 });
+    const page = await host.open({ body: callback }, {
+      setup: async (page) => {
+        await counted(page);
+        let failed = false;
+        await page.exposeFunction("mint", () => {
+          if (failed) return token;
+          failed = true;
+          throw new Error("the page's own server is away");
+        });
+      },
+    });
+    await widget(page).getByText("Usage unavailable").waitFor();
+    assert.equal(await page.evaluate(() => window.expired), 0);
+    await answered(page, () => seconds(page, 31));
+    await widget(page).getByText("10 of 500").waitFor();
+    assert.deepEqual(await page.evaluate(() => [window.called, window.expired]), [2, 0]);
+    await leave(page);
+  });
+
   test("with another tenant's token nothing of the first remains, nor of anybody without one", async () => {
     const first = await customer({ inbox: 444, invoice: 44 });
     const second = await customer({ plan: "price_meetingpilot_monthly", meeting: 2 });
