@@ -52,7 +52,13 @@ func (b *batch) add(i item) {
 
 // linger is the least time between two batches that are not full. A lone
 // message is never held up by it; under load it keeps batches from being tiny.
-const linger = 5 * time.Millisecond
+// Where messages come densely a batch may wait longer for them: each costs
+// Postgres and us a millisecond of processor, whatever is in it.
+const (
+	linger      = 5 * time.Millisecond
+	denseLinger = 50 * time.Millisecond
+	dense       = 100 // messages of the batch before
+)
 
 // Longest pauses between two writes of a position that only passes over other
 // partitions' messages, and of one that only says that there were none.
@@ -80,7 +86,8 @@ type worker struct {
 
 	// Of collect:
 	written time.Time // when the last batch was handed over
-	passed  int64     // and its sequence
+	passed  int64     // its sequence
+	size    int       // and its messages
 }
 
 func (a *Aggregator) newWorker(partition int, at *attached) *worker {
@@ -132,7 +139,7 @@ func (w *worker) collect(ctx context.Context) error {
 		case i := <-in:
 			held = w.gather(i, next)
 		case out <- next:
-			w.written, w.passed = time.Now(), next.seq
+			w.written, w.passed, w.size = time.Now(), next.seq, len(next.items)
 			next = &batch{items: make([]item, 0, len(next.items))} // the next is likely as large
 			if held != nil {
 				next.add(*held)
@@ -177,6 +184,8 @@ func (w *worker) due(b *batch, urgent bool) time.Duration {
 	switch {
 	case urgent || w.full(b):
 		return 0
+	case len(b.items) > 0 && w.size >= dense:
+		return denseLinger - since
 	case len(b.items) > 0:
 		return linger - since
 	case b.seq > w.passed && b.seq > 0:
