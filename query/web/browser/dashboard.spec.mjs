@@ -244,6 +244,7 @@ test("the keyboard alone reaches everything", async () => {
 
 test("it is small, and there at once", async () => {
   const page = await visit("");
+  await page.waitForFunction(() => performance.getEntriesByName("first-contentful-paint").length > 0); // it is told some time after
   const [paint, script, styles] = await page.evaluate(() => {
     const weight = (name) => performance.getEntriesByType("resource").find((e) => e.name.endsWith(name)).encodedBodySize;
     return [performance.getEntriesByName("first-contentful-paint")[0].startTime, weight("dashboard.js"), weight("dashboard.css")];
