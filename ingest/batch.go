@@ -38,12 +38,11 @@ type Result struct {
 }
 
 // PublishBatch publishes many events, in atomic batches of at most 1,000: one
-// sync of the server's disk for all of them. (A few go one by one, which is
-// faster.) Results are in the order of
-// events. The error is the first that is no rejection: with it, some events
-// may be stored and others not, as the results tell; publishing all of them
-// again is safe. Events that are the same bytes are sent once; the later ones
-// are duplicates of the first.
+// sync of the server's disk for all of them. (A few go one by one in their
+// order, which is faster.) Results are in the order of events. The error is the
+// first that is no rejection: with it, some events may be stored and others
+// not, as the results tell; publishing all of them again is safe. Events that
+// are the same bytes are sent once; the later ones are duplicates of the first.
 func (p *Publisher) PublishBatch(ctx context.Context, events []Event) ([]Result, error) {
 	now := time.Now()
 	return p.publishBatch(ctx, len(events), p.sendBatch, func(i int) (outgoing, *odometer.Rejection) {

@@ -20,7 +20,6 @@
 //
 //	route.go      the operation and its place in the OpenAPI document
 //	media.go      what the Content-Type says of the body
-//	gate.go       how many bodies are held at once
 //	body.go       the body, read within its bounds
 //	split.go      where each event begins and ends
 //	wellformed.go what is JSON, although no event
