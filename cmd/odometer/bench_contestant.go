@@ -93,7 +93,7 @@ func (c *contestant) prepare(ctx context.Context, t *terminal, nc *nats.Conn) (f
 			return c.countNaively(ctx, stream, pool)
 		}, nil
 	}
-	go paceCollector(ctx)
+	collectOften()
 	a, err := aggregator.New(aggregator.Options{
 		Pool: pool, NATS: nc, Log: t.log, Metrics: aggregator.NewMetrics(newRegistry(), false),
 	})

@@ -64,7 +64,6 @@ func (c *contestant) take(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	go paceCollector(ctx)
 	fmt.Fprintln(t.out, readyWord)
 	words := bufio.NewScanner(os.Stdin)
 	if !words.Scan() {

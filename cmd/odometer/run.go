@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"os"
+	"runtime/debug"
 	"slices"
 	"time"
 
@@ -221,9 +223,6 @@ func newDrift() prometheus.Gauge {
 
 func (s *services) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	if s.aggregates || s.ingests {
-		go paceCollector(ctx)
-	}
 	ops, err := listen(s.opsAddr, "ops-addr")
 	if err != nil {
 		return err
@@ -300,7 +299,17 @@ func (s *services) report(ctx context.Context, received <-chan struct{}) error {
 	return group.Wait()
 }
 
+// collectOften trades a little processor for memory: what the aggregator holds
+// lives only as long as a batch, so less than the usual head room is enough.
+// GOGC says otherwise when it is set.
+func collectOften() {
+	if os.Getenv("GOGC") == "" {
+		debug.SetGCPercent(70)
+	}
+}
+
 func (s *services) aggregate(ctx context.Context, metrics *aggregator.Metrics) error {
+	collectOften()
 	a, err := aggregator.New(aggregator.Options{
 		Pool: s.pool, NATS: s.nats, Stream: s.stream, BatchSize: s.batchSize, Log: s.t.log,
 		Metrics: metrics,
