@@ -26,6 +26,7 @@
 //	admit.go    who asks, and for which tenant
 //	auth.go     what makes a token good; jwks.go where its keys come from
 //	limit.go    requests per caller and minute, exactly
+//	gate.go     how many of a sort may be inside at once
 //	route.go    what a stage says of an operation
 //	problem.go  every status that is not an answer, in one table
 //	outage.go   which errors of the database mean that it is away

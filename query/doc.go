@@ -19,7 +19,7 @@
 //	snapshot.go what the reads of several statements have in common
 //	history.go  usage by time; windows.go where hours, days and months begin
 //	events.go   the events themselves; events_page.go a page of them,
-//	            events_csv.go all of them as a file, exports.go how many at once
+//	            events_csv.go all of them as a file
 //	forecast.go what the current period comes to
 //	periods.go  what each period came to
 //	alerts.go   what a customer should know
