@@ -140,21 +140,3 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, c StreamConfig) (
 	return &Stream{Stream: found, Partitions: n, Replicas: have.Replicas, Differences: differences}, nil
 }
 
-// findOrCreate looks again after another process was faster to create it.
-func findOrCreate(ctx context.Context, js jetstream.JetStream, c StreamConfig) (jetstream.Stream, error) {
-	found, err := js.Stream(ctx, StreamName)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		found, err = js.CreateStream(ctx, c.jetstream())
-		if err != nil && !errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-			return nil, fmt.Errorf("create stream %s: %w; no other stream may take %s, and %d replicas need as many servers",
-				StreamName, err, strings.Join(subjects(), " or "), c.Replicas)
-		}
-	}
-	if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
-		found, err = js.Stream(ctx, StreamName)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("look for stream %s: %w; the NATS server must run, with JetStream on for this account", StreamName, err)
-	}
-	return found, nil
-}
