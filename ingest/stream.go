@@ -139,4 +139,3 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, c StreamConfig) (
 	n, _ := partitionsOf(have.SubjectTransform.Destination)
 	return &Stream{Stream: found, Partitions: n, Replicas: have.Replicas, Differences: differences}, nil
 }
-
