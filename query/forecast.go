@@ -3,7 +3,6 @@ package query
 import (
 	"context"
 	"math"
-	"math/bits"
 	"time"
 
 	"github.com/google/uuid"
@@ -58,7 +57,7 @@ func ReadForecast(ctx context.Context, pool *pgxpool.Pool, who Reader) (*Forecas
 		ahead := forecast(pace{r.Count, f.PeriodStart, f.AsOf.UTC(), f.PeriodEnd}, r.limit(free))
 		ahead.ProjectedOverageCostCents = odometer.CostCents(ahead.ProjectedOverage, r.UnitPrice)
 		f.Usage = append(f.Usage, Member[AgentForecast]{*r.Agent, ahead})
-		f.ProjectedOverageCostCents += ahead.ProjectedOverageCostCents
+		f.ProjectedOverageCostCents = odometer.Sum(f.ProjectedOverageCostCents, ahead.ProjectedOverageCostCents)
 	}
 	return f, nil
 }
@@ -117,7 +116,7 @@ func (p *pace) projected() int64 {
 	if elapsed == 0 {
 		return p.count
 	}
-	return scale(p.count, p.end.Sub(p.start), elapsed)
+	return odometer.Scale(p.count, int64(p.end.Sub(p.start)), int64(elapsed))
 }
 
 // until is how long the count takes from now to reach a limit that lies ahead;
@@ -126,17 +125,6 @@ func (p *pace) until(limit int64) (left time.Duration, ok bool) {
 	if p.count <= 0 || p.elapsed() == 0 {
 		return 0, false
 	}
-	left = time.Duration(scale(limit-p.count, p.elapsed(), time.Duration(p.count)))
+	left = time.Duration(odometer.Scale(limit-p.count, int64(p.elapsed()), p.count))
 	return left, left < p.end.Sub(p.at)
-}
-
-// scale is n × times ÷ by, rounded down, for numbers that are not negative. It
-// is the largest number where it would be larger.
-func scale(n int64, times, by time.Duration) int64 {
-	high, low := bits.Mul64(uint64(n), uint64(times))
-	if high >= uint64(by) {
-		return math.MaxInt64
-	}
-	quotient, _ := bits.Div64(high, low, uint64(by))
-	return int64(min(quotient, math.MaxInt64))
 }

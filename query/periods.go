@@ -243,7 +243,7 @@ func (p *Period) add(r *periodRow) {
 		OverageCostCents: odometer.CostCents(over, r.UnitPrice),
 	}
 	p.Usage = append(p.Usage, Member[PeriodUsage]{*r.Agent, use})
-	p.TotalOverageCostCents += use.OverageCostCents
+	p.TotalOverageCostCents = odometer.Sum(p.TotalOverageCostCents, use.OverageCostCents)
 }
 
 func utc(t *time.Time) *time.Time {

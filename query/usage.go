@@ -261,7 +261,7 @@ func (a *Answer) add(r *row, free bool) {
 		OverageCostCents: odometer.CostCents(over, r.UnitPrice),
 	}
 	a.Usage = append(a.Usage, Member[AgentUsage]{*r.Agent, use})
-	a.TotalOverageCostCents += use.OverageCostCents
+	a.TotalOverageCostCents = odometer.Sum(a.TotalOverageCostCents, use.OverageCostCents)
 	if alert := odometer.AlertFor(*r.Agent, r.Noun, r.Count, limit, use.OverageCostCents, a.Currency); alert != nil {
 		a.Alerts = append(a.Alerts, *alert)
 	}

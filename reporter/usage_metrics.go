@@ -22,7 +22,7 @@ type Collector struct {
 
 	mu       sync.Mutex
 	at       time.Time
-	costs    map[string]int64 // cents by tenant, "" for all
+	costs    map[string]float64 // cents by tenant, "" for all
 	counters []counter
 }
 
@@ -35,7 +35,7 @@ type counter struct {
 // NewCollector makes the collector. With perTenant the cost has a label
 // tenant_id, and usage_counter_value shows each counter.
 func NewCollector(pool *pgxpool.Pool, perTenant bool, log *slog.Logger) *Collector {
-	c := &Collector{pool: pool, perTenant: perTenant, log: log, costs: map[string]int64{}}
+	c := &Collector{pool: pool, perTenant: perTenant, log: log, costs: map[string]float64{}}
 	var labels []string
 	if perTenant {
 		labels = []string{"tenant_id"}
@@ -70,7 +70,7 @@ func (c *Collector) Collect(to chan<- prometheus.Metric) {
 		if c.perTenant {
 			labels = []string{tenant}
 		}
-		to <- prometheus.MustNewConstMetric(c.cost, prometheus.GaugeValue, float64(cents), labels...)
+		to <- prometheus.MustNewConstMetric(c.cost, prometheus.GaugeValue, cents, labels...)
 	}
 	for _, u := range c.counters {
 		to <- prometheus.MustNewConstMetric(c.value, prometheus.GaugeValue, float64(u.count), u.tenant, u.agent)
@@ -87,7 +87,7 @@ select
     sum(case
         when p.trial or p.plan_id is null or (l.agent is not null and l."limit" is null) then 0
         else floor(greatest(0, u.count - coalesce(l."limit", 0)) * a.unit_price * 100 + 0.5)
-    end)::bigint as cents
+    end)::float8 as cents
 from billing_periods p
 join usage_counters u using (tenant_id, period_start)
 join agents a using (agent)
@@ -99,12 +99,12 @@ group by 1, 2`
 func (c *Collector) read() {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Second)
 	defer cancel()
-	costs, counters := map[string]int64{}, []counter(nil)
+	costs, counters := map[string]float64{}, []counter(nil)
 	if !c.perTenant {
 		costs[""] = 0
 	}
 	var one counter
-	var cents int64
+	var cents float64
 	rows, _ := c.pool.Query(ctx, runningSQL, c.perTenant)
 	_, err := pgx.ForEachRow(rows, []any{&one.tenant, &one.agent, &one.count, &cents}, func() error {
 		costs[one.tenant] += cents

@@ -228,7 +228,10 @@ group by 1`
 // As usage_overage_cost_cents: each agent's cost is rounded once, half up.
 const overageCostSQL = `
 select
-    coalesce(sum(floor(greatest(0, u.count - coalesce(l."limit", 0)) * a.unit_price * 100 + 0.5)), 0)::bigint,
+    least(
+        coalesce(sum(floor(greatest(0, u.count - coalesce(l."limit", 0)) * a.unit_price * 100 + 0.5)), 0),
+        9223372036854775807
+    )::bigint,
     coalesce((select currency from catalogue), 'usd')
 from billing_periods p
 cross join agents a

@@ -141,8 +141,8 @@ func (t *Tenant) add(r *agentRow) {
 		OverageCostCents: odometer.CostCents(over, r.UnitPrice),
 	}
 	t.Usage = append(t.Usage, query.Member[query.AgentUsage]{Name: *r.Agent, Value: use})
-	t.TotalCount += use.Count
-	t.TotalOverageCostCents += use.OverageCostCents
+	t.TotalCount = odometer.Sum(t.TotalCount, use.Count)
+	t.TotalOverageCostCents = odometer.Sum(t.TotalOverageCostCents, use.OverageCostCents)
 }
 
 // TenantDetail is one tenant with what was agreed with it.

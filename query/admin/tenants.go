@@ -136,19 +136,20 @@ const foundSQL = `
       )`
 
 // Limits and prices are the current ones, or those that a period was frozen
-// with; a trial is frozen without limits.
+// with; a trial is frozen without limits. One tenant's usage at a price that is
+// far too high must not keep operators from the list: it comes first.
 const rankSQL = `
 with found as materialized (` + foundSQL + `
 ),
 ranked as (
     select
         s.tenant_id,
-        case
+        least(case
             when $5 = 'usage' then coalesce(sum(u.count), 0)
             else coalesce(sum(floor(
                 greatest(0, u.count - coalesce(frozen."limit", l."limit", 0)) * coalesce(frozen.unit_price, a.unit_price) * 100 + 0.5
             )) filter (where not ` + freeSQL + ` and (coalesce(frozen.agent, l.agent) is null or coalesce(frozen."limit", l."limit") is not null)), 0)
-        end::bigint as value
+        end, 9223372036854775807)::bigint as value
     from found s
     left join ` + periodSQL + ` p on true
     left join agents a on true

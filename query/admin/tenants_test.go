@@ -2,6 +2,7 @@ package admin
 
 import (
 	"fmt"
+	"math"
 	"math/rand/v2"
 	"slices"
 	"strings"
@@ -212,5 +213,27 @@ func TestTheOverageOfAllIsTheSumOfEach(t *testing.T) {
 	}
 	if got := get[standing](t)(loadStanding(t.Context(), b.pool)); got.OverageCostCents != want || want == 0 {
 		t.Errorf("all overage costs %d, the tenants' comes to %d", got.OverageCostCents, want)
+	}
+}
+
+// What no figure can hold is shown as the largest, and keeps nobody from the
+// rest.
+func TestAPriceThatIsFarTooHighHidesNobody(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	b.exec(`update agents set unit_price = 999999999999.999999999999 where agent <> 'meeting'`)
+	within, over := b.customer("bundle", 425), b.customer("bundle", 1_000_000_000)
+	b.count(over, "invoice", 1_000_000_000)
+	list := get[*TenantList](t)(listTenants(t.Context(), b.pool, tenantFilter{Sort: byOverage, Limit: 50}))
+	if len(list.Tenants) != 2 || list.Tenants[0].TenantID != over || list.Tenants[1].TenantID != within {
+		t.Fatalf("%+v", list.Tenants)
+	}
+	first := &list.Tenants[0]
+	if first.TotalOverageCostCents != math.MaxInt64 || first.agent("inbox").OverageCostCents != math.MaxInt64 {
+		t.Errorf("%+v", first)
+	}
+	standing := get[standing](t)(loadStanding(t.Context(), b.pool))
+	if standing.OverageCostCents != math.MaxInt64 {
+		t.Errorf("the overage of all costs %d", standing.OverageCostCents)
 	}
 }
