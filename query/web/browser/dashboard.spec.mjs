@@ -18,6 +18,7 @@ async function visit(path, { as = "Operator", ...options } = {}) {
   const page = await context.newPage();
   page.wrongs = [];
   page.on("request", (r) => { if (!r.url().startsWith(url) && !/^(data|blob):/.test(r.url())) page.wrongs.push(r.url()); });
+  page.on("response", (r) => { if (r.status() === 400) page.wrongs.push(`400 ${r.url()}`); }); // a parameter that there is not
   page.on("pageerror", (e) => page.wrongs.push(String(e)));
   await page.addInitScript((name) => sessionStorage.setItem("odometer-session", name), as);
   await page.goto(`${url}/#/${path}`);
@@ -110,6 +111,12 @@ test("a customer sees the widget, history by action, and each event", async () =
   const csv = await readFile(await download.path(), "utf8");
   assert.match(csv, /^event_id,agent,/);
   assert.match(csv, /,meeting_prep,/);
+
+  await page.getByLabel("Agent").selectOption("");
+  await page.getByLabel("Action", { exact: true }).selectOption("invoice_detected");
+  await page.waitForFunction(() => !document.querySelector(".outdated"));
+  const actions = await page.locator("td[data-head=Action]").allTextContents();
+  assert.ok(actions.length > 0 && actions.every((a) => a.startsWith("invoice detected")), actions.join());
   assert.deepEqual(page.wrongs, []);
   await leave(page);
 });

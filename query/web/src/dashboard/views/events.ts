@@ -41,7 +41,7 @@ export function eventsPanel(visit: Visit, tenantId: string | null): HTMLElement 
   const query = (): Query => ({
     tenant_id: tenantId,
     agent: filter.value("agent"),
-    action: filter.value("action"),
+    action_type: filter.value("action"),
     ...span(filter),
   });
   const list = panel(visit, {
