@@ -10,6 +10,8 @@
 //     checks a token is pinned by the operator's settings, never by the token.
 //   - A token of role tenant acts for its own tenant, an admin's for the one
 //     that it names. The stage gets that tenant and no other.
+//   - Nothing in a query is passed over: a parameter that the operation does not
+//     know, or that is given twice, is a 400.
 //   - Whatever is no answer is a problem document (RFC 9457) of a known type,
 //     whose detail a person can act on and which tells nothing of the inside.
 //   - Every request is one line in the log with tenant and token subject, and
@@ -24,6 +26,7 @@
 //	cors.go     which other origins may read answers
 //	door.go     huma's adapter: an operation behind its checks
 //	admit.go    who asks, and for which tenant
+//	parameters.go whether its query says what the operation will read
 //	auth.go     what makes a token good; jwks.go where its keys come from
 //	limit.go    requests per caller and minute, exactly
 //	gate.go     how many of a sort may be inside at once

@@ -20,9 +20,14 @@ func (d *door) Handle(op *huma.Operation, answer func(huma.Context)) {
 		a.mux.HandleFunc(op.Path, a.wrongMethod(op.Path))
 	}
 	a.methods[op.Path] = append(a.methods[op.Path], op.Method)
+	known := parameters(op)
 	a.mux.HandleFunc(op.Method+" "+op.Path, func(w http.ResponseWriter, r *http.Request) {
 		visitOf(r.Context()).route = op.Path
-		if _, p := a.admit(g, r); p != nil {
+		_, p := a.admit(g, r)
+		if p == nil {
+			p = misread(r, known)
+		}
+		if p != nil {
 			a.refuse(w, r, p)
 			return
 		}

@@ -48,9 +48,17 @@ func token(t testing.TB, c Claims) string {
 // doorWith is a door with someRoute behind it.
 func doorWith(o Options) http.Handler {
 	a := New(o)
+	registerSomething(a, somePerMinute)
+	return a.Handler()
+}
+
+// somePerMinute is how often someRoute may be asked.
+const somePerMinute = 10
+
+func registerSomething(a *API, perMinute int) {
 	Register(a, Route{
 		ID: "something", Method: http.MethodGet, Path: someRoute, Tag: "test", Scope: ReadScope,
-		Problems: []Kind{NotFound}, PerMinute: 10, Example: map[string]string{"tenant": "t", "word": "one"},
+		Problems: []Kind{NotFound}, PerMinute: perMinute, Example: map[string]string{"tenant": "t", "word": "one"},
 	}, func(_ context.Context, who Caller, in *somethingAsked) (*something, error) {
 		if in.Fails != "" {
 			return nil, failures[in.Fails]()
@@ -59,7 +67,6 @@ func doorWith(o Options) http.Handler {
 		out.Body.Tenant, out.Body.Word = who.Tenant.String(), in.Word
 		return out, nil
 	})
-	return a.Handler()
 }
 
 // failures are what an operation can fail with, by name.

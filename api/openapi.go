@@ -25,7 +25,8 @@ func description() huma.Config {
 				Title:   "Odometer",
 				Version: "1",
 				Description: "Usage metering and overage billing for AI agents. Every answer names its `as_of`: " +
-					"all valid events that the stream stored up to then are in it. What is not known is an error, never a zero.",
+					"all valid events that the stream stored up to then are in it. What is not known is an error, never a zero. " +
+					"A query parameter that an operation does not have, or that is given twice, is refused (400), not passed over.",
 				License: &huma.License{Name: "Apache-2.0", Identifier: "Apache-2.0"},
 			},
 			Servers: []*huma.Server{{URL: "/", Description: "this server"}},
@@ -83,10 +84,13 @@ func describe(schemas huma.Registry, g *guarded) huma.Operation {
 		op.Responses[strconv.Itoa(status)] = &huma.Response{Description: http.StatusText(status)}
 	}
 	describeProblems(schemas, &op, g)
-	if !g.AdminOnly && !g.writes() {
+	if !g.AdminOnly {
+		about := "The tenant to read, for a token of role admin. A tenant's token reads its own tenant only."
+		if g.writes() {
+			about = "May be given as the token's own tenant; events are written for no other."
+		}
 		op.Parameters = append(op.Parameters, &huma.Param{
-			Name: tenantParameter, In: "query", Schema: &huma.Schema{Type: huma.TypeString, Format: "uuid"},
-			Description: "The tenant to read, for a token of role admin. A tenant's token reads its own tenant only.",
+			Name: tenantParameter, In: "query", Schema: &huma.Schema{Type: huma.TypeString, Format: "uuid"}, Description: about,
 		})
 	}
 	if g.Document != nil {

@@ -202,8 +202,14 @@ func fromHuma(status int, text string, errs []error) *Problem {
 	return Refuse(InvalidRequest, "%s.", strings.Join(details, "; "))
 }
 
-// shownValue bounds how much of a client's value a detail repeats.
-const shownValue = 60
+// shown is as much of a client's text as a detail repeats.
+func shown(text string) string {
+	const most = 60
+	if runes := []rune(text); len(runes) > most {
+		return string(runes[:most]) + "…"
+	}
+	return text
+}
 
 // complaint is huma's detail as a sentence: which parameter, which value, what
 // is allowed.
@@ -215,9 +221,5 @@ func complaint(d *huma.ErrorDetail) string {
 	if d.Value == nil || d.Value == "" {
 		return where + ": " + d.Message
 	}
-	value := []rune(fmt.Sprint(d.Value))
-	if len(value) > shownValue {
-		value = append(value[:shownValue], '…')
-	}
-	return fmt.Sprintf("%s is %q: %s", where, string(value), d.Message)
+	return fmt.Sprintf("%s is %q: %s", where, shown(fmt.Sprint(d.Value)), d.Message)
 }

@@ -100,6 +100,10 @@ func (f *fuzz) run() {
 // ask sends one request and has the answer judged.
 func (f *fuzz) ask(method, path string, op *v3.Operation) {
 	request := f.request(method, path, op)
+	misspelt := f.IntN(10) == 0
+	if misspelt {
+		request.URL.RawQuery += "&" + pick(f, misspellings)
+	}
 	sent := request.Method + " " + request.URL.String()
 	response, err := f.server.Client().Do(request)
 	if err != nil {
@@ -113,6 +117,9 @@ func (f *fuzz) ask(method, path string, op *v3.Operation) {
 	f.seen[op.OperationId+" "+strconv.Itoa(response.StatusCode)]++
 	if response.StatusCode == http.StatusInternalServerError {
 		f.Errorf("%s is answered with a 500: %s", sent, body)
+	}
+	if misspelt && response.StatusCode < http.StatusBadRequest {
+		f.Errorf("%s: status %d: something of the query was passed over", sent, response.StatusCode)
 	}
 	// The judge finds the operation by the path as it was sent.
 	response.Body = io.NopCloser(bytes.NewReader(body))
@@ -178,6 +185,9 @@ var hostile = []string{
 	"'; drop table usage_events; --", "../../etc/passwd", strings.Repeat("x", 3000), "2026-02-30T00:00:00Z", "2026-11-25", "0001-01-01T00:00:00Z",
 	"9999-12-31T23:59:59Z", "-infinity", "00000000-0000-0000-0000-000000000000", "Local", "America/Nowhere", "=1+1",
 }
+
+// misspellings are parts of a query that no operation reads.
+var misspellings = []string{"form=2026-11-01T00:00:00Z", "agnet=inbox", "Limit=1", "tenant=x", "=", "%zz", "limit=1&limit=1"}
 
 // value is one for a parameter: mostly one that its schema allows.
 func (f *fuzz) value(name string, s *base.Schema) string {
