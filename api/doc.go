@@ -29,6 +29,7 @@
 //	parameters.go whether its query says what the operation will read
 //	auth.go     what makes a token good; jwks.go where its keys come from
 //	limit.go    requests per caller and minute, exactly
+//	cursor.go   where a list goes on
 //	gate.go     how many of a sort may be inside at once
 //	route.go    what a stage says of an operation
 //	problem.go  every status that is not an answer, in one table

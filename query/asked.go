@@ -43,3 +43,7 @@ func shown(text string) string {
 	}
 	return text
 }
+
+func noCursor(cursor string) error {
+	return refuse(ErrInvalid, "cursor is %q: it must be the next_cursor of an answer to the same question. Leave it out to begin anew.", shown(cursor))
+}

@@ -23,7 +23,6 @@
 //	forecast.go what the current period comes to
 //	periods.go  what each period came to
 //	alerts.go   what a customer should know
-//	cursor.go   where a list goes on
 //	asked.go    what requests say
 //	routes.go   GET /api/v1/usage, and what each refusal is to a client;
 //	            routes_*.go the other reads

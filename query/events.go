@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer"
+	"odometer/api"
 )
 
 // Bounds of a list of events.
@@ -169,30 +170,28 @@ func ceil(t time.Time) time.Time {
 	return t
 }
 
-// cursorSize is that of three times and an event's id.
-const cursorSize = 3*8 + 16
+// resumption is where a list goes on, and which list it is.
+type resumption struct {
+	From  time.Time `json:"f"`
+	To    time.Time `json:"t"`
+	After time.Time `json:"a"`
+	ID    uuid.UUID `json:"i"`
+}
 
 // cursor is where the list goes on after an event.
 func (l *list) cursor(last *Event) *string {
-	content := make([]byte, 0, cursorSize)
-	for _, t := range []time.Time{l.from, l.to, last.OccurredAt} {
-		content = appendTime(content, t)
-	}
-	text := seal(append(content, last.EventID[:]...), l.tenant.String(), l.agent, l.action)
-	return &text
+	return api.WriteCursor(resumption{l.from.UTC(), l.to.UTC(), last.OccurredAt, last.EventID}, l.name()...)
 }
 
 // resume takes the list up where the cursor says.
 func (l *list) resume(cursor string) error {
-	content, err := unseal(cursor, cursorSize, l.tenant.String(), l.agent, l.action)
-	if err != nil {
-		return err
+	r, ok := api.ReadCursor[resumption](cursor, l.name()...)
+	if !ok || !plausible(r.From) || !plausible(r.To) || !plausible(r.After) {
+		return noCursor(cursor)
 	}
-	at, err := times(cursor, content, 3)
-	if err != nil {
-		return err
-	}
-	l.from, l.to = at[0], at[1]
-	l.after = &mark{at[2], uuid.UUID(content[24:])}
+	l.from, l.to, l.after = r.From, r.To, &mark{r.After, r.ID}
 	return nil
 }
+
+// name tells the list from others, whatever its span.
+func (l *list) name() []string { return []string{"events", l.tenant.String(), l.agent, l.action} }

@@ -5,7 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"math"
 	"slices"
 	"strings"
 	"testing"
@@ -207,7 +206,6 @@ func TestCursorKnowsItsList(t *testing.T) {
 		{"rubbish", EventsRequest{Cursor: "rubbish!"}, `cursor is "rubbish!": it must be the next_cursor of an answer to the same question`},
 		{"cut", EventsRequest{Cursor: (*first.NextCursor)[:20]}, "it must be the next_cursor"},
 		{"padded", EventsRequest{Cursor: *first.NextCursor + "="}, "it must be the next_cursor"},
-		{"of another version", EventsRequest{Cursor: altered(func(raw []byte) []byte { raw[0]++; return raw })}, "it must be the next_cursor"},
 		{"altered", EventsRequest{Cursor: altered(func(raw []byte) []byte { raw[9]++; return raw })}, "it must be the next_cursor"},
 		{"lengthened", EventsRequest{Cursor: altered(func(raw []byte) []byte { return append(raw, 0) })}, "it must be the next_cursor"},
 		{"of another filter", EventsRequest{Cursor: *first.NextCursor, Agent: "inbox"}, "it must be the next_cursor"},
@@ -241,7 +239,7 @@ func TestForgedCursorReachesNoFurtherThanItsOwnTenant(t *testing.T) {
 	forged.from = forged.from.AddDate(-1, 0, 0)
 	_, err := ReadEvents(context.Background(), b.pool, EventsRequest{Reader: reading(tenant), Cursor: *forged.cursor(&theirs[0])})
 	wantRefused(t, err, ErrInvalid, "at most 31 days")
-	forged.from, forged.to = time.UnixMicro(math.MaxInt64-1e6), time.UnixMicro(math.MaxInt64)
+	forged.from, forged.to = instant("3500-01-01T00:00:00Z"), instant("3500-01-02T00:00:00Z")
 	_, err = ReadEvents(context.Background(), b.pool, EventsRequest{Reader: reading(tenant), Cursor: *forged.cursor(&theirs[0])})
 	wantRefused(t, err, ErrInvalid, "it must be the next_cursor")
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/shopspring/decimal"
 
 	"odometer"
+	"odometer/api"
 )
 
 // Bounds of a list of periods.
@@ -95,9 +96,7 @@ func ReadPeriods(ctx context.Context, pool *pgxpool.Pool, r PeriodsRequest) (*Pe
 	}
 	if len(page.Periods) > r.Limit {
 		page.Periods = page.Periods[:r.Limit]
-		content := appendTime(nil, page.Periods[r.Limit-1].PeriodStart)
-		next := seal(content, r.Tenant.String(), "periods")
-		page.NextCursor = &next
+		page.NextCursor = api.WriteCursor(page.Periods[r.Limit-1].PeriodStart, "periods", r.Tenant.String())
 	}
 	return page, nil
 }
@@ -107,15 +106,11 @@ func (r *PeriodsRequest) before() (*time.Time, error) {
 	if r.Cursor == "" {
 		return nil, nil
 	}
-	content, err := unseal(r.Cursor, 8, r.Tenant.String(), "periods")
-	if err != nil {
-		return nil, err
+	at, ok := api.ReadCursor[time.Time](r.Cursor, "periods", r.Tenant.String())
+	if !ok || !plausible(at) {
+		return nil, noCursor(r.Cursor)
 	}
-	at, err := times(r.Cursor, content, 1)
-	if err != nil {
-		return nil, err
-	}
-	return &at[0], nil
+	return &at, nil
 }
 
 // One row per period and agent: those of the catalogue, and after them those

@@ -43,7 +43,7 @@ type eventsAsked struct {
 	Agent      string `query:"agent" pattern:"^[a-z][a-z0-9_-]{0,31}$" patternDescription:"a small letter and up to 31 small letters, digits, _ and -" example:"inbox" doc:"Only this agent's."`
 	ActionType string `query:"action_type" maxLength:"255" example:"email_processed" doc:"Only these; adjustment for corrections."`
 	Limit      int    `query:"limit" minimum:"1" maximum:"1000" doc:"Events of a page. Default: 100; of a CSV file: all."`
-	Cursor     string `query:"cursor" maxLength:"200" doc:"The next_cursor of an earlier answer to the same question, to go on there."`
+	Cursor     string `query:"cursor" maxLength:"300" doc:"The next_cursor of an earlier answer to the same question, to go on there."`
 	Accept     string `header:"Accept" hidden:"true"` // OpenAPI knows it by the answer's media types
 }
 

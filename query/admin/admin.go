@@ -98,6 +98,22 @@ func namedTenant(id string) (uuid.UUID, error) {
 	return tenant, nil
 }
 
+// placeIn is the place that a cursor names in a list; nil: the beginning.
+func placeIn[P any](cursor string, list ...string) (*P, error) {
+	if cursor == "" {
+		return nil, nil
+	}
+	place, ok := api.ReadCursor[P](cursor, list...)
+	if !ok {
+		return nil, badCursor(cursor)
+	}
+	return &place, nil
+}
+
+func badCursor(cursor string) error {
+	return api.Refuse(api.InvalidRequest, "cursor is %q: it must be the next_cursor of a page of this very list. Leave it out to begin at the start.", cursor)
+}
+
 // clean refuses text that the database cannot hold, or nobody can read.
 func clean(name, text string) error {
 	for _, r := range text {

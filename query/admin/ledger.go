@@ -8,6 +8,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"odometer/api"
 )
 
 // ledgerFilter says which links of the ledger.
@@ -64,6 +66,9 @@ type linkPlace struct {
 	Identifier string    `json:"i"`
 }
 
+// name tells the list from others.
+func (f *ledgerFilter) name() []string { return []string{"ledger", f.TenantID, f.State} }
+
 // One tenant's chains are found by the primary key. Without a tenant the whole
 // table is walked, as the totals walk it in any case.
 const linksSQL = `
@@ -89,7 +94,7 @@ func loadLedger(ctx context.Context, pool *pgxpool.Pool, f ledgerFilter) (*Ledge
 	if err != nil {
 		return nil, err
 	}
-	after, err := readCursor[linkPlace](f.Cursor)
+	after, err := placeIn[linkPlace](f.Cursor, f.name()...)
 	if err != nil {
 		return nil, err
 	}
@@ -113,7 +118,7 @@ func loadLedger(ctx context.Context, pool *pgxpool.Pool, f ledgerFilter) (*Ledge
 	if len(l.Links) > f.Limit {
 		l.Links = l.Links[:f.Limit]
 		last := &l.Links[f.Limit-1]
-		l.NextCursor = writeCursor(linkPlace{last.CreatedAt, last.Identifier})
+		l.NextCursor = api.WriteCursor(linkPlace{last.CreatedAt, last.Identifier}, f.name()...)
 	}
 	rows, _ = pool.Query(ctx, ledgerTotalsSQL, planned, tenant)
 	if l.Totals, err = pgx.CollectRows(rows, pgx.RowToStructByName[LedgerTotal]); err != nil {

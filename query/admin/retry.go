@@ -99,6 +99,11 @@ type letterPlace struct {
 	Seq   int64 `json:"q"`
 }
 
+// name tells the selection from others.
+func (l *LetterSelection) name() []string {
+	return append([]string{"dead letters", l.Reason, l.TenantID}, l.IDs...)
+}
+
 // Named letters are found whatever their state, so that each can be told of;
 // others while they are open. In the order of the stream, in which they are to
 // be judged.
@@ -126,7 +131,7 @@ func selectLetters(ctx context.Context, pool *pgxpool.Pool, l LetterSelection) (
 	if err != nil {
 		return nil, nil, err
 	}
-	after, err := readCursor[letterPlace](l.Cursor)
+	after, err := placeIn[letterPlace](l.Cursor, l.name()...)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -141,7 +146,7 @@ func selectLetters(ctx context.Context, pool *pgxpool.Pool, l LetterSelection) (
 	if len(ids) > maxRetried {
 		ids = ids[:maxRetried]
 		last := ids[maxRetried-1]
-		next = writeCursor(letterPlace{last.Epoch, last.Seq})
+		next = api.WriteCursor(letterPlace{last.Epoch, last.Seq}, l.name()...)
 	}
 	return ids, next, nil
 }

@@ -178,7 +178,7 @@ func TestBadRequestsAreToldWhatIsAllowed(t *testing.T) {
 	b := newBooks(t)
 	h := b.door(&acted{})
 	token := operator(t)
-	cursor := *writeCursor(tenantPlace{Sort: byUsage, Value: 1, Tenant: uuid.New()})
+	cursor := *api.WriteCursor(tenantPlace{Value: 1, Tenant: uuid.New()}, (&tenantFilter{Sort: byUsage}).name()...)
 	for _, c := range []struct{ method, path, body, want string }{
 		{"GET", "tenants?status=dead", "", "past_due"},
 		{"GET", "tenants?sort=name", "", "overage"},
@@ -190,6 +190,7 @@ func TestBadRequestsAreToldWhatIsAllowed(t *testing.T) {
 		{"GET", "tenants?search=" + strings.Repeat("a", 65), "", "64"},
 		{"GET", "tenants?cursor=abc", "", "next_cursor"},
 		{"GET", "tenants?cursor=" + cursor, "", "next_cursor"},
+		{"GET", "tenants?sort=usage&status=trial&cursor=" + cursor, "", "next_cursor"},
 		{"GET", "tenants/me", "", "uuid"},
 		{"GET", "tenants/" + strings.ToUpper(uuid.NewString()), "", "lower-case"},
 		{"GET", "alerts?limit=501", "", "500"},

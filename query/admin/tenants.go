@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"odometer/api"
 	"odometer/query"
 )
 
@@ -38,19 +39,18 @@ type TenantList struct {
 
 // tenantPlace is a tenant's place in an order.
 type tenantPlace struct {
-	Sort   string    `json:"s"`
 	Value  int64     `json:"v,omitempty"` // cents or units
 	Tenant uuid.UUID `json:"t"`
 }
 
+// name tells the list from others.
+func (f *tenantFilter) name() []string { return []string{"tenants", f.Sort, f.Status, f.Search} }
+
 // listTenants is a page of the tenants that the filter finds.
 func listTenants(ctx context.Context, pool *pgxpool.Pool, f tenantFilter) (*TenantList, error) {
-	after, err := readCursor[tenantPlace](f.Cursor)
+	after, err := placeIn[tenantPlace](f.Cursor, f.name()...)
 	if err != nil {
 		return nil, err
-	}
-	if after != nil && after.Sort != f.Sort {
-		return nil, badCursor(f.Cursor)
 	}
 	list := &TenantList{}
 	if list.AsOf, err = loadAsOf(ctx, pool); err != nil {
@@ -62,7 +62,7 @@ func listTenants(ctx context.Context, pool *pgxpool.Pool, f tenantFilter) (*Tena
 	}
 	if len(places) > f.Limit {
 		places = places[:f.Limit]
-		list.NextCursor = writeCursor(places[f.Limit-1])
+		list.NextCursor = api.WriteCursor(places[f.Limit-1], f.name()...)
 	}
 	ids := make([]uuid.UUID, len(places))
 	for i, p := range places {
@@ -208,7 +208,7 @@ func (f *tenantFilter) rank(ctx context.Context, pool *pgxpool.Pool, after *tena
 		rows, _ := tx.Query(ctx, sql, args...)
 		_, err := pgx.ForEachRow(rows, []any{total, &value, &tenant}, func() error {
 			if tenant != nil { // null where there is only the total
-				places = append(places, tenantPlace{f.Sort, *value, *tenant})
+				places = append(places, tenantPlace{*value, *tenant})
 			}
 			return nil
 		})

@@ -12,6 +12,7 @@ import (
 	"github.com/google/uuid"
 
 	"odometer"
+	"odometer/api"
 	"odometer/query"
 )
 
@@ -132,7 +133,7 @@ func TestPagesHoldEachTenantOnceInOrder(t *testing.T) {
 		if len(seen) != len(kinds) || len(all) != len(kinds) {
 			t.Errorf("by %s: %d tenants, %d of them once; want %d", order, len(all), len(seen), len(kinds))
 		}
-		f.Cursor = *writeCursor(tenantPlace{order, -1, uuid.Max})
+		f.Cursor = *api.WriteCursor(tenantPlace{-1, uuid.Max}, f.name()...)
 		if page := get[*TenantList](t)(listTenants(t.Context(), b.pool, f)); len(page.Tenants) != 0 || page.Total != int64(len(kinds)) || page.NextCursor != nil {
 			t.Errorf("by %s: after the last %+v", order, page)
 		}
