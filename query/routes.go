@@ -37,11 +37,12 @@ type server struct {
 const (
 	maxExports, exportsEach = 4, 1
 	maxWide, wideEach       = 8, 3
+	roomTimeout             = 2 * time.Second // for which a read waits to be one of them
 )
 
 // Register puts the reads behind the door.
 func Register(a *api.API, o Options) {
-	s := &server{pool: o.Pool, log: a.Log, exports: api.NewGate(maxExports, exportsEach), wide: api.NewGate(maxWide, wideEach)}
+	s := &server{pool: o.Pool, log: a.Log, exports: api.NewGate(maxExports, exportsEach, roomTimeout), wide: api.NewGate(maxWide, wideEach, roomTimeout)}
 	api.Register(a, api.Route{
 		ID: "usage", Method: http.MethodGet, Path: usageRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: o.RequestsPerMinute,
 		Summary: "The usage of the current billing period",
@@ -84,9 +85,9 @@ func refused(err error) error {
 	return api.Refuse(api.Internal, "%s", refusal.Error())
 }
 
-// crowded is the refusal of a read of many events where there is no room.
-func crowded() error {
-	p := api.Refuse(api.Unavailable, "As many reads of this sort as can be are under way: %d of a tenant, %d in all. Ask again in a second.", wideEach, maxWide)
+// crowded is the refusal of a read for which there is no room.
+func crowded(sort string, each, all int) error {
+	p := api.Refuse(api.Unavailable, "As many %s as can be are under way: %d of a tenant, %d in all. Ask again in a second.", sort, each, all)
 	p.RetryAfter(time.Second)
 	return p
 }

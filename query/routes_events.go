@@ -69,8 +69,8 @@ func (s *server) events(ctx context.Context, who api.Caller, asked *eventsAsked)
 	if negotiation.SelectQValue(strings.ToLower(asked.Accept), []string{jsonType, csvType}) == csvType {
 		return s.eventsFile(ctx, asked.request(who))
 	}
-	if !s.wide.Enter(who.Tenant) {
-		return nil, crowded()
+	if !s.wide.Enter(ctx, who.Tenant) {
+		return nil, crowded("reads of events", wideEach, maxWide)
 	}
 	defer s.wide.Leave(who.Tenant)
 	page, err := ReadEvents(ctx, s.pool, asked.request(who))
@@ -88,8 +88,8 @@ func (s *server) events(ctx context.Context, who api.Caller, asked *eventsAsked)
 
 // eventsFile answers with a CSV file.
 func (s *server) eventsFile(ctx context.Context, r EventsRequest) (*eventsTold, error) {
-	if !s.exports.Enter(r.Tenant) {
-		return nil, api.Refuse(api.Unavailable, "As many files as can be are being written at the moment: one for each tenant, %d in all. Try again in a few seconds.", maxExports)
+	if !s.exports.Enter(ctx, r.Tenant) {
+		return nil, crowded("files", exportsEach, maxExports)
 	}
 	e, err := OpenExport(ctx, s.pool, r)
 	if err != nil {

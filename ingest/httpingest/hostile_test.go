@@ -160,7 +160,7 @@ func TestMemoryGrowsWithWhatArrives(t *testing.T) {
 
 func TestOnlySoManyBodiesAreHeldAtOnce(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *Options) { o.Bodies = 2 * shares })
+	h := open(t, func(o *Options) { o.Bodies, o.RoomTimeout = 2*shares, 50*time.Millisecond })
 	mine := h.token
 	var slow []net.Conn
 	for range shares {
@@ -184,6 +184,23 @@ func TestOnlySoManyBodiesAreHeldAtOnce(t *testing.T) {
 	until(t, func() bool { return h.inside() == 0 })
 	h.token = mine
 	accepted(t, h.post(t, eventText("k1"), plain))
+}
+
+// A tenant with more workers than it has places sees no refusal: each is served
+// in a moment, and the next waits so long.
+func TestABurstOfOneTenantIsTaken(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *Options) { o.Bodies = shares })
+	const requests = 50
+	statuses := make(chan int)
+	for i := range requests {
+		go func() { statuses <- h.status(t, eventText(fmt.Sprint("k", i))) }()
+	}
+	for range requests {
+		if got := <-statuses; got != http.StatusAccepted {
+			t.Errorf("status %d", got)
+		}
+	}
 }
 
 // inside is how many bodies are held.

@@ -22,6 +22,7 @@ type Options struct {
 	BodyTimeout    time.Duration // how long a body may take to arrive; 0: 10 s
 	PublishTimeout time.Duration // how long the stream may take to store it; 0: 10 s
 	Bodies         int           // that are held at once; 0: 64
+	RoomTimeout    time.Duration // how long a request waits to be one of them; 0: 5 s
 }
 
 // Path is where events are posted to.
@@ -51,7 +52,11 @@ func newHandler(o Options) *handler {
 	if o.Bodies == 0 {
 		o.Bodies = 64
 	}
-	return &handler{Options: o, gate: api.NewGate(o.Bodies, max(1, o.Bodies/shares)), intakes: sync.Pool{New: func() any { return new(intake) }}}
+	if o.RoomTimeout == 0 {
+		o.RoomTimeout = 5 * time.Second
+	}
+	gate := api.NewGate(o.Bodies, max(1, o.Bodies/shares), o.RoomTimeout)
+	return &handler{Options: o, gate: gate, intakes: sync.Pool{New: func() any { return new(intake) }}}
 }
 
 func (h *handler) register(a *api.API) {
@@ -75,8 +80,8 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) 
 	if err != nil {
 		return err
 	}
-	if !h.gate.Enter(who.Tenant) {
-		p := api.Refuse(api.Unavailable, "Too many requests are being taken in at this moment. Send the same again in a second.")
+	if !h.gate.Enter(r.Context(), who.Tenant) {
+		p := api.Refuse(api.Unavailable, "Too many requests are being taken in: there was no room for this one within %s. Send the same again in a second.", h.RoomTimeout)
 		p.RetryAfter(time.Second)
 		return p
 	}
