@@ -162,7 +162,7 @@ func TestClientThatLeavesFreesItsPlace(t *testing.T) {
 	late := reads(t, exampleCustomer(b))
 	for _, bearer := range []string{late, bearers[0]} {
 		detail := apitest.WantProblem(t, file(t, server, bearer), "503 unavailable")
-		if !strings.Contains(detail, "one for each tenant, 4 in all") {
+		if !strings.Contains(detail, "1 of a tenant, 4 in all") {
 			t.Errorf("detail %q", detail)
 		}
 	}
