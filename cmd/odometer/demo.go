@@ -49,7 +49,7 @@ func (c *demoCmd) Run(ctx context.Context, t *terminal) error {
 	} else if err := l.Close(); err != nil {
 		return usagef("--addr %s: %w", c.Addr, err)
 	}
-	d := &demo{demoCmd: c, t: t, began: time.Now()}
+	d := &demo{demoCmd: c, t: t, began: time.Now(), keys: newDemoKeys()}
 	defer d.stop()
 	if err := d.start(ctx); err != nil {
 		if ctx.Err() != nil {
@@ -74,6 +74,7 @@ type demo struct {
 	readers  *pgxpool.Pool
 	nats     *nats.Conn
 	closing  []func()
+	keys     *demoKeys
 
 	began     time.Time
 	stripe    *stripetest.Server
@@ -177,11 +178,11 @@ func (d *demo) work(ctx, serving context.Context) (finding error, err error) {
 	if err := d.awaitSubscriptions(serving); err != nil {
 		return nil, err
 	}
-	before, err := loadCounts(serving, d.pool)
+	before, err := loadCounts(serving, d.pool, d.keys)
 	if err != nil {
 		return nil, err
 	}
-	agents, err := newDemoAgents(d.nats, d.Rate)
+	agents, err := newDemoAgents(d.nats, d.Rate, d.keys)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,7 @@ type demoAgents struct {
 	publisher *ingest.Publisher
 	js        jetstream.JetStream
 	rate      int
+	keys      *demoKeys
 
 	mu      sync.Mutex
 	granted map[demoKey]int64 // units that the stream has acknowledged, by new keys
@@ -37,6 +38,17 @@ type demoKey struct {
 	agent  string
 }
 
+// demoKeys are the idempotency keys of one run. Their common beginning tells the
+// agents' own events from those that somebody else publishes meanwhile.
+type demoKeys struct {
+	run  string
+	made atomic.Int64
+}
+
+func newDemoKeys() *demoKeys { return &demoKeys{run: "demo-" + uuid.NewString()[:8] + "/"} }
+
+func (k *demoKeys) next() string { return fmt.Sprint(k.run, k.made.Add(1)) }
+
 // tick is how often an agent wakes up; what is due by then goes as one batch.
 const tick = 100 * time.Millisecond
 
@@ -44,12 +56,12 @@ const tick = 100 * time.Millisecond
 // an answer that got lost: long enough ago for the stream to store it again.
 const remembered = 30
 
-func newDemoAgents(nc *nats.Conn, rate int) (*demoAgents, error) {
+func newDemoAgents(nc *nats.Conn, rate int, keys *demoKeys) (*demoAgents, error) {
 	publisher, err := ingest.NewPublisher(nc)
 	if err != nil {
 		return nil, err
 	}
-	return &demoAgents{publisher: publisher, js: mustJetStream(nc), rate: rate, granted: map[demoKey]int64{}}, nil
+	return &demoAgents{publisher: publisher, js: mustJetStream(nc), rate: rate, keys: keys, granted: map[demoKey]int64{}}, nil
 }
 
 func mustJetStream(nc *nats.Conn) jetstream.JetStream {
@@ -87,7 +99,7 @@ func (a *demoAgents) one(ctx context.Context, tenant *demoTenant, agent odometer
 		}
 		finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		due += perTick
-		fresh := freshEvents(tenant, agent, int(due))
+		fresh := freshEvents(tenant, agent, a.keys, int(due))
 		due -= float64(len(fresh))
 		err := a.send(finish, fresh, false)
 		if err == nil && len(sent) == remembered && rand.IntN(20) == 0 {
@@ -106,12 +118,12 @@ func (a *demoAgents) one(ctx context.Context, tenant *demoTenant, agent odometer
 	}
 }
 
-func freshEvents(tenant *demoTenant, agent odometer.Agent, n int) []ingest.Event {
+func freshEvents(tenant *demoTenant, agent odometer.Agent, keys *demoKeys, n int) []ingest.Event {
 	events := make([]ingest.Event, n)
 	for i := range events {
 		events[i] = ingest.Event{
 			Tenant: tenant.id, Agent: agent.ID, ActionType: agent.Actions[0],
-			IdempotencyKey: uuid.NewString(), Quantity: 1,
+			IdempotencyKey: keys.next(), Quantity: 1,
 			OccurredAt: tenant.occurrence(time.Now()), Metadata: []byte(`{"model":"small","run":"demo"}`),
 		}
 	}

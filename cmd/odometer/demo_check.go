@@ -18,7 +18,7 @@ const settleTime = 30 * time.Second
 // check waits until the stream is read to its end, compares the books with it
 // and with what was acknowledged to the agents, and prints what it found. The
 // finding is nil when all is equal.
-func (d *demo) check(ctx context.Context, agents *demoAgents, before map[demoKey]int64) (finding, err error) {
+func (d *demo) check(ctx context.Context, agents *demoAgents, before map[demoKey]tallied) (finding, err error) {
 	ctx, cancel := context.WithTimeout(ctx, settleTime+10*time.Second)
 	defer cancel()
 	stream, err := mustJetStream(d.nats).Stream(ctx, ingest.StreamName)
@@ -29,7 +29,7 @@ func (d *demo) check(ctx context.Context, agents *demoAgents, before map[demoKey
 	if err := d.settle(ctx, int64(state.LastSeq)); err != nil {
 		return nil, err
 	}
-	acknowledged, err := d.compareAcknowledged(ctx, agents, before)
+	acknowledged, others, err := d.compareAcknowledged(ctx, agents.granted, before)
 	if err != nil {
 		return nil, err
 	}
@@ -38,7 +38,7 @@ func (d *demo) check(ctx context.Context, agents *demoAgents, before map[demoKey
 		return nil, err
 	}
 	fmt.Fprintf(d.t.out, "\n%s\n\n", d.picture(ctx))
-	finding = d.printComparisons(append(acknowledged, told...))
+	finding = d.printComparisons(append(acknowledged, told...), others)
 	report, err := d.audit(ctx)
 	if err != nil {
 		return nil, err
@@ -79,25 +79,48 @@ type comparison struct {
 	left, right int64
 }
 
-// Corrections are not the agents' work: somebody may try them while the demo runs.
+func (c comparison) differs() bool { return c.left != c.right }
+
+// tallied is what a counter holds of the agents' own events, and of everybody
+// else's: whoever looks at the demo may publish to it, and correct it.
+type tallied struct {
+	own, others int64
+}
+
+// The agents' own is what remains of the counter itself when everything else is
+// taken off, so that also a unit that no event accounts for differs from their
+// notes. What retention removed was of an earlier run.
 const countsSQL = `
+with others as (
+    select
+        tenant_id,
+        agent,
+        sum(quantity) as units,
+        coalesce(sum(quantity) filter (where kind = 'usage'), 0) as published
+    from usage_events
+    where kind <> 'usage' or not starts_with(idempotency_key, $1)
+    group by tenant_id, agent
+), removed as (
+    select tenant_id, agent, sum(quantity) as units
+    from usage_removed
+    group by tenant_id, agent
+)
 select
     c.tenant_id,
     c.agent,
-    (sum(c.count) - (
-        select coalesce(sum(e.quantity), 0)
-        from usage_events e
-        where e.tenant_id = c.tenant_id and e.agent = c.agent and e.kind = 'adjustment'
-    ))::bigint
+    (sum(c.count) - coalesce(min(o.units), 0) - coalesce(min(r.units), 0))::bigint,
+    coalesce(min(o.published), 0)::bigint
 from usage_counters c
+left join others o using (tenant_id, agent)
+left join removed r using (tenant_id, agent)
 group by c.tenant_id, c.agent`
 
-func loadCounts(ctx context.Context, pool *pgxpool.Pool) (map[demoKey]int64, error) {
-	counts := map[demoKey]int64{}
-	rows, _ := pool.Query(ctx, countsSQL)
+func loadCounts(ctx context.Context, pool *pgxpool.Pool, keys *demoKeys) (map[demoKey]tallied, error) {
+	counts := map[demoKey]tallied{}
+	rows, _ := pool.Query(ctx, countsSQL, keys.run)
 	var key demoKey
-	var count int64
-	_, err := pgx.ForEachRow(rows, []any{&key.tenant, &key.agent, &count}, func() error {
+	var count tallied
+	_, err := pgx.ForEachRow(rows, []any{&key.tenant, &key.agent, &count.own, &count.others}, func() error {
 		counts[key] = count
 		return nil
 	})
@@ -107,36 +130,44 @@ func loadCounts(ctx context.Context, pool *pgxpool.Pool) (map[demoKey]int64, err
 	return counts, nil
 }
 
-// compareAcknowledged checks the counters against the agents' own notes.
-func (d *demo) compareAcknowledged(ctx context.Context, agents *demoAgents, before map[demoKey]int64) ([]comparison, error) {
-	after, err := loadCounts(ctx, d.pool)
+// compareAcknowledged checks the counters against the agents' own notes. The
+// others' units are what somebody else had counted meanwhile.
+func (d *demo) compareAcknowledged(ctx context.Context, granted map[demoKey]int64, before map[demoKey]tallied) (found []comparison, others int64, err error) {
+	after, err := loadCounts(ctx, d.pool, d.keys)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	var promised, counted, differ int64
 	for key, count := range after {
-		counted += count - before[key]
-		if count-before[key] != agents.granted[key] {
+		others += count.others - before[key].others
+		counted += count.own - before[key].own
+		if count.own-before[key].own != granted[key] {
 			differ++
 		}
 	}
-	for _, units := range agents.granted {
+	for key, units := range granted {
 		promised += units
+		if _, there := after[key]; !there && units > 0 {
+			differ++
+		}
 	}
 	return []comparison{
 		{"units acknowledged to the agents = units counted", promised, counted},
 		{"counters that differ from the agents' notes = 0", differ, 0},
-	}, nil
+	}, others, nil
 }
 
-func (d *demo) printComparisons(comparisons []comparison) (finding error) {
+func (d *demo) printComparisons(comparisons []comparison, others int64) (finding error) {
 	var rows []table.Row
 	for _, c := range comparisons {
 		verdict := "equal"
-		if c.left != c.right {
+		if c.differs() {
 			verdict, finding = "DIFFERENT", errSaid
 		}
 		rows = append(rows, table.Row{c.what, c.left, c.right, verdict})
+	}
+	if others != 0 {
+		rows = append(rows, table.Row{"units counted that others published", others, "", ""})
 	}
 	d.t.table(table.Row{"the agents, and Stripe", "", "", ""}, rows, 2, 3)
 	return finding
