@@ -41,6 +41,8 @@ func TestWrongUsageSaysWhatToDo(t *testing.T) {
 		{[]string{"subscription", "set", "--tenant", someTenant, "--plan", "p", "--period-start", "2026-11-01T00:00:00Z", "--period-end", "2026-12-01T00:00:00Z", "--status", "happy"}, exitUsage, "active"},
 		{[]string{"run", "aggregator", "--database-url", nowhere, "--nats-url", "nats://127.0.0.1:1", "--stream-max-age", "89d"}, exitUsage, "7 days"},
 		{[]string{"demo", "--rate", "0"}, exitUsage, "--rate 0"},
+		{[]string{"demo", "--addr", "0.0.0.0:0"}, exitUsage, "--addr 0.0.0.0:0: other machines could reach it"},
+		{[]string{"demo", "--addr", ":0"}, exitUsage, "--addr :0: other machines could reach it"},
 		{[]string{"frobnicate"}, exitUsage, "frobnicate"},
 	} {
 		got := odometerDoes(t, c.args...)

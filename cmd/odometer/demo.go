@@ -6,7 +6,10 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"os"
+	"os/signal"
 	"path/filepath"
+	"syscall"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
@@ -27,7 +30,7 @@ type demoCmd struct {
 	For     time.Duration `help:"Stop by itself after this time, check the books, and exit by the check." placeholder:"TIME"`
 	Drill   bool          `help:"Damage the books before the end, and show that each damage is found and repaired."`
 	Rate    int           `default:"200" help:"Events that the agents publish in a second."`
-	Addr    string        `default:"127.0.0.1:8080" help:"Where the API listens."`
+	Addr    string        `default:"127.0.0.1:8080" help:"Where the API listens; on loopback only."`
 	DataDir string        `help:"Keep stream and database here between runs; without it they are temporary." placeholder:"DIR"`
 	originSettings
 }
@@ -44,11 +47,11 @@ func (c *demoCmd) Run(ctx context.Context, t *terminal) error {
 	if err := c.checkOrigins(); err != nil {
 		return err
 	}
-	if l, err := listen(c.Addr, "addr"); err != nil {
+	if err := c.checkAddr(); err != nil {
 		return err
-	} else if err := l.Close(); err != nil {
-		return usagef("--addr %s: %w", c.Addr, err)
 	}
+	ctx, stop := outliveReader(ctx)
+	defer stop()
 	d := &demo{demoCmd: c, t: t, began: time.Now(), keys: newDemoKeys()}
 	defer d.stop()
 	if err := d.start(ctx); err != nil {
@@ -58,6 +61,36 @@ func (c *demoCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	return d.perform(ctx)
+}
+
+// checkAddr finds out in time whether the demo can listen, and refuses to do so
+// for others: whoever reaches it is its operator.
+func (c *demoCmd) checkAddr() error {
+	l, err := listen(c.Addr, "addr")
+	if err != nil {
+		return err
+	}
+	defer l.Close()
+	if at, ok := l.Addr().(*net.TCPAddr); !ok || !at.IP.IsLoopback() {
+		return usagef("--addr %s: other machines could reach it, and the demo lets everybody in without signing in: give an address of loopback, as 127.0.0.1:8080, or use odometer run", c.Addr)
+	}
+	return nil
+}
+
+// outliveReader keeps the process alive when what reads its output, or its
+// terminal, goes away: Postgres and the temporary files would be left behind.
+// A closed terminal ends the context.
+func outliveReader(ctx context.Context) (context.Context, context.CancelFunc) {
+	broken := make(chan os.Signal, 1) // whoever prints is told by an error
+	signal.Notify(broken, syscall.SIGPIPE)
+	stopClosed := func() {}
+	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
+		ctx, stopClosed = signal.NotifyContext(ctx, syscall.SIGHUP)
+	}
+	return ctx, func() {
+		stopClosed()
+		signal.Stop(broken)
+	}
 }
 
 // demo is one showing: the servers, the house and the agents.

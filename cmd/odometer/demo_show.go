@@ -64,16 +64,17 @@ func (d *demo) show(ctx context.Context, agents *demoAgents) error {
 		}
 		line := fmt.Sprintf("%4.0fs  published %d  events %d  duplicates %d  dead letters %d  as of %s",
 			time.Since(began).Seconds(), agents.published.Load(), p.Events, p.Duplicates, p.Dead, ago(p.AsOf))
-		if !live {
-			fmt.Fprintln(d.t.out, line)
-			continue
+		said := line + "\n"
+		if live {
+			said += "\n" + d.picture(ctx) + "\n"
+			if drawn > 0 {
+				fmt.Fprintf(d.t.out, "\x1b[%dA\x1b[J", drawn)
+			}
+			drawn = strings.Count(said, "\n")
 		}
-		picture := line + "\n\n" + d.picture(ctx) + "\n"
-		if drawn > 0 {
-			fmt.Fprintf(d.t.out, "\x1b[%dA\x1b[J", drawn)
+		if _, err := fmt.Fprint(d.t.out, said); err != nil {
+			return fmt.Errorf("the demo ended before its books were checked, as nobody reads what it says: %w: read it to its end, or write it to a file", err)
 		}
-		fmt.Fprint(d.t.out, picture)
-		drawn = strings.Count(picture, "\n")
 	}
 }
 

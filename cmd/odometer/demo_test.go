@@ -3,12 +3,14 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"errors"
 	"io"
 	"net/http"
 	"os"
 	"os/exec"
 	"regexp"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/google/uuid"
@@ -196,5 +198,40 @@ func TestTheDemoIsRightAlsoWithAVisitorsEvents(t *testing.T) {
 	said := s.rest()
 	if err := s.cmd.Wait(); err != nil || strings.Contains(said, "DIFFERENT") || !regexp.MustCompile(`others published +120\b`).MatchString(said) {
 		t.Errorf("%v\n%s%s", err, said, s.err.String())
+	}
+}
+
+// As in odometer demo | head.
+func TestTheDemoLeavesNothingBehindWhenItsReaderGoesAway(t *testing.T) {
+	t.Parallel()
+	s := startShowing(t)
+	if err := s.out.Close(); err != nil {
+		t.Fatal(err)
+	}
+	var exit *exec.ExitError
+	if err := s.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitFound || strings.Count(s.err.String(), "\n") != 1 || !strings.Contains(s.err.String(), "broken pipe") {
+		t.Errorf("%v; it said %q", err, s.err.String())
+	}
+	s.expectNothingLeft(t)
+}
+
+func TestTheDemoLeavesNothingBehindWhenItsTerminalIsClosed(t *testing.T) {
+	t.Parallel()
+	s := startShowing(t)
+	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	said := s.rest()
+	if err := s.cmd.Wait(); err != nil {
+		t.Errorf("%v\n%s%s", err, said, s.err.String())
+	}
+	s.expectNothingLeft(t)
+}
+
+func (s *showing) expectNothingLeft(t *testing.T) {
+	t.Helper()
+	left, err := os.ReadDir(s.dir)
+	if err != nil || len(left) > 0 {
+		t.Errorf("it left %v behind, %v", left, err)
 	}
 }
