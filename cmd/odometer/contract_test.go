@@ -38,6 +38,7 @@ func TestWrongUsageSaysWhatToDo(t *testing.T) {
 		{[]string{"publish", "--tenant", someTenant, "--agent", "inbox", "--action", "a", "--quantity", "0"}, exitUsage, "--quantity 0"},
 		{[]string{"token", "--tenant", someTenant}, exitUsage, "ODOMETER_JWT_SECRET"},
 		{[]string{"token", "--jwt-secret", strings.Repeat("s", 32)}, exitUsage, "--tenant"},
+		{[]string{"token", "--jwt-secret", strings.Repeat("s", 32), "--role", "admin", "--subject", " "}, exitUsage, "--subject"},
 		{[]string{"subscription", "set", "--tenant", someTenant, "--plan", "p", "--period-start", "2026-11-01T00:00:00Z", "--period-end", "2026-12-01T00:00:00Z", "--status", "happy"}, exitUsage, "active"},
 		{[]string{"run", "aggregator", "--database-url", nowhere, "--nats-url", "nats://127.0.0.1:1", "--stream-max-age", "89d"}, exitUsage, "7 days"},
 		{[]string{"demo", "--rate", "0"}, exitUsage, "--rate 0"},

@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 
@@ -22,10 +21,11 @@ type authSettings struct {
 
 type tokenCmd struct {
 	authSettings
-	Tenant *tenant `help:"The tenant's UUID; an admin needs none." placeholder:"UUID"`
-	Role   string  `enum:"tenant,admin" default:"tenant" help:"${enum}."`
-	Scope  string  `default:"usage:read" help:"What the token allows: usage:read, usage:write, or both separated by a space."`
-	TTL    days    `name:"ttl" default:"1h" help:"How long it is valid: 1h, 30d."`
+	Tenant  *tenant `help:"The tenant's UUID; an admin needs none." placeholder:"UUID"`
+	Role    string  `enum:"tenant,admin" default:"tenant" help:"${enum}."`
+	Scope   string  `default:"usage:read" help:"What the token allows: usage:read, usage:write, or both separated by a space."`
+	Subject string  `default:"odometer-cli" help:"Whom the log of requests names as the token's bearer." placeholder:"NAME"`
+	TTL     days    `name:"ttl" default:"1h" help:"How long it is valid: 1h, 30d."`
 }
 
 // Run prints the token and nothing else.
@@ -40,10 +40,12 @@ func (c *tokenCmd) Run(_ context.Context, t *terminal) error {
 		return usagef("--tenant is not set: a token of role %s is for one tenant", c.Role)
 	case c.TTL <= 0:
 		return usagef("--ttl %s: give a duration above 0", c.TTL)
+	case strings.TrimSpace(c.Subject) == "":
+		return usagef("--subject %q: name who will use the token, or leave the flag out", c.Subject)
 	}
 	claims := api.Claims{
 		Role: api.Role(c.Role), Scopes: strings.Fields(c.Scope),
-		Issuer: c.JWTIssuer, Audience: c.JWTAudience, Subject: os.Getenv("USER"),
+		Issuer: c.JWTIssuer, Audience: c.JWTAudience, Subject: strings.TrimSpace(c.Subject),
 	}
 	for _, scope := range claims.Scopes {
 		if scope != "usage:read" && scope != "usage:write" {
