@@ -23,14 +23,21 @@ type letterFilter struct {
 	State    string `query:"state" enum:"open,retried,duplicate,discarded,all" default:"open" doc:"Only of this state."`
 	Reason   string `query:"reason" enum:"malformed,invalid_field,subject_mismatch,unknown_agent,unknown_action,too_old,in_future,idempotency_conflict,no_billing_period,negative_balance" doc:"Only of this reason."`
 	TenantID string `query:"tenant_id" format:"uuid" doc:"Only of this tenant."`
-	Limit    int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"How many letters to list, the newest first. All that are found are counted in the groups."`
+	Limit    int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"How many letters a page has at most, the newest first. All that are found are counted in the groups."`
+	Cursor   string `query:"cursor" maxLength:"200" doc:"The next_cursor of the page before, with the same filter."`
 }
 
-// DeadLetterList is what the filter finds, counted, and the newest of it.
+// name tells the list from others.
+func (f *letterFilter) name() []string {
+	return []string{"listed letters", f.State, f.Reason, f.TenantID}
+}
+
+// DeadLetterList is what the filter finds, counted, and a page of it.
 type DeadLetterList struct {
-	Total   int64             `json:"total" doc:"How many letters the filter finds."`
-	Groups  []DeadLetterGroup `json:"groups" doc:"All that are found by reason, tenant and state: the 200 largest groups."`
-	Letters []DeadLetter      `json:"letters"`
+	Total      int64             `json:"total" doc:"How many letters the filter finds, on all pages."`
+	Groups     []DeadLetterGroup `json:"groups" doc:"All that are found by reason, tenant and state: the 200 largest groups."`
+	Letters    []DeadLetter      `json:"letters"`
+	NextCursor *string           `json:"next_cursor" doc:"Asks for the next page; null on the last."`
 }
 
 // DeadLetterGroup counts letters of one reason, tenant and state.
@@ -98,8 +105,9 @@ const newestLettersSQL = `
 select` + letterColumns + `
 from dead_letters d
 where ` + letterSQL + `
+  and ($5::integer is null or (d.stream_epoch, d.stream_seq) < ($5, $6))
 order by d.stream_epoch desc, d.stream_seq desc
-limit $5`
+limit $7`
 
 // listLetters counts and lists what the filter finds.
 func listLetters(ctx context.Context, pool *pgxpool.Pool, f letterFilter) (*DeadLetterList, error) {
@@ -110,22 +118,50 @@ func listLetters(ctx context.Context, pool *pgxpool.Pool, f letterFilter) (*Dead
 	if err != nil {
 		return nil, err
 	}
+	after, err := placeIn[letterPlace](f.Cursor, f.name()...)
+	if err != nil {
+		return nil, err
+	}
 	l := &DeadLetterList{Groups: []DeadLetterGroup{}}
+	if err := l.count(ctx, pool, f, tenant); err != nil {
+		return nil, err
+	}
+	return l, l.page(ctx, pool, f, tenant, after)
+}
+
+// count adds up all that the filter finds.
+func (l *DeadLetterList) count(ctx context.Context, pool *pgxpool.Pool, f letterFilter, tenant *uuid.UUID) error {
 	var g DeadLetterGroup
 	rows, _ := pool.Query(ctx, letterGroupsSQL, planned, maxGroups, f.State, f.Reason, tenant)
-	_, err = pgx.ForEachRow(rows, []any{&g.Reason, &g.TenantID, &g.State, &g.Count, &g.Oldest, &g.Newest, &l.Total}, func() error {
+	_, err := pgx.ForEachRow(rows, []any{&g.Reason, &g.TenantID, &g.State, &g.Count, &g.Oldest, &g.Newest, &l.Total}, func() error {
 		inUTC(&g.Oldest, &g.Newest)
 		l.Groups = append(l.Groups, g)
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("count dead letters: %w", err)
+		return fmt.Errorf("count dead letters: %w", err)
 	}
-	rows, _ = pool.Query(ctx, newestLettersSQL, planned, shownBytes, f.State, f.Reason, tenant, f.Limit)
+	return nil
+}
+
+// page lists the letters after a place, and one more to know whether they go on.
+func (l *DeadLetterList) page(ctx context.Context, pool *pgxpool.Pool, f letterFilter, tenant *uuid.UUID, after *letterPlace) (err error) {
+	var epoch *int32
+	var seq *int64
+	if after != nil {
+		epoch, seq = &after.Epoch, &after.Seq
+	}
+	rows, _ := pool.Query(ctx, newestLettersSQL, planned, shownBytes, f.State, f.Reason, tenant, epoch, seq, f.Limit+1)
 	if l.Letters, err = collectLetters(rows); err != nil {
-		return nil, fmt.Errorf("list dead letters: %w", err)
+		return fmt.Errorf("list dead letters: %w", err)
 	}
-	return l, nil
+	if len(l.Letters) <= f.Limit {
+		return nil
+	}
+	l.Letters = l.Letters[:f.Limit]
+	last, err := parseLetterID(l.Letters[f.Limit-1].ID)
+	l.NextCursor = api.WriteCursor(letterPlace(last), f.name()...)
+	return err
 }
 
 const oneLetterSQL = `

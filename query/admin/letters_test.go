@@ -119,6 +119,50 @@ func TestLettersAreFoundAndCounted(t *testing.T) {
 	}
 }
 
+// Page by page each letter comes once, the newest first, whatever arrives or is
+// decided meanwhile.
+func TestPagesHoldEachLetterOnce(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	b.exec(`insert into dead_letters (stream_epoch, stream_seq, subject, tenant_id, agent, reason, detail, payload, headers, received_at)
+		select 1 + n % 2, n, 'usage.x.inbox', null, 'inbox', case when n % 3 = 0 then 'malformed' else 'unknown_action' end, '', '\x7b7d', '{}', now()
+		from generate_series(1, 90) n`)
+	h := b.door(&acted{})
+	var all []odometer.Position
+	path := base + "dead-letters?reason=unknown_action&limit=7"
+	for cursor := ""; ; {
+		page := apitest.Decode[DeadLetterList](t, apitest.Get(h, path+cursor, operator(t)))
+		for _, d := range page.Letters {
+			all = append(all, get[odometer.Position](t)(parseLetterID(d.ID)))
+		}
+		if page.NextCursor == nil {
+			break
+		}
+		if len(page.Letters) != 7 || page.Total < int64(len(all)) {
+			t.Fatalf("a page of %d, of %d in all", len(page.Letters), page.Total)
+		}
+		cursor = "&cursor=" + *page.NextCursor
+		last := all[len(all)-1]
+		b.exec(`update dead_letters set state = 'discarded' where (stream_epoch, stream_seq) = ($1, $2)`, last.Epoch, last.Seq)
+		b.letter(1000+len(all), uuid.Nil, odometer.UnknownAction, "{}")
+		b.exec(`update dead_letters set stream_epoch = 3 where stream_seq > 1000`)
+	}
+	if len(all) != 60 {
+		t.Errorf("%d letters, want 60", len(all))
+	}
+	for i := 1; i < len(all); i++ {
+		if !all[i-1].After(all[i]) {
+			t.Fatalf("%v before %v", all[i-1], all[i])
+		}
+	}
+	other := apitest.Decode[DeadLetterList](t, apitest.Get(h, base+"dead-letters?limit=7", operator(t)))
+	for _, cursor := range []string{"x", *other.NextCursor} {
+		if r := apitest.Get(h, path+"&cursor="+cursor, operator(t)); r.StatusCode != http.StatusBadRequest {
+			t.Errorf("cursor %s: status %d", cursor, r.StatusCode)
+		}
+	}
+}
+
 // However many letters there are and whatever becomes of them, calls that
 // follow the cursor retry each once, in the order of the stream.
 func TestARetryOfManyGoesOnWhereItEnded(t *testing.T) {

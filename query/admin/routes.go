@@ -89,7 +89,7 @@ func registerBooks(a *api.API, s *server) {
 func registerLetters(a *api.API, s *server) {
 	reads(a, api.Route{
 		ID: "admin-dead-letters", Path: base + "dead-letters", Summary: "Dead letters",
-		Description: "Messages that could not be events, counted by reason and tenant, and the newest of them. " +
+		Description: "Messages that could not be events, counted by reason and tenant, and listed, the newest first. " +
 			"A list shows the first 4,096 bytes of a payload; with id it is one letter, whole.",
 		Problems: []api.Kind{api.NotFound}, Example: exampleLetters(),
 	}, func(ctx context.Context, in *letterFilter) (*DeadLetterList, error) {
