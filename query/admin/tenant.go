@@ -21,6 +21,7 @@ type Tenant struct {
 	TenantID              uuid.UUID                       `json:"tenant_id"`
 	Status                odometer.Status                 `json:"status" enum:"trial,active,past_due,canceled,expired" doc:"As time has made it: a trial that is over is active, or expired without a plan."`
 	Plan                  *PlanName                       `json:"plan" doc:"Of the period; null without one."`
+	Trial                 bool                            `json:"trial" doc:"The period is a trial's, which nothing limits. A period that is none and has no plan is counted, and has no limits to be judged by: its tenant's own usage is refused until there is a plan."`
 	PeriodStart           *time.Time                      `json:"period_start" doc:"Null while no billing period has begun."`
 	PeriodEnd             *time.Time                      `json:"period_end" doc:"Exclusive."`
 	Usage                 query.Ordered[query.AgentUsage] `json:"usage" doc:"By agent, in the catalogue's order; empty while no billing period has begun."`
@@ -47,6 +48,7 @@ type agentRow struct {
 	PeriodEnd      *time.Time
 	PlanID         *string
 	PlanName       *string
+	Trial          bool
 	Free           bool
 
 	Agent     *string
@@ -73,6 +75,7 @@ select
     p.period_end,
     p.plan_id,
     coalesce(plans.name, p.plan_id) as plan_name,
+    coalesce(` + trialSQL + `, false) as trial,
     coalesce(` + freeSQL + `, false) as free,
     a.agent,
     coalesce(frozen.unit_price, a.unit_price, 0) as unit_price,
@@ -114,7 +117,7 @@ func loadTenants(ctx context.Context, pool *pgxpool.Pool, ids []uuid.UUID) ([]Te
 func (r *agentRow) tenant() Tenant {
 	inUTC(r.PeriodStart, r.PeriodEnd)
 	t := Tenant{
-		TenantID: r.TenantID, Status: r.Status, PeriodStart: r.PeriodStart, PeriodEnd: r.PeriodEnd,
+		TenantID: r.TenantID, Status: r.Status, Trial: r.Trial, PeriodStart: r.PeriodStart, PeriodEnd: r.PeriodEnd,
 		StripeCustomer: r.StripeCustomer, OpenDeadLetters: r.Letters,
 	}
 	if r.PlanID != nil {

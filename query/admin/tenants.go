@@ -93,9 +93,12 @@ const periodSQL = `lateral (
     limit 1
 )`
 
-// freeSQL says that nothing limits the usage in period `p` of subscription `s`:
-// that of a trial, and without a plan.
-const freeSQL = `(p.trial or p.plan_id is null or s.status = 'trial' and (s.trial_ends_at is null or s.trial_ends_at > now()))`
+// trialSQL says that period `p` of subscription `s` is a trial's.
+const trialSQL = `(p.trial or s.status = 'trial' and (s.trial_ends_at is null or s.trial_ends_at > now()))`
+
+// freeSQL says that nothing limits the usage in the period: that of a trial,
+// and without a plan.
+const freeSQL = `(p.plan_id is null or ` + trialSQL + `)`
 
 // The planner knows nothing of the small tables, which are never analyzed, and
 // takes them for large; so it would rather read all of the large ones beside

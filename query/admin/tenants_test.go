@@ -98,6 +98,22 @@ func TestTenantsSayWhatTheirUsageSays(t *testing.T) {
 	}
 }
 
+// Who has neither a plan nor a trial is not like one whom nothing limits.
+func TestAMissingPlanIsNoTrial(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	kinds := b.everyKind()
+	page := get[*TenantList](t)(listTenants(t.Context(), b.pool, tenantFilter{Sort: byTenant, Limit: 200}))
+	for _, tenant := range page.Tenants {
+		for kind, id := range kinds {
+			trial := kind == "trial" || kind == "free trial" || kind == "lapsed"
+			if id == tenant.TenantID && tenant.Trial != trial {
+				t.Errorf("%s is a trial: %v, with plan %v", kind, tenant.Trial, tenant.Plan)
+			}
+		}
+	}
+}
+
 // Page by page each tenant comes once, in the order that was asked for.
 func TestPagesHoldEachTenantOnceInOrder(t *testing.T) {
 	t.Parallel()
