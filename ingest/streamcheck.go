@@ -87,7 +87,7 @@ func harmlessDifferences(want, have jetstream.StreamConfig) []difference {
 		{"num_replicas", have.Replicas, want.Replicas, have.Replicas != want.Replicas, "how many servers may fail"},
 		{"duplicate_window", have.Duplicates, want.Duplicates, have.Duplicates != want.Duplicates, "how long the same bytes are stored only once; they are counted once anyway"},
 		{"max_msg_size", have.MaxMsgSize, want.MaxMsgSize, have.MaxMsgSize < 0 || have.MaxMsgSize > want.MaxMsgSize, "larger messages become dead letters"},
-		{"allow_direct", have.AllowDirect, true, !have.AllowDirect, "reading one message is slower"},
+		{"allow_direct", have.AllowDirect, true, !have.AllowDirect, "reading one message is slower, and the lag is not known to the dashboard"},
 	}
 }
 

@@ -3,6 +3,7 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"fmt"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -10,10 +11,13 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 
+	"odometer"
 	"odometer/api"
 	"odometer/api/apitest"
+	"odometer/ingest"
 	"odometer/query/admin"
 	"odometer/terms"
 )
@@ -92,6 +96,31 @@ func TestAnOperatorRetriesOverHTTP(t *testing.T) {
 	o := apitest.Decode[admin.Overview](t, d.reads("overview"))
 	if *o.Stream.LastSeq != 3 || *o.LagMessages != 0 || *o.Totals != (admin.Totals{Messages: 3, Events: 1, DeadLetters: 2}) || o.OpenDeadLetters != 0 {
 		t.Errorf("the overview: %+v", o)
+	}
+}
+
+// A partition whose position stands behind the end lags by its own messages,
+// and not by those of the others.
+func TestTheLagIsWhatIsNotCounted(t *testing.T) {
+	t.Parallel()
+	o := newOffice(t)
+	o.publish("email_processed", "a", 1)
+	o.publish("email_processed", "b", 1)
+	o.read(2)
+	o.stop()
+	lag := func() int64 {
+		t.Helper()
+		d := o.desk() // what another has read may be a second old
+		return *apitest.Decode[admin.Overview](t, d.reads("overview")).LagMessages
+	}
+	own := odometer.PartitionOf(uuid.MustParse(o.tenant), ingest.DefaultPartitions)
+	o.exec(fmt.Sprintf(`update stream_positions set seq = 0 where partition <> %d`, own))
+	if n := lag(); n != 0 {
+		t.Errorf("everything is counted, and the lag is %d", n)
+	}
+	o.exec(`update stream_positions set seq = 1`)
+	if n := lag(); n != 1 {
+		t.Errorf("one of two is counted, and the lag is %d", n)
 	}
 }
 

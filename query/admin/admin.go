@@ -17,7 +17,8 @@ import (
 // ErrNoJob is what SetPaused says of a job that there is not.
 var ErrNoJob = errors.New("no such job")
 
-// Options are what the operators' API needs. All but StreamEnd must be given.
+// Options are what the operators' API needs. All but StreamEnd and Waiting must
+// be given.
 type Options struct {
 	Pool *pgxpool.Pool
 
@@ -34,6 +35,10 @@ type Options struct {
 	// StreamEnd is the stream's last sequence; nil in a process that has no
 	// NATS.
 	StreamEnd func(ctx context.Context) (int64, error)
+
+	// Waiting is how many messages of a partition the stream holds after one
+	// sequence and through another. It is there where StreamEnd is.
+	Waiting func(ctx context.Context, partition int, after, through int64) (int64, error)
 }
 
 // server answers operators.

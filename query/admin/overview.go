@@ -17,7 +17,7 @@ type Overview struct {
 	At               query.Instant   `json:"at" doc:"When the figures were read, by the database's clock. They are at most a second old."`
 	AsOf             *query.Instant  `json:"as_of" doc:"Every valid event that the stream stored up to then is counted, whichever tenant's; null while a partition was never read to its end."`
 	FreshnessSeconds *float64        `json:"freshness_seconds" doc:"From as_of to at; null without as_of. A second or two are usual while there is traffic, up to five without."`
-	LagMessages      *int64          `json:"lag_messages" doc:"What the stream holds beyond the lowest position of its partitions, other partitions' messages included; null where this process does not know the stream's end."`
+	LagMessages      *int64          `json:"lag_messages" doc:"Messages that the stream holds and that are not read yet; null where the stream could not be asked."`
 	EventsPerSecond  float64         `json:"events_per_second" doc:"Events counted in the last 10 seconds, by 10."`
 	Partitions       []PartitionRead `json:"partitions" doc:"How far each partition of the stream is read."`
 	Stream           StreamRead      `json:"stream"`
@@ -77,7 +77,9 @@ func (s *server) loadOverview(ctx context.Context) (*Overview, error) {
 		return nil, err
 	}
 	o.Stream.LastSeq = end
-	o.LagMessages = o.lag(end)
+	if o.LagMessages, err = s.lag(ctx, o.Partitions, end); err != nil {
+		return nil, err
+	}
 	if err := o.loadFigures(ctx, s.Pool); err != nil {
 		return nil, err
 	}
@@ -113,18 +115,31 @@ func (s *server) streamEnd(ctx context.Context) (*int64, error) {
 	return &end, nil
 }
 
-// lag is how far the partition that is furthest behind is behind the end. The
-// end was read first, so a reader may have come beyond it.
-func (o *Overview) lag(end *int64) *int64 {
-	if end == nil || len(o.Partitions) == 0 {
-		return end // nothing of it was read
+// lag is how many messages through the end are not read yet. A partition stands
+// behind the end also while all that followed are others' messages, so the
+// stream is asked what is the partition's own. The end was read first: a reader
+// may have come beyond it.
+func (s *server) lag(ctx context.Context, partitions []PartitionRead, end *int64) (*int64, error) {
+	if end == nil || len(partitions) == 0 {
+		return end, nil // nothing of it was read
 	}
-	lowest := o.Partitions[0].Seq
-	for _, p := range o.Partitions {
-		lowest = min(lowest, p.Seq)
+	asked, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	lag := int64(0)
+	for _, p := range partitions {
+		if p.Seq >= *end {
+			continue
+		}
+		n, err := s.Waiting(asked, p.Partition, p.Seq, *end)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err != nil:
+			return nil, nil
+		}
+		lag += n
 	}
-	lag := max(0, *end-lowest)
-	return &lag
+	return &lag, nil
 }
 
 const positionsSQL = `

@@ -97,15 +97,21 @@ func TestTotalsMissNoBatchThatCommitsLate(t *testing.T) {
 func TestTheOverviewClaimsNothingThatIsNotKnown(t *testing.T) {
 	t.Parallel()
 	b := newBooks(t)
-	end := int64(150)
-	var away error
-	s := newServer(Options{Pool: b.pool, StreamEnd: func(context.Context) (int64, error) { return end, away }})
+	end := int64(102) // the partitions stand at 100 to 103
+	var away, unasked error
+	s := newServer(Options{
+		Pool:      b.pool,
+		StreamEnd: func(context.Context) (int64, error) { return end, away },
+		Waiting: func(_ context.Context, partition int, after, through int64) (int64, error) {
+			return int64(partition), unasked // of what follows, that much is the partition's own
+		},
+	})
 	load := func() *Overview {
 		t.Helper()
 		return get[*Overview](t)(s.loadOverview(t.Context()))
 	}
 	o := load()
-	if o.AsOf == nil || *o.FreshnessSeconds < 1 || *o.FreshnessSeconds > 60 || *o.LagMessages != 50 || *o.Stream.LastSeq != 150 || o.Stream.Epoch != 1 {
+	if o.AsOf == nil || *o.FreshnessSeconds < 1 || *o.FreshnessSeconds > 60 || *o.LagMessages != 0+1 || *o.Stream.LastSeq != 102 || o.Stream.Epoch != 1 {
 		t.Errorf("all is known, it says %+v", o)
 	}
 	b.exec(`update stream_positions set complete_until = now() - interval '1 hour' where partition = 2`)
@@ -120,6 +126,10 @@ func TestTheOverviewClaimsNothingThatIsNotKnown(t *testing.T) {
 	end = 90 // read before the positions, which have moved on
 	if o = load(); *o.LagMessages != 0 {
 		t.Errorf("a lag of %d", *o.LagMessages)
+	}
+	end, unasked = 102, errors.New("the stream does not tell")
+	if o = load(); o.LagMessages != nil || o.Stream.LastSeq == nil {
+		t.Errorf("what waits is not known, it says %+v", o)
 	}
 	away = errors.New("no NATS")
 	if o = load(); o.LagMessages != nil || o.Stream.LastSeq != nil {
