@@ -16,7 +16,7 @@ export async function customer({ plan = "price_bundle_monthly", status = "active
     "subscription", "set", "--tenant", id, "--plan", plan, "--status", status,
     "--period-start", daysFromNow(-10), "--period-end", daysFromNow(20),
   );
-  const tenant = { id, token: tokenOf(id), use: (more, days) => use(id, more, days) };
+  const tenant = { id, token: tokenOf(id), use: (more, days) => use(id, more, days), conflict: (n) => conflict(id, n) };
   if (Object.keys(used).length) await tenant.use(used);
   return tenant;
 }
@@ -25,21 +25,32 @@ export async function customer({ plan = "price_bundle_monthly", status = "active
 // waits until it is counted.
 async function use(id, units, days = 0) {
   const before = await counts(id);
-  const answer = await fetch(`${url}/api/v1/events`, {
-    method: "POST",
-    headers: { Authorization: `Bearer ${tokenOf(id)}`, "Content-Type": "application/json" },
-    body: JSON.stringify(
-      Object.entries(units).map(([agent, quantity]) => ({
-        agent, action_type: actions[agent], quantity, idempotency_key: randomUUID(), occurred_at: daysFromNow(-days),
-      })),
-    ),
-  });
-  const said = await answer.json();
-  if (said.accepted !== Object.keys(units).length) throw new Error(`events were not accepted: ${JSON.stringify(said)}`);
+  await publish(id, Object.entries(units).map(([agent, quantity]) => ({
+    agent, action_type: actions[agent], quantity, idempotency_key: randomUUID(), occurred_at: daysFromNow(-days),
+  })));
   await until(`the use of ${JSON.stringify(units)} is counted`, async () => {
     const now = await counts(id);
     return Object.entries(units).every(([agent, quantity]) => now[agent] === before[agent] + quantity);
   });
+}
+
+async function publish(id, events) {
+  const answer = await fetch(`${url}/api/v1/events`, {
+    method: "POST",
+    headers: { Authorization: `Bearer ${tokenOf(id)}`, "Content-Type": "application/json" },
+    body: JSON.stringify(events),
+  });
+  const said = await answer.json();
+  if (said.accepted !== events.length) throw new Error(`events were not accepted: ${JSON.stringify(said)}`);
+}
+
+// conflict lets one key come with ever other quantities, and waits for the n
+// dead letters that come of it.
+async function conflict(id, n) {
+  const idempotency_key = randomUUID();
+  const events = Array.from({ length: n + 1 }, (_, i) => ({ agent: "inbox", action_type: actions.inbox, quantity: i + 1, idempotency_key }));
+  await publish(id, events);
+  await until(`there are ${n} dead letters`, async () => (await read(`/api/v1/admin/dead-letters?tenant_id=${id}&limit=1`, operator)).total === n);
 }
 
 // counts are a tenant's in the running period, whatever its status.

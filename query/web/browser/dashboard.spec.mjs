@@ -1,35 +1,16 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { readFile } from "node:fs/promises";
-import { axe, launch, picture, tenants, token, tokenOf, url } from "./stage.mjs";
+import { leave, newDashboard, settled } from "./dashboard.mjs";
+import { axe, picture, tenants, token, tokenOf, url } from "./stage.mjs";
 
-let browser;
-before(async () => { browser = await launch(); });
-after(() => browser.close());
+let browser, visit, close;
+before(async () => { ({ browser, visit, close } = await newDashboard()); });
+after(() => close());
 
 const OPERATOR = ["", "tenants", "alerts", "dead-letters", "jobs", "audit", "ledger"];
 const TENANT = ["", "/events", "/periods", "/dead-letters", "/ledger"].map((tab) => `tenants/${tenants.acme}${tab}`);
 const CUSTOMER = ["", "events", "periods"];
-
-// visit opens a page of the dashboard as one of the demo's sessions, and keeps
-// what must not happen on it.
-async function visit(path, { as = "Operator", ...options } = {}) {
-  const context = await browser.newContext({ locale: "en-GB", timezoneId: "Europe/Berlin", ...options });
-  const page = await context.newPage();
-  page.wrongs = [];
-  page.on("request", (r) => { if (!r.url().startsWith(url) && !/^(data|blob):/.test(r.url())) page.wrongs.push(r.url()); });
-  page.on("response", (r) => { if (r.status() === 400) page.wrongs.push(`400 ${r.url()}`); }); // a parameter that there is not
-  page.on("pageerror", (e) => page.wrongs.push(String(e)));
-  await page.addInitScript((name) => sessionStorage.setItem("odometer-session", name), as);
-  await page.goto(`${url}/#/${path}`);
-  await page.locator("main h1").waitFor();
-  return page;
-}
-
-// settled waits until every panel shows what it has to show.
-const settled = (page) => page.waitForFunction(() => document.querySelector("main .panel") && !document.querySelector(".skeleton"));
-
-const leave = (page) => page.context().close();
 
 const LOOKS = {
   light: { colorScheme: "light", viewport: { width: 1440, height: 900 } },

@@ -3,7 +3,7 @@
 import { h, muted, strong, type Child } from "./dom.ts";
 import { count, money, percent, price, sentence, words } from "./format.ts";
 import { col, table, type Column } from "./table.ts";
-import type { AgentUsage } from "./types.ts";
+import type { AgentUsage, Terms } from "./types.ts";
 import { href, type Visit } from "./visit.ts";
 
 export type Tone = "good" | "warn" | "bad" | "calm";
@@ -37,9 +37,16 @@ export const state = (name: string): HTMLElement => chip(TONES[name] ?? "calm", 
 const toneOf = (u: { percentage: number; limit: number | null }): Tone =>
   u.limit === null ? "calm" : u.percentage >= 100 ? "bad" : u.percentage >= 80 ? "warn" : "good";
 
+/** lacksPlan is whether usage is counted and nothing says what it means: neither a plan nor a trial. */
+export const lacksPlan = (t: Terms): boolean => t.plan === null && !t.trial;
+
+/** planOf names what a period's usage is judged by. */
+export const planOf = (t: Terms): Child =>
+  lacksPlan(t) ? chip("warn", "No plan") : (t.plan?.name ?? muted("Trial"));
+
 /** usageOf says what is used of what: "425 of 500", "12, not included". */
-export function usageOf(u: { count: number; limit: number | null }): string {
-  if (u.limit === null) return `${count(u.count)}, unlimited`;
+export function usageOf(u: { count: number; limit: number | null }, terms?: Terms): string {
+  if (u.limit === null) return `${count(u.count)}, ${terms && lacksPlan(terms) ? "no plan" : "unlimited"}`;
   if (u.limit === 0) return u.count === 0 ? "Not included" : `${count(u.count)}, not included`;
   return `${count(u.count)} of ${count(u.limit)}`;
 }
@@ -51,15 +58,18 @@ export function bar(u: { percentage: number; limit: number | null }): HTMLElemen
   return h("span", { class: `bar ${toneOf(u)}`, "aria-hidden": "true" }, filled);
 }
 
+/** Used is usage by agent, and what it is judged by. */
+type Used = Terms & { usage: Record<string, AgentUsage>; total_overage_cost_cents: number };
+
 /** meters are a tenant's agents, one line each. */
-export function meters(usage: Record<string, AgentUsage>): HTMLElement {
-  const lines = Object.entries(usage).map(([agent, u]) =>
+export function meters(used: Used): HTMLElement {
+  const lines = Object.entries(used.usage).map(([agent, u]) =>
     h(
       "li",
       null,
       h("span", { class: "meter-name" }, agent),
       bar(u),
-      h("span", { class: "meter-count" }, usageOf(u)),
+      h("span", { class: "meter-count" }, usageOf(u, used)),
     ),
   );
   return h("ul", { class: "meters" }, lines);
@@ -90,23 +100,23 @@ export function sumOf(s: {
 }
 
 /** usageTable is a tenant's agents in a period, with what their overage costs. */
-export function usageTable(usage: Record<string, AgentUsage>, total: number, currency: string): Child {
+export function usageTable(used: Used, currency: string): Child {
   const columns: Column<[string, AgentUsage]>[] = [
     col("Agent", ([agent]) => agent),
-    col("Used", ([, u]) => h("span", { class: "used" }, usageOf(u), bar(u)), "wide"),
+    col("Used", ([, u]) => h("span", { class: "used" }, usageOf(u, used), bar(u)), "wide"),
     col("Share", ([, u]) => (u.limit === null ? "–" : percent(u.percentage)), "number"),
     col("Overage", ([, u]) => count(u.overage), "number"),
     col("Unit price", ([, u]) => price(u.unit_price ?? "", currency), "number"),
     col("Cost", ([, u]) => overageCost(u.overage_cost_cents, currency), "number"),
   ];
-  const agents = Object.entries(usage);
+  const agents = Object.entries(used.usage);
   const priced = agents.some(([, u]) => u.unit_price);
   return [
     table(
       { caption: "Usage by agent", columns: columns.filter((c) => priced || c.head !== "Unit price") },
       agents,
     ).element,
-    h("p", { class: "total" }, "Overage in all ", strong(money(total, currency))),
+    h("p", { class: "total" }, "Overage in all ", strong(money(used.total_overage_cost_cents, currency))),
   ];
 }
 

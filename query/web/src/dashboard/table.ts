@@ -1,7 +1,7 @@
 // Tables that are tables to a screen reader and cards on a narrow panel, with
 // rows that open and a button for what is older.
 
-import { announce, append, fill, h, icon, newId, type Child } from "./dom.ts";
+import { announce, append, fill, h, icon, muted, newId, type Child } from "./dom.ts";
 import { noun } from "./format.ts";
 import { problemBox } from "./panel.ts";
 import type { Visit } from "./visit.ts";
@@ -102,12 +102,13 @@ export interface PagedOptions<T, P extends Page> extends TableOptions<T> {
 /** paged is a table with a button that fetches what follows, and adds it. */
 export function paged<T, P extends Page>(visit: Visit, o: PagedOptions<T, P>): Child {
   const list = table(o, o.rows(o.first));
-  const foot = h("div", { class: "pager" });
-  const offer = (cursor: string | null): void =>
+  const foot = h("div", { class: "pager", tabindex: -1 });
+  const offer = (cursor: string | null, end: Child = null): void =>
     fill(
       foot,
-      cursor &&
-        h("button", { type: "button", onclick: () => void fetchMore(cursor) }, `Show more ${o.word}s`),
+      cursor
+        ? h("button", { type: "button", onclick: () => void fetchMore(cursor) }, `Show more ${o.word}s`)
+        : end,
     );
   const fetchMore = async (cursor: string): Promise<void> => {
     const button = foot.querySelector("button");
@@ -119,8 +120,8 @@ export function paged<T, P extends Page>(visit: Visit, o: PagedOptions<T, P>): C
       const more = o.rows(page);
       list.add(more);
       const hadFocus = foot.contains(document.activeElement);
-      offer(page.next_cursor);
-      if (hadFocus) foot.querySelector("button")?.focus();
+      offer(page.next_cursor, muted("That is all."));
+      if (hadFocus) (foot.querySelector("button") ?? foot).focus(); // who goes on by the keyboard stays here
       announce(`${noun(more.length, `more ${o.word}`)}${page.next_cursor ? "" : ": that is all"}`);
     } catch (error) {
       if (!visit.signal.aborted)

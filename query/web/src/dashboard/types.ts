@@ -8,6 +8,12 @@ export interface Plan {
   name: string;
 }
 
+/** What a period's usage is judged by. */
+export interface Terms {
+  plan: Plan | null;
+  trial: boolean;
+}
+
 /** One agent's count in a period, and what it means in money. */
 export interface AgentUsage {
   count: number;
@@ -90,13 +96,11 @@ export interface Periods {
   next_cursor: string | null;
 }
 
-export interface Period {
+export interface Period extends Terms {
   period_start: Instant;
   period_end: Instant;
   status: "open" | "closed";
   current: boolean;
-  trial: boolean;
-  plan: Plan | null;
   closed_at: Instant | null;
   settled_at: Instant | null;
   usage: Record<string, AgentUsage>;
@@ -145,10 +149,9 @@ export interface Tenants {
   next_cursor: string | null;
 }
 
-export interface Tenant {
+export interface Tenant extends Terms {
   tenant_id: string;
   status: string;
-  plan: Plan | null;
   period_start: Instant | null;
   period_end: Instant | null;
   usage: Record<string, AgentUsage>;
@@ -180,6 +183,7 @@ export interface DeadLetters {
   total: number;
   groups: DeadLetterGroup[];
   letters: DeadLetter[];
+  next_cursor: string | null;
 }
 
 export interface DeadLetterGroup {

@@ -7,7 +7,7 @@ import { choices, filters } from "../filters.ts";
 import { count, noun, time, timeOr, words } from "../format.ts";
 import { empty, panel, problemBox } from "../panel.ts";
 import { actButton, id, named, readOnlyNote, state, tenant, title } from "../parts.ts";
-import { code, col, facts, table, type Column } from "../table.ts";
+import { code, col, facts, paged, table, type Column } from "../table.ts";
 import type { DeadLetter, DeadLetterGroup, DeadLetters, Retried } from "../types.ts";
 import type { Visit } from "../visit.ts";
 
@@ -44,6 +44,18 @@ export function deadLettersPanels(visit: Visit, tenantId: string | null): Child 
     ],
     () => void letters.load(true),
   );
+  const fetchPage = (cursor: string | null, signal: AbortSignal): Promise<DeadLetters> =>
+    visit.api.get<DeadLetters>(
+      PATH,
+      {
+        state: filter.value("state") || "open",
+        reason: filter.value("reason"),
+        tenant_id: tenantId,
+        limit: 50,
+        cursor,
+      },
+      signal,
+    );
   // Both panels come from one answer shape, but the groups are always those of
   // what is open: that is what there is to do.
   const groups = panel(visit, {
@@ -57,24 +69,13 @@ export function deadLettersPanels(visit: Visit, tenantId: string | null): Child 
     title: "Letters",
     lines: 8,
     tools: filter.element,
-    load: (signal) =>
-      visit.api.get<DeadLetters>(
-        PATH,
-        {
-          state: filter.value("state") || "open",
-          reason: filter.value("reason"),
-          tenant_id: tenantId,
-          limit: LIMIT,
-        },
-        signal,
-      ),
-    render: (d) => drawLetters(visit, d, reload),
+    load: (signal) => fetchPage(null, signal),
+    render: (first) => drawLetters(visit, first, (cursor) => fetchPage(cursor, visit.signal), reload),
   });
   const reload = (): void => (void groups.load(), void letters.load());
   return [readOnlyNote(visit), groups.element, letters.element];
 }
 
-const LIMIT = 50;
 const LISTED = 20; // of what is still open after a retry
 
 interface ByReason {
@@ -129,27 +130,31 @@ function byReason(groups: DeadLetterGroup[]): ByReason[] {
   return [...reasons.values()].sort((a, b) => b.count - a.count);
 }
 
-function drawLetters(visit: Visit, { letters, total }: DeadLetters, reload: () => void): Child {
-  if (letters.length === 0) return empty("No dead letter is like that.");
-  const columns: Column<DeadLetter>[] = [
-    col("Received", (l) => time(l.received_at)),
-    col("Id", (l) => h("span", { class: "id whole" }, l.id)),
-    col("Tenant", (l) => tenant(visit, l.tenant_id)),
-    col("Agent", (l) => l.agent ?? muted("none")),
-    col("Reason", (l) => named(l.reason, l.detail), "wide"),
-    col("State", (l) => state(l.state)),
-    col("Act", (l) => l.state === "open" && retryButton(visit, 1, l.id, { ids: [l.id] }, reload), "acts"),
-  ];
-  return [
-    table({ caption: "Dead letters, newest first", columns, detail: (l) => letterDetail(visit, l) }, letters)
-      .element,
-    total > letters.length &&
-      h(
-        "p",
-        { class: "pager muted" },
-        `The newest ${count(letters.length)} of ${count(total)} are shown. odometer deadletters list has all of them.`,
-      ),
-  ];
+function drawLetters(
+  visit: Visit,
+  first: DeadLetters,
+  fetchPage: (cursor: string) => Promise<DeadLetters>,
+  reload: () => void,
+): Child {
+  if (first.letters.length === 0) return empty("No dead letter is like that.");
+  const list = paged<DeadLetter, DeadLetters>(visit, {
+    caption: "Dead letters, newest first",
+    columns: [
+      col("Received", (l) => time(l.received_at)),
+      col("Id", (l) => h("span", { class: "id whole" }, l.id)),
+      col("Tenant", (l) => tenant(visit, l.tenant_id)),
+      col("Agent", (l) => l.agent ?? muted("none")),
+      col("Reason", (l) => named(l.reason, l.detail), "wide"),
+      col("State", (l) => state(l.state)),
+      col("Act", (l) => l.state === "open" && retryButton(visit, 1, l.id, { ids: [l.id] }, reload), "acts"),
+    ],
+    detail: (l) => letterDetail(visit, l),
+    first,
+    fetchPage,
+    rows: (page) => page.letters,
+    word: "letter",
+  });
+  return [h("p", { class: "lead" }, noun(first.total, "letter")), list];
 }
 
 function letterDetail(visit: Visit, l: DeadLetter): Child {

@@ -1,7 +1,7 @@
 // Where a tenant's usage is heading at the present pace.
 
 import { h, muted, strong, type Child } from "../dom.ts";
-import { ago, decimal, money, period, time } from "../format.ts";
+import { ago, count, decimal, money, period, time } from "../format.ts";
 import { empty, panel } from "../panel.ts";
 import { overageCost, usageOf } from "../parts.ts";
 import { col, table } from "../table.ts";
@@ -28,7 +28,7 @@ function draw(f: Forecast): Child {
       columns: [
         col("Agent", ([agent]) => agent),
         col("Per day", ([, u]) => decimal(u.per_day), "number"),
-        col("At period end", ([, u]) => usageOf({ count: u.projected_count, limit: u.limit })),
+        col("At period end", ([, u]) => projected(u)),
         col("Limit reached", ([, u]) => reached(u)),
         col("Expected overage", ([, u]) => overageCost(u.projected_overage_cost_cents, f.currency), "number"),
       ],
@@ -48,6 +48,10 @@ function draw(f: Forecast): Child {
     rows,
   ];
 }
+
+// Without a limit there may be a trial, or no plan: the answer does not tell.
+const projected = (u: AgentForecast): string =>
+  u.limit === null ? count(u.projected_count) : usageOf({ count: u.projected_count, limit: u.limit });
 
 function reached(u: AgentForecast): Child {
   if (u.limit === null || u.limit === 0) return muted("–");

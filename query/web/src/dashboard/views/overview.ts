@@ -117,7 +117,7 @@ const TILES: Tile[] = [
   },
   {
     name: "Lag",
-    note: () => "messages stored, not read yet",
+    note: () => "messages stored, not counted yet",
     figure: (o) => (o.lag_messages === null ? null : count(o.lag_messages)),
   },
   {
@@ -227,7 +227,7 @@ function topTenants(visit: Visit): HTMLElement {
           caption: "Tenants with the highest overage",
           columns: [
             col("Tenant", (t) => tenant(visit, t.tenant_id)),
-            col("Usage", (t) => meters(t.usage), "wide"),
+            col("Usage", (t) => meters(t), "wide"),
             col("Overage", (t) => overageCost(t.total_overage_cost_cents, currency), "number"),
           ],
         },

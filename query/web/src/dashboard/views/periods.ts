@@ -1,9 +1,9 @@
 // A tenant's billing periods: the running one, and what was frozen of those before.
 
-import { muted, type Child } from "../dom.ts";
+import type { Child } from "../dom.ts";
 import { period, timeOr } from "../format.ts";
 import { empty, panel } from "../panel.ts";
-import { chip, meters, overageCost, usageTable } from "../parts.ts";
+import { chip, meters, overageCost, planOf, usageTable } from "../parts.ts";
 import { col, facts, paged } from "../table.ts";
 import type { Period, Periods } from "../types.ts";
 import type { Visit } from "../visit.ts";
@@ -31,8 +31,8 @@ function draw(visit: Visit, first: Periods, fetchPage: (cursor: string) => Promi
     columns: [
       col("Period (UTC)", (p) => period(p.period_start, p.period_end)),
       col("State", standing),
-      col("Plan", (p) => p.plan?.name ?? muted(p.trial ? "Trial" : "None")),
-      col("Usage", (p) => meters(p.usage), "wide"),
+      col("Plan", (p) => planOf(p)),
+      col("Usage", (p) => meters(p), "wide"),
       col("Overage", (p) => overageCost(p.total_overage_cost_cents, currency), "number"),
     ],
     detail: (p) => detail(p, currency),
@@ -56,5 +56,5 @@ const detail = (p: Period, currency: string): Child => [
     ["Closed", timeOr(p.closed_at, "Not yet")],
     ["Settled with Stripe", timeOr(p.settled_at, p.trial ? "A trial is never billed" : "Not yet")],
   ]),
-  usageTable(p.usage, p.total_overage_cost_cents, currency),
+  usageTable(p, currency),
 ];

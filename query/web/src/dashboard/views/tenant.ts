@@ -3,9 +3,9 @@
 import { h, list, muted, type Child } from "../dom.ts";
 import { period, time, timeOr, words } from "../format.ts";
 import { panel } from "../panel.ts";
-import { id, state, title, usageTable } from "../parts.ts";
+import { id, lacksPlan, planOf, state, title, usageTable } from "../parts.ts";
 import { facts } from "../table.ts";
-import type { TenantDetail } from "../types.ts";
+import type { Tenant, TenantDetail } from "../types.ts";
 import { href, type Visit } from "../visit.ts";
 import { alertsPanel } from "./alerts.ts";
 import { currencyOf } from "./currency.ts";
@@ -74,7 +74,7 @@ function draw({ tenant: t, subscription: s, currency }: TenantDetail & { currenc
     { class: "columns tight" },
     facts([
       ["Status", state(t.status)],
-      ["Plan", t.plan ? [t.plan.name, " ", h("span", { class: "id muted" }, t.plan.id)] : muted("None")],
+      ["Plan", t.period_start ? planFact(t) : muted("No period has begun")],
       [
         "Running period (UTC)",
         t.period_start && t.period_end ? period(t.period_start, t.period_end) : muted("None"),
@@ -88,6 +88,15 @@ function draw({ tenant: t, subscription: s, currency }: TenantDetail & { currenc
       ["Stripe subscription", s.stripe_subscription ? id(s.stripe_subscription) : muted("None")],
       ["Changed", time(s.updated_at)],
     ]),
-    h("div", null, usageTable(t.usage, t.total_overage_cost_cents, currency)),
+    h("div", null, usageTable(t, currency)),
   );
 }
+
+const planFact = (t: Tenant): Child => [
+  planOf(t),
+  " ",
+  t.plan && h("span", { class: "id muted" }, t.plan.id),
+  lacksPlan(t) &&
+    t.status === "active" &&
+    h("span", { class: "means" }, "The customer is refused its usage until odometer subscription set gives it one."),
+];

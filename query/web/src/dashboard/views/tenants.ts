@@ -4,7 +4,7 @@ import { h, muted, type Child } from "../dom.ts";
 import { count, noun, period } from "../format.ts";
 import { choices, filters } from "../filters.ts";
 import { empty, panel } from "../panel.ts";
-import { meters, overageCost, state, tenant, title } from "../parts.ts";
+import { meters, overageCost, planOf, state, tenant, title } from "../parts.ts";
 import { col, paged } from "../table.ts";
 import type { Tenant, Tenants } from "../types.ts";
 import { href, type Visit } from "../visit.ts";
@@ -75,8 +75,8 @@ function draw(
     columns: [
       col("Tenant", (t) => tenant(visit, t.tenant_id)),
       col("Status", (t) => state(t.status)),
-      col("Plan", (t) => [t.plan?.name ?? muted("None"), h("span", { class: "means" }, periodOf(t))]),
-      col("Usage", (t) => meters(t.usage), "wide"),
+      col("Plan", (t) => [t.period_start ? planOf(t) : null, h("span", { class: "means" }, periodOf(t))]),
+      col("Usage", (t) => meters(t), "wide"),
       col("Units", (t) => count(t.total_count), "number"),
       col("Overage", (t) => overageCost(t.total_overage_cost_cents, currency), "number"),
       col("Dead letters", (t) => deadLetters(t.tenant_id, t.open_dead_letters), "number"),
