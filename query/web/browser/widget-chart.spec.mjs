@@ -99,6 +99,31 @@ describe("the widget's history", { concurrency: 3 }, () => {
     await leave(page);
   });
 
+  test("keeps up with the figures, also after an answer that did not come, and asks for nothing while they stand still", async () => {
+    const { token, use } = await customer({ inbox: 50 });
+    const page = await host.shown(token, {}, { setup: (page) => page.clock.install() });
+    await opened(page);
+    const sum = (n) => chart(page).locator("figcaption").getByText(`Inbox ${n}`).waitFor();
+    await sum(50);
+    let asked = 0;
+    await page.route(`${url}/api/v1/usage/history?**`, (route) => (++asked == 2 ? route.abort() : route.continue()));
+    await use({ inbox: 7 });
+    await page.clock.fastForward(31_000);
+    await sum(57);
+    assert.equal((await cells(page)).at(-1)[1], "57");
+
+    await Promise.all([page.waitForResponse(`${url}/api/v1/usage`), page.clock.fastForward(31_000)]);
+    await use({ inbox: 3 });
+    assert.equal(asked, 1);
+
+    await Promise.all([page.waitForEvent("requestfailed"), page.clock.fastForward(31_000)]);
+    await widget(page).getByText("60 of 500").waitFor();
+    await sum(57);
+    await page.clock.fastForward(31_000);
+    await sum(60);
+    await leave(page);
+  });
+
   test("of nothing is an empty chart, in the page's language", async () => {
     const { token } = await customer();
     const page = await host.shown(token, { lang: "de" });

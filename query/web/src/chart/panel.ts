@@ -3,6 +3,7 @@ import type { History } from "./history.ts";
 import { element } from "./parts.ts";
 
 const days = 30;
+const again = 30_000; // ms until a history that could not be read again is asked for once more
 
 /** Asks the service with the widget's token. */
 export type Ask = (path: string) => Promise<Response>;
@@ -15,43 +16,80 @@ const panels = new WeakMap<HTMLElement, () => void>();
  * names, do not reach into the chart.
  */
 export async function toggle(section: HTMLElement, ask: Ask): Promise<void> {
-  const button = section.querySelector("button")!;
   const close = panels.get(section);
-  if (close) {
-    close();
-    return;
-  }
+  if (close) return close();
+  const button = section.querySelector("button")!;
   const host = element("section", { ariaLabel: "History", ariaBusy: "true" });
   host.style.marginBlockStart = "1em";
-  const body = element("div");
+  const body = element("div", {}, element("p", { role: "status" }, "Loading…"));
   host.attachShadow({ mode: "open" }).append(body);
   section.append(host);
   button.ariaExpanded = "true";
 
-  let stop = () => {};
-  let open = true;
+  const shown = new Shown(section, body, ask);
   // The widget takes the panel away when its figures are another tenant's.
   const removed = new MutationObserver(() => host.parentNode || panels.get(section)!());
   removed.observe(section, { childList: true });
   panels.set(section, () => {
-    open = false;
     removed.disconnect();
-    stop();
+    shown.stop();
     host.remove();
     button.ariaExpanded = "false";
     panels.delete(section);
   });
-
-  body.append(element("p", { role: "status" }, "Loading…"));
-  const answer = await history(ask);
-  if (!open) return;
+  await shown.load();
   host.ariaBusy = "false";
-  if (typeof answer == "string") {
-    body.replaceChildren(element("p", { role: "alert" }, answer));
-    return;
+}
+
+/** The history in an open panel, which keeps up with the widget's figures. */
+class Shown {
+  private readonly figures: MutationObserver;
+  private erase: (() => void) | undefined;
+  private told = ""; // what is drawn
+  private retry = 0;
+  private asked = 0; // how often
+  private open = true;
+
+  constructor(
+    private readonly section: HTMLElement,
+    private readonly body: HTMLElement,
+    private readonly ask: Ask,
+  ) {
+    // The widget changes its rows only where the figures have changed.
+    this.figures = new MutationObserver(() => this.load());
+    this.figures.observe(section.parentNode!, { childList: true });
   }
-  stop = drawHistory(body, answer, { ...languageOf(section), caption: `Usage by day, the last ${days} days` });
-  if (answer.complete_from) body.append(element("p", {}, "Earlier days are no longer kept in full."));
+
+  async load(): Promise<void> {
+    clearTimeout(this.retry);
+    if (!this.section.isConnected) return; // the widget has no figures now
+    const turn = ++this.asked;
+    const answer = await history(this.ask);
+    if (!this.open || turn != this.asked) return;
+    if (typeof answer != "string") return this.draw(answer);
+    // What is drawn stays; of failures that last, the widget tells.
+    if (this.erase) this.loadLater();
+    else this.body.replaceChildren(element("p", { role: "alert" }, answer));
+  }
+
+  private loadLater(): void {
+    this.retry = window.setTimeout(() => (document.hidden ? this.loadLater() : this.load()), again);
+  }
+
+  stop(): void {
+    this.open = false;
+    clearTimeout(this.retry);
+    this.figures.disconnect();
+    this.erase?.();
+  }
+
+  private draw(answer: History): void {
+    const told = JSON.stringify(answer.buckets);
+    if (told == this.told) return; // nobody loses the place in the table for nothing
+    this.told = told;
+    this.erase = drawHistory(this.body, answer, { ...languageOf(this.section), caption: `Usage by day, the last ${days} days` });
+    if (answer.complete_from) this.body.append(element("p", {}, "Earlier days are no longer kept in full."));
+  }
 }
 
 /** The last days by agent, or why they cannot be shown. */
