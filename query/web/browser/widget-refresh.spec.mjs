@@ -275,8 +275,8 @@ describe("the widget", { concurrency: 3 }, () => {
     assert.doesNotMatch(await widget(page).locator(".odometer-chart").textContent(), /44|Inbox/);
 
     await widget(page).evaluate((element) => element.removeAttribute("token"));
-    await widget(page).getByText("Loading").waitFor();
-    assert.deepEqual(await rows(page), ["Loading"]);
+    await widget(page).getByText("Token missing").waitFor();
+    assert.deepEqual(await rows(page), ["Token missing"]);
     await leave(page);
   });
 });

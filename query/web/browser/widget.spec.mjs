@@ -116,6 +116,31 @@ describe("the widget", { concurrency: 3 }, () => {
     await leave(page);
   });
 
+  test("without a token it says so, and not before the page has had some time to set one", async () => {
+    const { token } = await customer({ inbox: 1 });
+    const page = await host.open({}, {
+      setup: async (page) => {
+        await page.clock.install();
+        await page.clock.pauseAt(Date.now() + 1000);
+      },
+    });
+    await widget(page).getByText("Loading").waitFor();
+    await page.clock.runFor(3000);
+    assert.deepEqual(await rows(page), ["Loading"]);
+    await page.clock.runFor(3000);
+    assert.deepEqual(await rows(page), ["Token missing"]);
+    await widget(page).getByRole("status").waitFor();
+    await page.clock.resume();
+    await looks(page, "no-token");
+    await hold(page, "usage");
+    await widget(page).evaluate((element, token) => { element.token = token; }, token);
+    await page.held;
+    assert.deepEqual(await rows(page), ["Loading"]);
+    await page.release();
+    await widget(page).getByText("1 of 500").waitFor();
+    await leave(page);
+  });
+
   for (const [status, says] of [
     ["past_due", "past due"], ["canceled", "canceled"], ["expired", "expired"],
   ]) {

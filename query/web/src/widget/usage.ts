@@ -8,6 +8,7 @@
  *   token      attribute or property: a JSON Web Token with the scope usage:read
  *   getToken   property, () => Promise<string>: fetches a token; asked at the
  *              start if there is none, and once when one is refused
+ *              (without either for some seconds, the widget says so)
  *   api        attribute: the service's origin, where that is not the script's
  *   lang       attribute, of the element or above it: how numbers are written
  *
@@ -72,14 +73,15 @@ class OdometerUsage extends HTMLElement {
 
     let given: string | null | undefined | 0 = 0; // the page's token, as last looked at
     let token: string | null | void; // the one in use
-    let data: Usage | undefined;
+    let data: Usage | 0 | undefined;
     let now: number; // the newest moment that data is true of
     let failure: string | 0;
     let seen: string; // the tenant and period that banners, last and the open history are of
     let banners: Record<string, HTMLElement | 0>; // 0: dismissed
-    let last: Period | undefined;
+    let last: Period | 0 | undefined;
     let due = 0; // when to ask again
     let timer = 0;
+    let vain = 0; // looks for a token; a page may set it some time after the element is there
 
     const root = this.attachShadow({ mode: "open" });
     root.adoptedStyleSheets = [sheet];
@@ -111,7 +113,7 @@ class OdometerUsage extends HTMLElement {
       // A failure while the numbers are fresh is no news yet.
       if (failure && stale)
         children.push(element("output", { className: "error", role: "alert" }, failure, element("button", { onclick: again }, "Retry")));
-      else if (!data) add("output", "", "Loading");
+      else if (!data) add("output", "", vain > 4 ? "Token missing" : "Loading");
 
       if (data) {
         let locale: Intl.Locale;
@@ -119,7 +121,7 @@ class OdometerUsage extends HTMLElement {
           locale = new Intl.Locale(this.closest<HTMLElement>("[lang]")!.lang);
         } catch {} // none, or not a language: the browser's
         const format = (value: number, style?: "percent" | "currency") =>
-          value.toLocaleString(locale, { style: style!, currency: data!.currency });
+          value.toLocaleString(locale, { style: style!, currency: (data as Usage).currency });
         let total = 0;
 
         add("div", "", element("b", {}, data.plan?.name ?? "Trial"), stale ? "As of " + new Date(now).toLocaleString(locale!) : "");
@@ -172,7 +174,7 @@ class OdometerUsage extends HTMLElement {
     };
 
     const again = () => {
-      failure = due = 0;
+      failure = due = vain = 0;
       draw();
     };
 
@@ -185,10 +187,14 @@ class OdometerUsage extends HTMLElement {
       const wanted = this.token || this.getAttribute("token");
       if (wanted != given) {
         token = given = wanted;
-        data = undefined; // it may be another tenant's
+        data = 0; // it may be another tenant's
         again();
       }
-      if (Date.now() < due || (!token && !this.getToken)) return;
+      if (Date.now() < due) return;
+      if (!token && !this.getToken) {
+        vain++;
+        return draw();
+      }
 
       due = Date.now() + 30_000; // should there never be an answer
       let answer: Response | undefined;
@@ -204,7 +210,7 @@ class OdometerUsage extends HTMLElement {
         now = +new Date(answer!.headers.get("Odometer-As-Of")!); // as_of may be the cache's
       } else {
         failure = body?.detail ?? "Usage unavailable";
-        if (answer?.status! < 429) data = undefined;
+        if (answer?.status! < 429) data = 0;
       }
       if (answer?.status == 401) {
         failure = "Session expired";
@@ -213,23 +219,21 @@ class OdometerUsage extends HTMLElement {
       } else due = Date.now() + 1000 * (+answer?.headers.get("Retry-After")! || 30);
       if (data && seen != (seen = data.tenant_id + data.period_start)) {
         banners = {};
-        last = undefined;
+        last = 0;
         history.replaceChildren(more);
-        ask("periods?limit=2")
-          .then((answer) => answer.json())
-          .then(({ periods }) => {
-            if (wanted != given) return;
-            last = (periods as Period[]).find((period) => period.period_end <= data!.period_start);
-            draw();
-          })
-          .catch(() => {}); // it is left out
+        draw();
+        try {
+          body = await (await ask("periods?limit=2")).json();
+          if (wanted == given) last = (body.periods as Period[]).find((period) => period.period_end <= (data as Usage).period_start);
+        } catch {} // it is left out
       }
       draw();
     };
 
-    this.look = look;
-    look();
+    (this.look = look)();
   }
 }
 
-customElements.get("odometer-usage") || customElements.define("odometer-usage", OdometerUsage);
+try {
+  customElements.define("odometer-usage", OdometerUsage);
+} catch {} // the page has the script twice
