@@ -20,19 +20,19 @@ type Forecast struct {
 	AsOf                      Instant                `json:"as_of"`
 	Currency                  string                 `json:"currency" doc:"ISO 4217, lower case."`
 	Usage                     Ordered[AgentForecast] `json:"usage"`
-	ProjectedOverageCostCents int64                  `json:"projected_overage_cost_cents" doc:"The sum of what is shown."`
+	ProjectedOverageCostCents *int64                 `json:"projected_overage_cost_cents" doc:"The sum of what is shown. null: it is too early to tell."`
 }
 
 // AgentForecast is where one agent's count is heading.
 type AgentForecast struct {
 	Count                     int64      `json:"count"`
 	Limit                     *int64     `json:"limit" doc:"null: nothing limits it."`
-	PerDay                    float64    `json:"per_day" doc:"Units per day since the period's start, to a tenth."`
-	ProjectedCount            int64      `json:"projected_count" doc:"At the period's end, whole units."`
-	ProjectedOverage          int64      `json:"projected_overage" doc:"Units."`
-	ProjectedOverageCostCents int64      `json:"projected_overage_cost_cents"`
-	DaysUntilLimit            *float64   `json:"days_until_limit" doc:"From as_of, to a tenth, rounded up. 0: the limit is reached. null: it is not reached before the period's end."`
-	LimitReachedAt            *time.Time `json:"limit_reached_at" doc:"null: it was reached before, or is not reached before the period's end."`
+	PerDay                    *float64   `json:"per_day" doc:"Units per day since the period's start, to a tenth. null: it is too early to tell."`
+	ProjectedCount            *int64     `json:"projected_count" doc:"At the period's end, whole units. null: it is too early to tell."`
+	ProjectedOverage          *int64     `json:"projected_overage" doc:"Units. null: it is too early to tell."`
+	ProjectedOverageCostCents *int64     `json:"projected_overage_cost_cents" doc:"null: it is too early to tell."`
+	DaysUntilLimit            *float64   `json:"days_until_limit" doc:"From as_of, to a tenth, rounded up. 0: the limit is reached. null: it is not reached before the period's end, or it is too early to tell."`
+	LimitReachedAt            *time.Time `json:"limit_reached_at" doc:"null: it was reached before, is not reached before the period's end, or it is too early to tell."`
 }
 
 // ReadForecast projects the usage of the current period. It takes one round
@@ -49,15 +49,21 @@ func ReadForecast(ctx context.Context, pool *pgxpool.Pool, who Reader) (*Forecas
 		AsOf: now.AsOf, Currency: now.Currency,
 	}
 	free := rows[0].free()
+	if (&pace{start: f.PeriodStart, at: f.AsOf.UTC(), end: f.PeriodEnd}).tells() {
+		f.ProjectedOverageCostCents = new(int64)
+	}
 	for i := range rows {
 		r := &rows[i]
 		if r.Agent == nil {
 			continue
 		}
 		ahead := forecast(pace{r.Count, f.PeriodStart, f.AsOf.UTC(), f.PeriodEnd}, r.limit(free))
-		ahead.ProjectedOverageCostCents = odometer.CostCents(ahead.ProjectedOverage, r.UnitPrice)
+		if f.ProjectedOverageCostCents != nil {
+			cents := odometer.CostCents(*ahead.ProjectedOverage, r.UnitPrice)
+			ahead.ProjectedOverageCostCents = &cents
+			*f.ProjectedOverageCostCents = odometer.Sum(*f.ProjectedOverageCostCents, cents)
+		}
 		f.Usage = append(f.Usage, Member[AgentForecast]{*r.Agent, ahead})
-		f.ProjectedOverageCostCents = odometer.Sum(f.ProjectedOverageCostCents, ahead.ProjectedOverageCostCents)
 	}
 	return f, nil
 }
@@ -72,15 +78,32 @@ type pace struct {
 
 const wholeDay = 24 * time.Hour
 
-// forecast says what the pace means for a limit; all but the cost.
+// earlyShare is the part of a period, one in so many, that must have passed
+// before its pace tells anything. It is also what a burst is multiplied by at
+// most: minutes into a month that would be thousands.
+const earlyShare = 30
+
+// tells reports whether enough of the period has passed to project from.
+func (p *pace) tells() bool {
+	elapsed := p.elapsed()
+	return elapsed > 0 && elapsed >= p.end.Sub(p.start)/earlyShare
+}
+
+// forecast says what the pace means for a limit; all but the cost. That a limit
+// is reached is known however early it is.
 func forecast(p pace, limit *int64) AgentForecast {
-	f := AgentForecast{Count: p.count, Limit: limit, PerDay: p.perDay(), ProjectedCount: p.projected()}
-	f.ProjectedOverage = odometer.Overage(f.ProjectedCount, limit)
-	if limit == nil {
+	f := AgentForecast{Count: p.count, Limit: limit}
+	reached := limit != nil && p.count > 0 && p.count >= *limit
+	if reached {
+		f.DaysUntilLimit = new(float64)
+	}
+	if !p.tells() {
 		return f
 	}
-	if p.count > 0 && p.count >= *limit {
-		f.DaysUntilLimit = new(float64)
+	perDay, projected := p.perDay(), p.projected()
+	overage := odometer.Overage(projected, limit)
+	f.PerDay, f.ProjectedCount, f.ProjectedOverage = &perDay, &projected, &overage
+	if limit == nil || reached {
 		return f
 	}
 	if left, ok := p.until(*limit); ok {
@@ -103,26 +126,19 @@ func (p *pace) elapsed() time.Duration {
 
 // perDay is the pace for people.
 func (p *pace) perDay() float64 {
-	if p.elapsed() == 0 {
-		return 0
-	}
 	return math.Round(float64(p.count)*float64(wholeDay)/float64(p.elapsed())*10) / 10
 }
 
 // projected is the count at the period's end: units that are whole by then. It
-// is the count itself where there is no pace yet, or the end is past.
+// is the count itself where the end is past.
 func (p *pace) projected() int64 {
-	elapsed := p.elapsed()
-	if elapsed == 0 {
-		return p.count
-	}
-	return odometer.Scale(p.count, int64(p.end.Sub(p.start)), int64(elapsed))
+	return odometer.Scale(p.count, int64(p.end.Sub(p.start)), int64(p.elapsed()))
 }
 
 // until is how long the count takes from now to reach a limit that lies ahead;
 // not ok if that is not before the period's end.
 func (p *pace) until(limit int64) (left time.Duration, ok bool) {
-	if p.count <= 0 || p.elapsed() == 0 {
+	if p.count <= 0 {
 		return 0, false
 	}
 	left = time.Duration(odometer.Scale(limit-p.count, int64(p.elapsed()), p.count))

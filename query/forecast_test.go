@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"math"
 	"math/big"
+	"strings"
 	"testing"
 	"time"
 
@@ -21,6 +22,12 @@ func TestForecastGoesOnAtThePresentPace(t *testing.T) {
 	num := func(n int64) *int64 { return &n }
 	days := func(n float64) *float64 { return &n }
 	at := func(text string) *time.Time { t := instant(text); return &t }
+	told := func(count int64, limit *int64, perDay float64, projected, overage int64, days *float64, at *time.Time) AgentForecast {
+		return AgentForecast{count, limit, &perDay, &projected, &overage, nil, days, at}
+	}
+	early := func(count int64, limit *int64, days *float64) AgentForecast {
+		return AgentForecast{Count: count, Limit: limit, DaysUntilLimit: days}
+	}
 	tests := []struct {
 		name  string
 		count int64
@@ -29,23 +36,27 @@ func TestForecastGoesOnAtThePresentPace(t *testing.T) {
 		want  AgentForecast
 	}{
 		{"half the month, half the limit", 250, "2026-11-16T00:00:00Z", num(500),
-			AgentForecast{250, num(500), 16.7, 500, 0, 0, nil, nil}}, // reached as the period ends
+			told(250, num(500), 16.7, 500, 0, nil, nil)}, // reached as the period ends
 		{"a unit more", 251, "2026-11-16T00:00:00Z", num(500),
-			AgentForecast{251, num(500), 16.7, 502, 2, 0, days(14.9), at("2026-11-30T21:07:53.306Z")}},
-		{"rounded down", 1, "2026-11-20T00:00:00Z", num(5), AgentForecast{1, num(5), 0.1, 1, 0, 0, nil, nil}},
-		{"reached", 500, "2026-11-16T00:00:00Z", num(500), AgentForecast{500, num(500), 33.3, 1000, 500, 0, days(0), nil}},
-		{"exceeded", 600, "2026-11-16T00:00:00Z", num(500), AgentForecast{600, num(500), 40, 1200, 700, 0, days(0), nil}},
+			told(251, num(500), 16.7, 502, 2, days(14.9), at("2026-11-30T21:07:53.306Z"))},
+		{"rounded down", 1, "2026-11-20T00:00:00Z", num(5), told(1, num(5), 0.1, 1, 0, nil, nil)},
+		{"reached", 500, "2026-11-16T00:00:00Z", num(500), told(500, num(500), 33.3, 1000, 500, days(0), nil)},
+		{"exceeded", 600, "2026-11-16T00:00:00Z", num(500), told(600, num(500), 40, 1200, 700, days(0), nil)},
 		{"a moment before it is reached", 499, "2026-11-10T00:00:00Z", num(500),
-			AgentForecast{499, num(500), 55.4, 1663, 1163, 0, days(0.1), at("2026-11-10T00:25:58.316Z")}},
-		{"nothing limits it", 250, "2026-11-16T00:00:00Z", nil, AgentForecast{250, nil, 16.7, 500, 0, 0, nil, nil}},
-		{"nothing used", 0, "2026-11-16T00:00:00Z", num(500), AgentForecast{0, num(500), 0, 0, 0, 0, nil, nil}},
-		{"not included, not used", 0, "2026-11-16T00:00:00Z", num(0), AgentForecast{0, num(0), 0, 0, 0, 0, nil, nil}},
-		{"not included, used", 1, "2026-11-16T00:00:00Z", num(0), AgentForecast{1, num(0), 0.1, 2, 2, 0, days(0), nil}},
-		{"known until before the period", 3, "2026-10-31T23:00:00Z", num(500), AgentForecast{3, num(500), 0, 3, 0, 0, nil, nil}},
-		{"known until its start", 3, "2026-11-01T00:00:00Z", num(500), AgentForecast{3, num(500), 0, 3, 0, 0, nil, nil}},
-		{"the period is over", 300, "2026-12-02T00:00:00Z", num(500), AgentForecast{300, num(500), 10, 300, 0, 0, nil, nil}},
+			told(499, num(500), 55.4, 1663, 1163, days(0.1), at("2026-11-10T00:25:58.316Z"))},
+		{"nothing limits it", 250, "2026-11-16T00:00:00Z", nil, told(250, nil, 16.7, 500, 0, nil, nil)},
+		{"nothing used", 0, "2026-11-16T00:00:00Z", num(500), told(0, num(500), 0, 0, 0, nil, nil)},
+		{"not included, not used", 0, "2026-11-16T00:00:00Z", num(0), told(0, num(0), 0, 0, 0, nil, nil)},
+		{"not included, used", 1, "2026-11-16T00:00:00Z", num(0), told(1, num(0), 0.1, 2, 2, days(0), nil)},
+		{"the period is over", 300, "2026-12-02T00:00:00Z", num(500), told(300, num(500), 10, 300, 0, nil, nil)},
 		{"more than can be counted", math.MaxInt64, "2026-11-16T00:00:00Z", nil,
-			AgentForecast{math.MaxInt64, nil, math.Round(math.MaxInt64/15.*10) / 10, math.MaxInt64, 0, 0, nil, nil}},
+			told(math.MaxInt64, nil, math.Round(math.MaxInt64/15.*10)/10, math.MaxInt64, 0, nil, nil)},
+		{"known until before the period", 3, "2026-10-31T23:00:00Z", num(500), early(3, num(500), nil)},
+		{"known until its start", 3, "2026-11-01T00:00:00Z", num(500), early(3, num(500), nil)},
+		{"a burst in the first minutes", 450, "2026-11-01T00:04:00Z", num(500), early(450, num(500), nil)},
+		{"a burst beyond the limit", 600, "2026-11-01T00:04:00Z", num(500), early(600, num(500), days(0))},
+		{"not a thirtieth of the period", 10, "2026-11-01T23:59:59.999Z", num(500), early(10, num(500), nil)},
+		{"a thirtieth of the period", 10, "2026-11-02T00:00:00Z", num(500), told(10, num(500), 10, 300, 0, nil, nil)},
 	}
 	for _, test := range tests {
 		t.Run(test.name, func(t *testing.T) {
@@ -70,25 +81,29 @@ func TestForecastIsExact(t *testing.T) {
 		limit := rapid.OneOf(rapid.Int64Range(0, 2000), rapid.Int64Range(0, math.MaxInt64)).Draw(t, "limit")
 		f := forecast(p, &limit)
 
+		if !p.tells() {
+			if f.PerDay != nil || f.ProjectedCount != nil || f.ProjectedOverage != nil || f.LimitReachedAt != nil {
+				t.Fatalf("%v into %v it says %+v", p.elapsed(), p.end.Sub(start), f)
+			}
+			return
+		}
 		elapsed := big.NewInt(int64(min(p.at.Sub(start), p.end.Sub(start))))
 		want := new(big.Int).SetInt64(p.count)
-		if elapsed.Sign() > 0 {
-			want.Mul(want, big.NewInt(int64(p.end.Sub(start)))).Div(want, elapsed)
-		}
+		want.Mul(want, big.NewInt(int64(p.end.Sub(start)))).Div(want, elapsed)
 		if largest := big.NewInt(math.MaxInt64); want.Cmp(largest) > 0 {
 			want = largest
 		}
-		if want.Cmp(big.NewInt(f.ProjectedCount)) != 0 || f.ProjectedCount < p.count {
-			t.Fatalf("projected %d, want %d", f.ProjectedCount, want)
+		if want.Cmp(big.NewInt(*f.ProjectedCount)) != 0 || *f.ProjectedCount < p.count {
+			t.Fatalf("projected %d, want %d", *f.ProjectedCount, want)
 		}
-		if f.ProjectedOverage != odometer.Overage(f.ProjectedCount, &limit) {
-			t.Fatalf("overage %d of %d", f.ProjectedOverage, f.ProjectedCount)
+		if *f.ProjectedOverage != odometer.Overage(*f.ProjectedCount, &limit) {
+			t.Fatalf("overage %d of %d", *f.ProjectedOverage, *f.ProjectedCount)
 		}
-		if f.ProjectedOverage > 0 && f.DaysUntilLimit == nil && p.elapsed() > 0 {
-			t.Fatalf("overage of %d beyond a limit that is never reached", f.ProjectedOverage)
+		if *f.ProjectedOverage > 0 && f.DaysUntilLimit == nil {
+			t.Fatalf("overage of %d beyond a limit that is never reached", *f.ProjectedOverage)
 		}
-		if f.DaysUntilLimit != nil && f.ProjectedCount < limit {
-			t.Fatalf("the limit %d is reached in %v days by %d", limit, *f.DaysUntilLimit, f.ProjectedCount)
+		if f.DaysUntilLimit != nil && *f.ProjectedCount < limit {
+			t.Fatalf("the limit %d is reached in %v days by %d", limit, *f.DaysUntilLimit, *f.ProjectedCount)
 		}
 		if f.LimitReachedAt != nil {
 			t := f.LimitReachedAt
@@ -122,6 +137,30 @@ func TestForecastCostsWhatItsOverageCosts(t *testing.T) {
 	}
 }
 
+// What is multiplied by thousands is no forecast.
+func TestNoMoneyIsForecastMinutesIntoAPeriod(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	b.exec(`update stream_positions set complete_until = '2026-11-01T00:04:00Z'`)
+	f, err := ReadForecast(context.Background(), b.pool, reading(exampleCustomer(b)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	text, err := json.Marshal(f)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, want := range []string{
+		`"inbox":{"count":425,"limit":500,"per_day":null,"projected_count":null,"projected_overage":null,"projected_overage_cost_cents":null,"days_until_limit":null,"limit_reached_at":null}`,
+		`"invoice":{"count":52,"limit":50,"per_day":null,"projected_count":null,"projected_overage":null,"projected_overage_cost_cents":null,"days_until_limit":0,"limit_reached_at":null}`,
+		`},"projected_overage_cost_cents":null}`,
+	} {
+		if !strings.Contains(string(text), want) {
+			t.Errorf("no %s in %s", want, text)
+		}
+	}
+}
+
 func TestTrialIsForecastFree(t *testing.T) {
 	t.Parallel()
 	b := newBooks(t)
@@ -133,7 +172,7 @@ func TestTrialIsForecastFree(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if use := f.Usage[0].Value; use.Limit != nil || use.ProjectedOverage != 0 || use.ProjectedCount <= 9000 || f.ProjectedOverageCostCents != 0 {
+		if use := f.Usage[0].Value; use.Limit != nil || *use.ProjectedOverage != 0 || *use.ProjectedCount <= 9000 || *f.ProjectedOverageCostCents != 0 {
 			t.Errorf("%+v", use)
 		}
 	}

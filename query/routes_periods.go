@@ -20,7 +20,8 @@ func (s *server) registerPeriods(a *api.API) {
 		ID: "usage-forecast", Method: http.MethodGet, Path: forecastRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: readsPerMinute,
 		Summary: "What the current period comes to",
 		Description: "If usage goes on at its present pace: the count so far, divided by the time from the period's start to `as_of`. " +
-			"Projected counts are rounded down, costs once per agent, half up.",
+			"Projected counts are rounded down, costs once per agent, half up. " +
+			"Until a thirtieth of the period has passed (of a month, about a day) it is too early to tell: then all that is projected is null.",
 		Problems: readProblems,
 		Example:  exampleForecast(),
 	}, s.forecast)
@@ -102,11 +103,14 @@ func exampleForecast() *Forecast {
 			{"meeting", forecast(pace{15, exampleStart, exampleAsOf.Time, exampleEnd}, limit(30))},
 		},
 	}
-	for i, cents := range []int64{2, 10, 15} {
+	total := int64(0)
+	for i, price := range []int64{2, 10, 15} {
 		use := &f.Usage[i].Value
-		use.ProjectedOverageCostCents = use.ProjectedOverage * cents
-		f.ProjectedOverageCostCents += use.ProjectedOverageCostCents
+		cents := *use.ProjectedOverage * price
+		use.ProjectedOverageCostCents = &cents
+		total += cents
 	}
+	f.ProjectedOverageCostCents = &total
 	return f
 }
 
