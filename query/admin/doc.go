@@ -17,7 +17,8 @@
 // The stages meet in data: the tables are read with this package's own SQL, and
 // what needs another stage's code comes in by [Options].
 //
-//	overview.go  everything at a glance; totals.go the sums that would take long
+//	overview.go  everything at a glance; lag.go what of the stream is not read,
+//	             totals.go the sums that would take long
 //	tenants.go   which tenants, in which order; tenant.go what is said of each
 //	alerts.go    what customers were told
 //	letters.go   dead letters; retry.go judges them anew

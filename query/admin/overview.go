@@ -17,7 +17,7 @@ type Overview struct {
 	At               query.Instant   `json:"at" doc:"When the figures were read, by the database's clock. They are at most a second old."`
 	AsOf             *query.Instant  `json:"as_of" doc:"Every valid event that the stream stored up to then is counted, whichever tenant's; null while a partition was never read to its end."`
 	FreshnessSeconds *float64        `json:"freshness_seconds" doc:"From as_of to at; null without as_of. A second or two are usual while there is traffic, up to five without."`
-	LagMessages      *int64          `json:"lag_messages" doc:"Messages that the stream holds and that are not read yet; null where the stream could not be asked."`
+	LagMessages      *int64          `json:"lag_messages" doc:"Messages that the stream holds, through its last_seq, and that are not read yet; null where the stream could not be asked."`
 	EventsPerSecond  float64         `json:"events_per_second" doc:"Events counted in the last 10 seconds, by 10."`
 	Partitions       []PartitionRead `json:"partitions" doc:"How far each partition of the stream is read."`
 	Stream           StreamRead      `json:"stream"`
@@ -41,7 +41,7 @@ type PartitionRead struct {
 // StreamRead is the stream as it is known.
 type StreamRead struct {
 	Epoch   int32  `json:"epoch" doc:"Raised each time the stream was found to have lost its tail, or to have been made anew; 0 before it was first read."`
-	LastSeq *int64 `json:"last_seq" doc:"The stream's last sequence; null where this process does not know it."`
+	LastSeq *int64 `json:"last_seq" doc:"The stream's last sequence, read after the totals; null where this process does not know it."`
 }
 
 // TenantCounts are subscriptions by status.
@@ -66,18 +66,11 @@ func (s *server) overview(ctx context.Context) (*Overview, error) {
 }
 
 func (s *server) loadOverview(ctx context.Context) (*Overview, error) {
-	// The stream's end before the positions, and these before what is counted:
-	// an answer must not claim to be fresher than it is.
-	end, err := s.streamEnd(ctx)
-	if err != nil {
-		return nil, err
-	}
+	// The positions before what is counted: an answer must not claim to be
+	// fresher than it is. The stream after that: its end is never below what it
+	// is said to have been read.
 	o, err := loadPositions(ctx, s.Pool)
 	if err != nil {
-		return nil, err
-	}
-	o.Stream.LastSeq = end
-	if o.LagMessages, err = s.lag(ctx, o.Partitions, end); err != nil {
 		return nil, err
 	}
 	if err := o.loadFigures(ctx, s.Pool); err != nil {
@@ -86,60 +79,14 @@ func (s *server) loadOverview(ctx context.Context) (*Overview, error) {
 	if o.Totals, err = s.totals.look(ctx, s.Pool, batchesAtOnce); err != nil {
 		return nil, err
 	}
+	if err := s.lookAtStream(ctx, o); err != nil {
+		return nil, err
+	}
 	standing, err := s.standing.get(ctx, standingAge, func(ctx context.Context) (standing, error) {
 		return loadStanding(ctx, s.Pool)
 	})
 	o.Tenants, o.OverageCostCents, o.Currency = standing.TenantCounts, standing.OverageCostCents, standing.Currency
 	return o, err
-}
-
-// streamTimeout is how long the overview waits for NATS, beside which all else
-// is worth showing.
-const streamTimeout = time.Second
-
-// streamEnd is nil when it is not known: that NATS is away is no reason to show
-// nothing.
-func (s *server) streamEnd(ctx context.Context) (*int64, error) {
-	if s.StreamEnd == nil {
-		return nil, nil
-	}
-	asked, cancel := context.WithTimeout(ctx, streamTimeout)
-	defer cancel()
-	end, err := s.StreamEnd(asked)
-	switch {
-	case ctx.Err() != nil:
-		return nil, ctx.Err()
-	case err != nil:
-		return nil, nil
-	}
-	return &end, nil
-}
-
-// lag is how many messages through the end are not read yet. A partition stands
-// behind the end also while all that followed are others' messages, so the
-// stream is asked what is the partition's own. The end was read first: a reader
-// may have come beyond it.
-func (s *server) lag(ctx context.Context, partitions []PartitionRead, end *int64) (*int64, error) {
-	if end == nil || len(partitions) == 0 {
-		return end, nil // nothing of it was read
-	}
-	asked, cancel := context.WithTimeout(ctx, streamTimeout)
-	defer cancel()
-	lag := int64(0)
-	for _, p := range partitions {
-		if p.Seq >= *end {
-			continue
-		}
-		n, err := s.Waiting(asked, p.Partition, p.Seq, *end)
-		switch {
-		case ctx.Err() != nil:
-			return nil, ctx.Err()
-		case err != nil:
-			return nil, nil
-		}
-		lag += n
-	}
-	return &lag, nil
 }
 
 const positionsSQL = `

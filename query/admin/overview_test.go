@@ -144,6 +144,36 @@ func TestTheOverviewClaimsNothingThatIsNotKnown(t *testing.T) {
 	}
 }
 
+// While events come and are counted, no figure contradicts another: the stream
+// is not behind what was read from it, and what is read does not wait.
+func TestTheOverviewIsOfOnePieceWhileTheReaderGoesOn(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	b.exec(`delete from batches; update stream_positions set seq = 0`)
+	readOn := func() {
+		b.exec(batchSQL, 0, 0)
+		b.exec(`update stream_positions set seq = (select sum(messages) from batches)`)
+	}
+	s := newServer(Options{
+		Pool: b.pool,
+		StreamEnd: func(ctx context.Context) (end int64, err error) {
+			defer readOn() // while the answer is under way, five more come and are counted
+			err = b.pool.QueryRow(ctx, `select sum(messages) from batches`).Scan(&end)
+			return end, err
+		},
+		Waiting: func(_ context.Context, _ int, after, through int64) (int64, error) { return through - after, nil },
+	})
+	for readOn(); !t.Failed(); readOn() {
+		o := get[*Overview](t)(s.loadOverview(t.Context()))
+		if o.Totals == nil || *o.LagMessages != 0 || o.Totals.Messages > *o.Stream.LastSeq || o.Partitions[0].Seq > *o.Stream.LastSeq {
+			t.Errorf("a lag of %d, %+v of a stream that is at %d, partitions %+v", *o.LagMessages, o.Totals, *o.Stream.LastSeq, o.Partitions)
+		}
+		if o.Totals.Messages >= 50 {
+			break
+		}
+	}
+}
+
 func TestTheOverviewCounts(t *testing.T) {
 	t.Parallel()
 	b := newBooks(t)
