@@ -8,13 +8,13 @@ export const daysFromNow = (n) => new Date(Date.now() + n * day).toISOString();
 
 const actions = { inbox: "email_processed", invoice: "invoice_detected", meeting: "meeting_prep" };
 
-// customer subscribes a new tenant, ten days ago, and lets its agents use what
+// customer subscribes a new tenant, begun days ago, and lets its agents use what
 // is said: { inbox: 400 }. It returns the tenant when that is counted.
-export async function customer({ plan = "price_bundle_monthly", status = "active", ...used } = {}) {
+export async function customer({ plan = "price_bundle_monthly", status = "active", begun = 10, ...used } = {}) {
   const id = randomUUID();
   await odometer(
     "subscription", "set", "--tenant", id, "--plan", plan, "--status", status,
-    "--period-start", daysFromNow(-10), "--period-end", daysFromNow(20),
+    "--period-start", daysFromNow(-begun), "--period-end", daysFromNow(30 - begun),
   );
   const tenant = { id, token: tokenOf(id), use: (more, days) => use(id, more, days), conflict: (n) => conflict(id, n) };
   if (Object.keys(used).length) await tenant.use(used);

@@ -68,3 +68,18 @@ test("an active tenant without a plan is told apart from one whom nothing limits
   assert.deepEqual(page.wrongs, []);
   await leave(page);
 });
+
+test("nothing is foreseen from the first minutes of a period, and it is said why", async () => {
+  const [young, older] = await Promise.all([customer({ begun: 0, inbox: 4000 }), customer({ inbox: 4000 })]);
+  const page = await visit(`tenants/${young.id}`);
+  const forecast = page.getByRole("region", { name: "Forecast" });
+  await forecast.getByText("too early to tell").waitFor();
+  assert.doesNotMatch(await forecast.textContent(), /\$/);
+  assert.deepEqual(await axe(page), []);
+  await picture(page, "operator-forecast-early");
+
+  await page.goto(page.url().replace(/#.*/, `#/tenants/${older.id}`));
+  await forecast.getByText(/ends with.*of overage/).waitFor();
+  assert.deepEqual(page.wrongs, []);
+  await leave(page);
+});

@@ -69,13 +69,20 @@ export interface UsageEvent {
   late: boolean;
 }
 
-export interface Forecast {
+interface Projected {
   period_start: Instant;
   period_end: Instant;
   as_of: Instant;
   currency: string;
   usage: Record<string, AgentForecast>;
   projected_overage_cost_cents: number;
+}
+
+/** While it is too early to tell, all that is projected is null, also of each agent. */
+export type Forecast = Projected | TooEarly;
+
+interface TooEarly extends Omit<Projected, "usage" | "projected_overage_cost_cents"> {
+  projected_overage_cost_cents: null;
 }
 
 export interface AgentForecast {

@@ -19,6 +19,14 @@ export function forecastPanel(visit: Visit, tenantId: string | null): HTMLElemen
 }
 
 function draw(f: Forecast): Child {
+  if (f.projected_overage_cost_cents === null)
+    return h(
+      "p",
+      { class: "lead" },
+      "The period ",
+      period(f.period_start, f.period_end),
+      " has only begun: it is too early to tell how it ends.",
+    );
   const agents = Object.entries(f.usage);
   if (agents.length === 0)
     return empty("There is no agent in the catalogue yet, so there is nothing to foresee.");
