@@ -164,6 +164,17 @@ describe("the widget", { concurrency: 3 }, () => {
     await leave(page);
   });
 
+  test("an answer that is cut off goes unnoticed", async () => {
+    const { token } = await customer({ inbox: 10 });
+    const page = await host.shown(token, {}, { setup: counted });
+    const was = await text(page);
+    await page.route(`${url}/api/v1/usage`, (route) => route.fulfill({ status: 200, contentType: "application/json", body: `{"usage":` }));
+    await answered(page, () => seconds(page, 31));
+    await seconds(page, 2);
+    assert.equal(await text(page), was);
+    await leave(page);
+  });
+
   test("an expired token is told to the page once, and the widget waits for another one", async () => {
     const { id, token } = await customer({ inbox: 10 });
     const page = await host.open({ attributes: { token: tokenOf(id, -120) } }, {

@@ -210,7 +210,7 @@ class OdometerUsage extends HTMLElement {
         now = +new Date(answer!.headers.get("Odometer-As-Of")!); // as_of may be the cache's
       } else {
         failure = body?.detail ?? "Usage unavailable";
-        if (answer?.status! < 429) data = 0;
+        if (body?.status < 429) data = 0; // an answer that was cut off refuses nothing
       }
       if (answer?.status == 401) {
         failure = "Session expired";
