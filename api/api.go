@@ -2,7 +2,6 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"log/slog"
 	"net"
 	"net/http"
@@ -67,7 +66,7 @@ func (a *API) Mux() *http.ServeMux { return a.mux }
 func (a *API) Handler() http.Handler {
 	a.complete.Do(func() {
 		finishDocument(a.huma.OpenAPI())
-		text, err := json.Marshal(a.huma.OpenAPI())
+		text, err := JSON(a.huma.OpenAPI())
 		if err != nil {
 			panic(err) // an operation's example cannot be written
 		}
@@ -84,6 +83,7 @@ type visit struct {
 	tenant  uuid.UUID // whose books were asked for; the token's own, where that was refused
 	named   string    // the other tenant that a request was refused for
 	hungUp  bool      // nobody waits for the answer any more
+	fields  []string  // that its body may have
 }
 
 type visitKey struct{}

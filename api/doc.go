@@ -33,6 +33,8 @@
 //	gate.go     how many of a sort may be inside at once
 //	route.go    what a stage says of an operation
 //	problem.go  every status that is not an answer, in one table
+//	complaint.go what huma says of input that does not fit, in plain words
+//	json.go     how bodies are written and read
 //	outage.go   which errors of the database mean that it is away
 //	response.go answers are whole before their first byte is sent
 //	openapi.go  the document

@@ -2,6 +2,7 @@ package api
 
 import (
 	"net/http"
+	"slices"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
@@ -20,9 +21,10 @@ func (d *door) Handle(op *huma.Operation, answer func(huma.Context)) {
 		a.mux.HandleFunc(op.Path, a.wrongMethod(op.Path))
 	}
 	a.methods[op.Path] = append(a.methods[op.Path], op.Method)
-	known := parameters(op)
+	known, body := parameters(op), fields(a.Schemas(), op)
 	a.mux.HandleFunc(op.Method+" "+op.Path, func(w http.ResponseWriter, r *http.Request) {
-		visitOf(r.Context()).route = op.Path
+		v := visitOf(r.Context())
+		v.route, v.fields = op.Path, body
 		_, p := a.admit(g, r)
 		if p == nil {
 			p = misread(r, known)
@@ -43,7 +45,9 @@ func (d *door) ServeHTTP(w http.ResponseWriter, r *http.Request) { (*API)(d).ser
 // and no browser may take it for a page.
 func secure(h http.Header) {
 	h.Set("Cache-Control", "private, no-cache")
-	h.Add("Vary", "Authorization")
+	if !slices.Contains(h["Vary"], "Authorization") { // a refusal may come after the answer was begun
+		h.Add("Vary", "Authorization")
+	}
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	h.Set("Referrer-Policy", "no-referrer")

@@ -1,15 +1,12 @@
 package api
 
 import (
-	"encoding/json"
-	"io"
 	"net/http"
 	"reflect"
 	"strconv"
 	"strings"
 
 	"github.com/danielgtaylor/huma/v2"
-	strict "github.com/go-json-experiment/json"
 )
 
 const schemaPrefix = "#/components/schemas/"
@@ -17,7 +14,7 @@ const schemaPrefix = "#/components/schemas/"
 // description is the document before any operation.
 func description() huma.Config {
 	// Names as they are written, each once, as everywhere here.
-	format := huma.Format{Marshal: writeJSON, Unmarshal: func(text []byte, v any) error { return strict.Unmarshal(text, v) }}
+	format := huma.Format{Marshal: writeJSON, Unmarshal: readJSON}
 	return huma.Config{
 		OpenAPI: &huma.OpenAPI{
 			OpenAPI: "3.1.0",
@@ -56,15 +53,6 @@ func schemaName(t reflect.Type, hint string) string {
 		return strings.ToUpper(part[:1]) + part[1:] + name
 	}
 	return name
-}
-
-func writeJSON(w io.Writer, v any) error {
-	text, err := json.Marshal(v)
-	if err != nil {
-		return err
-	}
-	_, err = w.Write(text)
-	return err
 }
 
 // describe is an operation's entry in the document, all but its input and

@@ -21,6 +21,18 @@ func parameters(op *huma.Operation) (names []string) {
 	return names
 }
 
+// fields are the names that an operation's body may have.
+func fields(schemas huma.Registry, op *huma.Operation) []string {
+	if op.RequestBody == nil || op.RequestBody.Content["application/json"] == nil {
+		return nil
+	}
+	body := op.RequestBody.Content["application/json"].Schema
+	if body.Ref != "" {
+		body = schemas.SchemaFromRef(body.Ref)
+	}
+	return slices.Sorted(maps.Keys(body.Properties))
+}
+
 // misread refuses a query of which something would be passed over: the figures
 // that a misspelt name gets are right, but of something else. (Huma can refuse
 // unknown names too. It does not say which there are, lets repeats and what is

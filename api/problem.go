@@ -2,15 +2,11 @@ package api
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
 	"strconv"
-	"strings"
 	"time"
-
-	"github.com/danielgtaylor/huma/v2"
 )
 
 // Kind is a sort of problem: the status it is answered with, the last part of
@@ -97,7 +93,7 @@ func wholeSeconds(wait time.Duration) int64 {
 // write answers with the problem.
 func (p *Problem) write(w http.ResponseWriter) {
 	// Marshalling strings and a number cannot fail.
-	body, _ := json.Marshal(p)
+	body, _ := JSON(p)
 	h := w.Header()
 	for name, values := range p.header {
 		h[name] = values
@@ -156,70 +152,6 @@ func (a *API) problemOf(ctx context.Context, err error) *Problem {
 // refuse answers a request with a problem.
 func (a *API) refuse(w http.ResponseWriter, r *http.Request, p *Problem) {
 	secure(w.Header())
-	p.Instance = r.URL.Path
+	p.Instance = r.URL.EscapedPath()
 	p.write(w)
-}
-
-func init() {
-	// Huma's own complaints, which are about input that does not fit.
-	huma.NewErrorWithContext = func(ctx huma.Context, status int, text string, errs ...error) huma.StatusError {
-		p := fromHuma(status, text, errs)
-		if ctx != nil {
-			u := ctx.URL()
-			p.Instance = u.Path
-		}
-		return p
-	}
-	huma.NewError = func(status int, text string, errs ...error) huma.StatusError { return fromHuma(status, text, errs) }
-	// No list of ours is ever null.
-	huma.DefaultArrayNullable = false
-}
-
-func fromHuma(status int, text string, errs []error) *Problem {
-	switch status {
-	case http.StatusRequestEntityTooLarge:
-		return Refuse(TooLarge, "The body is too large: %s.", text)
-	case http.StatusUnsupportedMediaType:
-		return Refuse(UnsupportedMediaType, "Send the body as application/json.")
-	case http.StatusRequestTimeout:
-		return Refuse(TooSlow, "The body did not arrive in time. Send the same again.")
-	}
-	if status >= http.StatusInternalServerError {
-		return internalProblem()
-	}
-	var details []string
-	for _, err := range errs {
-		var d *huma.ErrorDetail
-		if errors.As(err, &d) {
-			details = append(details, complaint(d))
-		} else if err != nil {
-			details = append(details, err.Error())
-		}
-	}
-	if len(details) == 0 {
-		details = []string{text}
-	}
-	return Refuse(InvalidRequest, "%s.", strings.Join(details, "; "))
-}
-
-// shown is as much of a client's text as a detail repeats.
-func shown(text string) string {
-	const most = 60
-	if runes := []rune(text); len(runes) > most {
-		return string(runes[:most]) + "…"
-	}
-	return text
-}
-
-// complaint is huma's detail as a sentence: which parameter, which value, what
-// is allowed.
-func complaint(d *huma.ErrorDetail) string {
-	where := d.Location
-	for _, place := range []string{"query.", "path.", "body."} {
-		where = strings.TrimPrefix(where, place)
-	}
-	if d.Value == nil || d.Value == "" {
-		return where + ": " + d.Message
-	}
-	return fmt.Sprintf("%s is %q: %s", where, shown(fmt.Sprint(d.Value)), d.Message)
 }

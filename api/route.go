@@ -50,7 +50,7 @@ func Register[I, O any](a *API, r Route, do func(ctx context.Context, who Caller
 		out, err := do(ctx, CallerOf(ctx), in)
 		if err != nil {
 			p := a.problemOf(ctx, err)
-			p.Instance = visitOf(ctx).request.URL.Path
+			p.Instance = visitOf(ctx).request.URL.EscapedPath()
 			return nil, p
 		}
 		return out, nil

@@ -191,12 +191,12 @@ func TestBadRequestsAreToldWhatIsAllowed(t *testing.T) {
 		{"GET", "tenants?cursor=abc", "", "next_cursor"},
 		{"GET", "tenants?cursor=" + cursor, "", "next_cursor"},
 		{"GET", "tenants?sort=usage&status=trial&cursor=" + cursor, "", "next_cursor"},
-		{"GET", "tenants/me", "", "uuid"},
+		{"GET", "tenants/me", "", "UUID"},
 		{"GET", "tenants/" + strings.ToUpper(uuid.NewString()), "", "lower-case"},
 		{"GET", "alerts?limit=501", "", "500"},
 		{"GET", "dead-letters?state=shut", "", "retried"},
 		{"GET", "dead-letters?reason=bad", "", "unknown_action"},
-		{"GET", "dead-letters?tenant_id=x", "", "uuid"},
+		{"GET", "dead-letters?tenant_id=x", "", "UUID"},
 		{"GET", "dead-letters?limit=201", "", "200"},
 		{"GET", "dead-letters?id=4711", "", "1-4711"},
 		{"GET", "findings?state=shut", "", "resolved"},
@@ -212,7 +212,7 @@ func TestBadRequestsAreToldWhatIsAllowed(t *testing.T) {
 		{"POST", "dead-letters/retry", `{"ids":["1-01"]}`, "1-4711"},
 		{"POST", "dead-letters/retry", `{"ids":["9999999999-1"]}`, "1-4711"},
 		{"POST", "dead-letters/retry", `{"reason":"bad"}`, "unknown_action"},
-		{"POST", "dead-letters/retry", `{"tenant_id":"x"}`, "uuid"},
+		{"POST", "dead-letters/retry", `{"tenant_id":"x"}`, "UUID"},
 		{"POST", "dead-letters/retry", `{"reason":"malformed","cursor":"x"}`, "next_cursor"},
 		{"POST", "dead-letters/retry", `{"ids":["` + strings.Repeat(`1-1","`, 1000) + `1-1"]}`, "1000"},
 		{"POST", "findings/0/resolve", `{"resolution":"x"}`, "1"},
@@ -267,5 +267,23 @@ func TestAFailureTellsNothingOfTheInside(t *testing.T) {
 	}
 	if o := apitest.Decode[Overview](t, apitest.Get(door.Handler(), base+"overview", operator(t))); o.LagMessages != nil {
 		t.Errorf("a lag of %d is claimed", *o.LagMessages)
+	}
+}
+
+// What a retry cannot be asked for is said in the API's words, not in those of
+// what it is made of.
+func TestARetryThatDoesNotFitIsSaidInPlainWords(t *testing.T) {
+	t.Parallel()
+	h := newBooks(t).door(&acted{})
+	for body, want := range map[string]string{
+		`{"ids":[],"zzz":1}`:   `"zzz" is no field of the body. It has cursor, ids, reason, tenant_id.`,
+		`{`:                    `The body cannot be read as JSON: it ends too early, at byte offset 1.`,
+		`{"tenant_id":"x"}`:    `tenant_id is "x": it must be a UUID, as 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01.`,
+		`{"ids":[7]}`:          `ids[0] is 7: it must be a string.`,
+		`{"Reason":"too_old"}`: `"Reason" is no field of the body. It has cursor, ids, reason, tenant_id.`,
+	} {
+		if got := apitest.WantProblem(t, apitest.Do(h, http.MethodPost, base+"dead-letters/retry", operator(t), body), "400 invalid-request"); got != want {
+			t.Errorf("%s:\n got %s\nwant %s", body, got, want)
+		}
 	}
 }
