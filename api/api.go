@@ -70,7 +70,7 @@ func (a *API) Handler() http.Handler {
 		if err != nil {
 			panic(err) // an operation's example cannot be written
 		}
-		a.document = text
+		a.document = unescaped(text)
 	})
 	return http.HandlerFunc(a.serve)
 }

@@ -24,6 +24,12 @@ func JSON(v any) ([]byte, error) {
 	return bytes.TrimSuffix(text.Bytes(), []byte("\n")), nil
 }
 
+// unescaped is a JSON text without the escapes that it does not need.
+func unescaped(text jsontext.Value) jsontext.Value {
+	_ = text.Format(jsontext.PreserveRawStrings(false)) // fails on what is no JSON
+	return text
+}
+
 func writeJSON(w io.Writer, v any) error {
 	text, err := JSON(v)
 	if err != nil {

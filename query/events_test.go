@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"encoding/base64"
-	"encoding/json"
 	"slices"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 	"pgregory.net/rapid"
 
 	"odometer"
+	"odometer/api"
 )
 
 func (b *books) events(r EventsRequest) *Events {
@@ -56,12 +56,12 @@ func TestEventsAreShownAsTheyAreStored(t *testing.T) {
 			OccurredAt: instant("2026-10-31T23:00:00+01:00"), PeriodStart: instant("2026-11-01T00:00:00Z"),
 		},
 	)
-	text, err := json.Marshal(b.events(EventsRequest{Reader: reading(tenant), From: instant("2026-10-30T00:00:00Z"), To: instant("2026-11-24T00:00:00Z")}))
+	text, err := api.JSON(b.events(EventsRequest{Reader: reading(tenant), From: instant("2026-10-30T00:00:00Z"), To: instant("2026-11-24T00:00:00Z")}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	want := `{"tenant_id":"` + tenant.String() + `","from":"2026-10-30T00:00:00Z","to":"2026-11-24T00:00:00Z","as_of":"2026-11-23T07:15:33.120Z","complete_from":null,"events":[` +
-		`{"event_id":"234bc095-7256-f1c7-9fc4-3b4aca9c1841","agent":"inbox","kind":"usage","action_type":"email_processed","resource_id":"msg-1","quantity":3,"idempotency_key":"k-1","metadata":{"n":12345678901234567890.10,"deep":{"é":[null,"\u003c\u0026\u003e"]}},"occurred_at":"2026-11-23T07:00:00.000001Z","recorded_at":"2026-11-23T07:00:00.25Z","period_start":"2026-11-01T00:00:00Z","late":false},` +
+		`{"event_id":"234bc095-7256-f1c7-9fc4-3b4aca9c1841","agent":"inbox","kind":"usage","action_type":"email_processed","resource_id":"msg-1","quantity":3,"idempotency_key":"k-1","metadata":{"n":12345678901234567890.10,"deep":{"é":[null,"<&>"]}},"occurred_at":"2026-11-23T07:00:00.000001Z","recorded_at":"2026-11-23T07:00:00.25Z","period_start":"2026-11-01T00:00:00Z","late":false},` +
 		`{"event_id":"00000000-7256-f1c7-9fc4-3b4aca9c1841","agent":"inbox","kind":"adjustment","action_type":"adjustment","resource_id":null,"quantity":-2,"idempotency_key":"k-2","metadata":null,"occurred_at":"2026-10-31T22:00:00Z","recorded_at":"2026-10-31T22:00:00Z","period_start":"2026-11-01T00:00:00Z","late":true}],"next_cursor":null}`
 	if diff := cmp.Diff(want, string(text)); diff != "" {
 		t.Error(diff)

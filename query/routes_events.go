@@ -2,7 +2,6 @@ package query
 
 import (
 	"context"
-	"encoding/json"
 	"net/http"
 	"reflect"
 	"strings"
@@ -77,7 +76,7 @@ func (s *server) events(ctx context.Context, who api.Caller, asked *eventsAsked)
 	if err != nil {
 		return nil, refused(err)
 	}
-	text, err := json.Marshal(page)
+	text, err := api.JSON(page)
 	if err != nil {
 		return nil, wrap(err, "write events of tenant %s", who.Tenant)
 	}
