@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"slices"
 	"strings"
+	"time"
 	"unicode"
 
 	"github.com/google/uuid"
@@ -78,11 +79,15 @@ func (a *API) admit(g *guarded, r *http.Request) (Caller, *Problem) {
 	}
 	v.caller = who
 	if wait, ok := g.limit.take(reader{who.Role, who.Tenant, subjectOf(g, who)}); !ok {
-		p := Refuse(RateLimited, "At most %d requests a minute are answered here. Try again in %d s.", g.limit.n, wholeSeconds(wait))
-		p.RetryAfter(wait)
-		return who, p
+		return who, tooOften(g.limit.n, wait)
 	}
 	return who, nil
+}
+
+func tooOften(perMinute int, wait time.Duration) *Problem {
+	p := Refuse(RateLimited, "At most %d requests a minute are answered here. Try again in %d s.", perMinute, wholeSeconds(wait))
+	p.RetryAfter(wait)
+	return p
 }
 
 // about is the tenant that an operator's request names, for the log; uuid.Nil
@@ -92,9 +97,14 @@ func about(r *http.Request) uuid.UUID {
 	if named == "" {
 		named = r.URL.Query().Get(tenantParameter)
 	}
-	tenant, _ := odometer.ParseTenant(named)
+	tenant, _ := ParseTenant(named)
 	return tenant
 }
+
+// ParseTenant reads a tenant's id as clients may write it, in letters of either
+// case (RFC 9562, 4); odometer.ParseTenant is for subjects, where each spelling
+// is another.
+func ParseTenant(s string) (uuid.UUID, bool) { return odometer.ParseTenant(strings.ToLower(s)) }
 
 // subjectOf tells operators apart where no tenant does.
 func subjectOf(g *guarded, who Caller) string {
@@ -142,15 +152,15 @@ const tenantParameter = "tenant_id"
 func wanted(g *guarded, r *http.Request, claims Claims) (uuid.UUID, *Problem) {
 	named := r.URL.Query()[tenantParameter]
 	if claims.Role == Admin && len(named) > 0 && !g.writes() {
-		tenant, ok := odometer.ParseTenant(named[0])
+		tenant, ok := ParseTenant(named[0])
 		if !ok || len(named) > 1 {
-			return uuid.Nil, Refuse(InvalidRequest, "tenant_id must be given once, as a UUID in its lower-case form.")
+			return uuid.Nil, Refuse(InvalidRequest, "tenant_id is %s: it must be given once, as a UUID.", shownJSON(strings.Join(named, ", ")))
 		}
 		return tenant, nil
 	}
 	for _, name := range named {
 		switch {
-		case name == claims.Tenant.String():
+		case strings.EqualFold(name, claims.Tenant.String()):
 		case g.writes():
 			return uuid.Nil, Refuse(Forbidden, "Events are written for the token's own tenant. Leave tenant_id out, or use a token of that tenant.")
 		default:

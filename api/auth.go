@@ -11,8 +11,6 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/golang-jwt/jwt/v5"
 	"github.com/google/uuid"
-
-	"odometer"
 )
 
 // Role is what a token's bearer is to the service.
@@ -201,9 +199,9 @@ func (p *payload) claims() (Claims, error) {
 		return Claims{}, &tokenError{"its role is neither tenant nor admin"}
 	}
 	if p.TenantID != "" {
-		tenant, ok := odometer.ParseTenant(p.TenantID)
+		tenant, ok := ParseTenant(p.TenantID)
 		if !ok {
-			return Claims{}, &tokenError{"its tenant_id is not a UUID in lower-case form"}
+			return Claims{}, &tokenError{"its tenant_id is not a UUID"}
 		}
 		c.Tenant = tenant
 	}

@@ -96,9 +96,9 @@ func onlyTenant(id string) (*uuid.UUID, error) {
 }
 
 func namedTenant(id string) (uuid.UUID, error) {
-	tenant, ok := odometer.ParseTenant(id)
+	tenant, ok := api.ParseTenant(id)
 	if !ok {
-		return uuid.Nil, api.Refuse(api.InvalidRequest, "tenant_id is %q: it must be a UUID in its lower-case form.", id)
+		return uuid.Nil, api.Refuse(api.InvalidRequest, "tenant_id is %q: it must be a UUID, as 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01.", id)
 	}
 	return tenant, nil
 }
