@@ -17,9 +17,10 @@ type Prepared struct{ outgoing }
 // Key is the event's idempotency_key, "" when it could not be read.
 func (p *Prepared) Key() string { return p.key }
 
-// Prepare judges an event whose sender knows its tenant and has no subject: the
-// agent is taken from the payload, which needs one here, or from a CloudEvent's
-// type. With that agent the verdict is the one of Validate. The payload is sent
+// Prepare judges an event whose sender has no subject: the tenant is that of
+// the sender's token, the agent is taken from the payload, which needs one here,
+// or from a CloudEvent's type. With them the verdict is the one of Validate, but
+// its detail does not speak of a subject. The payload is sent
 // as it is, and not to be changed until it is published.
 //
 // With a rejection, the key is all that is prepared.
@@ -37,6 +38,11 @@ func Prepare(tenant uuid.UUID, payload []byte, cloudEvent bool, now time.Time) (
 		return Prepared{outgoing{key: d.key(key)}}, rejection
 	}
 	o, rejection := d.address(Raw{Tenant: tenant, Agent: agent, Payload: payload, CloudEvent: cloudEvent}, now)
+	if rejection != nil && rejection.Reason == odometer.SubjectMismatch {
+		// The agent is the event's own, so it is the tenant.
+		named, _ := d.optionalText(tenantID)
+		rejection = mismatch("tenant_id is %s; allowed: the token's tenant, %s", shown(named), tenant)
+	}
 	return Prepared{o}, rejection
 }
 

@@ -38,7 +38,7 @@ func readBody(w http.ResponseWriter, r *http.Request, buf []byte, within time.Du
 	switch {
 	case err == nil:
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return buf, api.Refuse(api.TooSlow, "The body did not arrive within %s. Send the same again.", within)
+		return buf, tooSlow(within)
 	case errors.Is(err, errTooLarge):
 		return buf, tooLarge()
 	default:
@@ -52,7 +52,11 @@ func readBody(w http.ResponseWriter, r *http.Request, buf []byte, within time.Du
 
 var errTooLarge = errors.New("too large")
 
-func tooLarge() error {
+func tooSlow(within time.Duration) *api.Problem {
+	return api.Refuse(api.TooSlow, "The body did not arrive within %s. Send the same again.", within)
+}
+
+func tooLarge() *api.Problem {
 	return api.Refuse(api.TooLarge, "The body has more than %d bytes: send fewer events at once.", maxBody)
 }
 

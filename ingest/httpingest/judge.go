@@ -52,26 +52,21 @@ func (in *intake) split(m *media) (err error) {
 	case errors.Is(err, errTooMany):
 		return api.Refuse(api.TooLarge, "The body has more than %d events: send fewer at once.", maxEvents)
 	case err != nil:
-		return notJSON(len(in.parts))
+		return notJSON(in.body)
 	}
 	return nil
-}
-
-// notJSON names how many of the body's values were read before the trouble.
-func notJSON(read int) error {
-	return api.Refuse(api.InvalidRequest, "The body is not JSON: its value %d cannot be read. Nothing of it was taken.", read+1)
 }
 
 // judge prepares what is valid, and rejects the rest. A part that is not even
 // JSON is a part of a body that is not, except where each line stands for itself.
 func (in *intake) judge(tenant uuid.UUID, m *media) error {
 	now := time.Now()
-	for i, part := range in.parts {
+	for _, part := range in.parts {
 		e, rejection := ingest.Prepare(tenant, part, m.cloud, now)
 		if rejection == nil {
 			in.valid = append(in.valid, e)
 		} else if rejection.Reason == odometer.Malformed && !m.lines && !wellFormed(part) {
-			return notJSON(i)
+			return notJSON(in.body)
 		}
 		in.verdicts = append(in.verdicts, verdict{key: e.Key(), rejection: rejection})
 	}

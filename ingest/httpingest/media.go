@@ -25,6 +25,21 @@ var medias = []media{
 	{name: "application/cloudevents-batch+json", array: true, cloud: true},
 }
 
+// cloudEvents begins the types of CloudEvents in structured mode, which may
+// repeat their attributes as headers.
+const cloudEvents = "application/cloudevents"
+
+// binaryMode is a header that only a CloudEvent in binary mode needs, "" for
+// none: read as an event, such a body would lack what is in its headers.
+func binaryMode(h http.Header) string {
+	for _, name := range []string{"Ce-Specversion", "Ce-Type", "Ce-Id", "Ce-Source"} {
+		if len(h[name]) > 0 {
+			return strings.ToLower(name)
+		}
+	}
+	return ""
+}
+
 // mediaNames are the types in the words of a refusal.
 func mediaNames() string {
 	var names []string
@@ -41,11 +56,17 @@ func mediaOf(h http.Header) (*media, error) {
 		return nil, api.Refuse(api.UnsupportedMediaType, "Content-Encoding is %.60q: send the body without one.", coding)
 	}
 	types := h.Values("Content-Type")
-	if len(types) != 1 {
-		return nil, api.Refuse(api.UnsupportedMediaType, "Content-Type is given %d times: send one of %s.", len(types), mediaNames())
+	name, parameters, err := mime.ParseMediaType(strings.Join(types, ", "))
+	if binary := binaryMode(h); binary != "" && !strings.HasPrefix(name, cloudEvents) {
+		return nil, api.Refuse(api.UnsupportedMediaType, "The header %s is of a CloudEvent in binary mode, which is not taken: "+
+			"send it in structured mode, whole in the body, as application/cloudevents+json, or several as application/cloudevents-batch+json.", binary)
 	}
-	name, parameters, err := mime.ParseMediaType(types[0])
-	if err != nil {
+	switch {
+	case len(types) == 0:
+		return nil, api.Refuse(api.UnsupportedMediaType, "Content-Type is missing: send one of %s.", mediaNames())
+	case len(types) > 1:
+		return nil, api.Refuse(api.UnsupportedMediaType, "Content-Type is given %d times: send one of %s.", len(types), mediaNames())
+	case err != nil:
 		return nil, api.Refuse(api.UnsupportedMediaType, "Content-Type %.60q is not well-formed: send one of %s.", types[0], mediaNames())
 	}
 	if charset, named := parameters["charset"]; named && !strings.EqualFold(charset, "utf-8") {
@@ -56,5 +77,9 @@ func mediaOf(h http.Header) (*media, error) {
 			return &medias[i], nil
 		}
 	}
-	return nil, api.Refuse(api.UnsupportedMediaType, "Content-Type is %.60q: send one of %s.", name, mediaNames())
+	return nil, unknownMedia(name)
+}
+
+func unknownMedia(name string) *api.Problem {
+	return api.Refuse(api.UnsupportedMediaType, "Content-Type is %.60q: send one of %s.", name, mediaNames())
 }

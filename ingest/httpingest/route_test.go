@@ -152,21 +152,24 @@ func TestWhatCannotBeReadIsRefusedAsAWhole(t *testing.T) {
 		"a number":                     {plain, "5", nil, "400 invalid-request", "5"},
 		"a text":                       {plain, `"x"`, nil, "400 invalid-request", ""},
 		"a byte order mark":            {plain, "\xef\xbb\xbf" + eventText("k"), nil, "400 invalid-request", ""},
-		"an object that is cut off":    {plain, eventText("k")[:30], nil, "400 invalid-request", "value 1"},
-		"an array that is cut off":     {plain, "[" + eventText("k") + ",", nil, "400 invalid-request", "value 2"},
-		"an array without its end":     {plain, "[" + eventText("k"), nil, "400 invalid-request", ""},
-		"two objects":                  {plain, eventText("k") + eventText("l"), nil, "400 invalid-request", ""},
+		"an object that is cut off":    {plain, eventText("k")[:30], nil, "400 invalid-request", "at byte offset 30, in its value 1, it ends where a colon should be"},
+		"an array that is cut off":     {plain, "[" + eventText("k") + ",", nil, "400 invalid-request", "at byte offset 73, in its value 2, it ends where a value should be"},
+		"an array without its end":     {plain, "[" + eventText("k"), nil, "400 invalid-request", "at byte offset 72, in its value 1, it ends where a comma or ] should be"},
+		"two objects":                  {plain, eventText("k") + eventText("l"), nil, "400 invalid-request", `there is "{" where the end should be`},
 		"lines as JSON":                {plain, eventText("k") + "\n" + eventText("l"), nil, "400 invalid-request", ""},
 		"something behind the array":   {plain, "[" + eventText("k") + "] x", nil, "400 invalid-request", ""},
-		"no comma":                     {plain, "[" + eventText("k") + " " + eventText("l") + "]", nil, "400 invalid-request", ""},
-		"a comma too many":             {plain, "[" + eventText("k") + ",]", nil, "400 invalid-request", ""},
-		"an element that is not JSON":  {plain, "[" + eventText("k") + `,{"a":tru}]`, nil, "400 invalid-request", "value 2"},
+		"no comma":                     {plain, "[" + eventText("k") + " " + eventText("l") + "]", nil, "400 invalid-request", `in its value 1, there is "{" where a comma or ] should be`},
+		"a comma too many":             {plain, " [" + eventText("k") + ",]", nil, "400 invalid-request", `at byte offset 74, in its value 2, there is "]" where a value should be`},
+		"an element that is not JSON":  {plain, "[" + eventText("k") + `,{"a":tru}]`, nil, "400 invalid-request", `in its value 2, there is "}" where the rest of true should be`},
 		"brackets that do not pair":    {plain, "[" + eventText("k") + `,{"a":[}]]`, nil, "400 invalid-request", "value 2"},
 		"a line break in a text":       {plain, "[" + eventText("k") + ",\"\n\"]", nil, "400 invalid-request", "value 2"},
 		"too large and not JSON":       {plain, "[" + eventText("k") + `,{"a":"` + strings.Repeat("x", odometer.MaxPayloadBytes) + `" "b"}]`, nil, "400 invalid-request", "value 2"},
 		"several as a CloudEvent":      {cloud, "[" + cloudText("k") + "]", nil, "400 invalid-request", clouds},
 		"one as a batch":               {clouds, cloudText("k"), nil, "400 invalid-request", cloud},
-		"no type":                      {"", eventText("k"), nil, "415 unsupported-media-type", ndjson},
+		"no type":                      {"", eventText("k"), nil, "415 unsupported-media-type", "Content-Type is missing: send one of " + plain + ", " + ndjson},
+		"a CloudEvent in headers":      {plain, "{}", []string{"ce-specversion", "1.0", "ce-id", "k", "ce-type", "inbox.email_processed"}, "415 unsupported-media-type", "binary mode, which is not taken: send it in structured mode"},
+		"headers and nothing else":     {"", "", []string{"ce-id", "k"}, "415 unsupported-media-type", cloud},
+		"headers with another type":    {"text/plain", "x", []string{"ce-type", "inbox.email_processed"}, "415 unsupported-media-type", clouds},
 		"another type":                 {"text/plain", eventText("k"), nil, "415 unsupported-media-type", "text/plain"},
 		"a form":                       {"application/x-www-form-urlencoded", "a=b", nil, "415 unsupported-media-type", ""},
 		"no such type":                 {"application/json+x", eventText("k"), nil, "415 unsupported-media-type", ""},
@@ -190,6 +193,18 @@ func TestWhatCannotBeReadIsRefusedAsAWhole(t *testing.T) {
 		t.Errorf("%d messages were stored", n)
 	}
 	accepted(t, h.post(t, eventText("k"), plain, "Content-Encoding", "identity"))
+	// In structured mode an event's attributes may be repeated as headers.
+	accepted(t, h.post(t, cloudText("k"), cloud, "ce-specversion", "1.0", "ce-id", "k"))
+}
+
+// A client of HTTP has a token and no subject.
+func TestAnotherTenantsEventIsToldOfTheToken(t *testing.T) {
+	t.Parallel()
+	h := open(t, nil)
+	a := accepted(t, h.post(t, eventText("k1", `"tenant_id":"other"`), plain))
+	if got, want := detail(a.Results[0]), `tenant_id is "other"; allowed: the token's tenant, `+tenantToken; told(a.Results[0]) != "invalid k1 subject_mismatch" || got != want {
+		t.Errorf("%s: %s", told(a.Results[0]), got)
+	}
 }
 
 func TestWhoMayNotWriteIsRefused(t *testing.T) {
