@@ -200,7 +200,7 @@ func (a *API) unknownPath(w http.ResponseWriter, r *http.Request) {
 		other.Method = method
 		if _, pattern := a.mux.Handler(other); method != r.Method && pattern != "/" && pattern != "" {
 			visitOf(r.Context()).route = pageRoute
-			p := Refuse(methodNotAllowed, "%s is not among the methods of this path: use %s.", r.Method, method)
+			p := notAmong(r.Method, method)
 			p.header.Set("Allow", map[string]string{http.MethodGet: "GET, HEAD", http.MethodPost: "POST"}[method])
 			a.refuse(w, r, p)
 			return
@@ -222,8 +222,12 @@ func (a *API) wrongMethod(path string) http.HandlerFunc {
 			allowed = append(allowed, http.MethodHead)
 		}
 		slices.Sort(allowed)
-		p := Refuse(methodNotAllowed, "%s is not among the methods of this path: use %s.", r.Method, allowed[0])
+		p := notAmong(r.Method, allowed[0])
 		p.header.Set("Allow", strings.Join(allowed, ", "))
 		a.refuse(w, r, p)
 	}
+}
+
+func notAmong(method, allowed string) *Problem {
+	return Refuse(methodNotAllowed, "%s is not among the methods of this path: use %s.", method, allowed)
 }

@@ -37,5 +37,5 @@
 //	json.go     how bodies are written and read
 //	outage.go   which errors of the database mean that it is away
 //	response.go answers are whole before their first byte is sent
-//	openapi.go  the document
+//	openapi.go  the document; examples.go what its problems read like
 package api

@@ -22,6 +22,9 @@ func (d *door) Handle(op *huma.Operation, answer func(huma.Context)) {
 	}
 	a.methods[op.Path] = append(a.methods[op.Path], op.Method)
 	known, body := parameters(op), fields(a.Schemas(), op)
+	if g.refusal(InvalidRequest) == nil {
+		exampleMisspelling(op, known)
+	}
 	a.mux.HandleFunc(op.Method+" "+op.Path, func(w http.ResponseWriter, r *http.Request) {
 		v := visitOf(r.Context())
 		v.route, v.fields = op.Path, body

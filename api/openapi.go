@@ -91,7 +91,10 @@ func describe(schemas huma.Registry, g *guarded) huma.Operation {
 // example of each.
 func describeProblems(schemas huma.Registry, op *huma.Operation, g *guarded) {
 	schema := schemas.Schema(reflect.TypeFor[Problem](), true, "Problem")
-	kinds := append([]Kind{InvalidRequest, Unauthorized, Forbidden, methodNotAllowed, RateLimited, Internal, Unavailable}, g.Problems...)
+	kinds := append([]Kind{InvalidRequest, Unauthorized, Forbidden, methodNotAllowed, Internal, Unavailable}, g.Problems...)
+	if g.limit.n > 0 {
+		kinds = append(kinds, RateLimited)
+	}
 	for _, k := range kinds {
 		status := strconv.Itoa(k.status)
 		response := op.Responses[status]
@@ -103,7 +106,7 @@ func describeProblems(schemas huma.Registry, op *huma.Operation, g *guarded) {
 			}
 			op.Responses[status] = response
 		}
-		example := Refuse(k, "%s", exampleDetails[k])
+		example := Refuse(k, "%s", exampleDetail(g, k))
 		example.Instance = g.Path
 		response.Content[problemType].Examples[k.name] = &huma.Example{Summary: k.title, Value: example}
 	}
@@ -122,24 +125,6 @@ func problemHeaders(k Kind) map[string]*huma.Param {
 		return map[string]*huma.Param{"Allow": text("The methods of this path.")}
 	}
 	return nil
-}
-
-// exampleDetails are what the problems' details read like.
-var exampleDetails = map[Kind]string{
-	InvalidRequest:       `limit is "5000": expected number <= 1000.`,
-	Unauthorized:         "The token is not accepted: it has expired. Get a new one.",
-	Forbidden:            "The token lacks the scope usage:read. Get one that has it.",
-	SubscriptionInactive: "The subscription's status is past_due. Usage can be read while it is active or trial; renew it to see usage again.",
-	NotFound:             "There is no dead letter 1-4711.",
-	NoSubscription:       "Tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01 has no subscription. Subscribe to a plan, or ask the operator to set a subscription up.",
-	TooSlow:              "The body did not arrive within 10s. Send the same again.",
-	TooLarge:             "The body has more than 1048576 bytes: send fewer events at once.",
-	UnsupportedMediaType: "Send the body as application/json.",
-	RateLimited:          "At most 10 requests a minute are answered here. Try again in 12 s.",
-	Internal:             internalProblem().Detail,
-	NoPlan:               "The subscription is active but has no plan. Ask the operator to assign one.",
-	Unavailable:          "Usage is not known yet: the events recorded so far have not all been read. Ask again in a few seconds.",
-	methodNotAllowed:     "POST is not among the methods of this path: use GET.",
 }
 
 // finishDocument says what huma's schemas cannot: that a field which points to

@@ -127,6 +127,10 @@ func internalProblem() *Problem {
 	return Refuse(Internal, "Something went wrong on our side. Try again later; if it stays, tell the operator the time of this request.")
 }
 
+func databaseAway() *Problem {
+	return Refuse(Unavailable, "The answer cannot be had at the moment. Try again in a few seconds.")
+}
+
 // problemOf is the answer to a request that got none. What the inside said
 // goes to the log alone.
 func (a *API) problemOf(ctx context.Context, err error) *Problem {
@@ -142,7 +146,7 @@ func (a *API) problemOf(ctx context.Context, err error) *Problem {
 		return Refuse(Unavailable, "The request was given up.")
 	case Unreachable(err):
 		a.Log.WarnContext(ctx, "the database did not answer", "err", err)
-		return Refuse(Unavailable, "The answer cannot be had at the moment. Try again in a few seconds.")
+		return databaseAway()
 	default:
 		a.Log.ErrorContext(ctx, "a request could not be answered", "err", err)
 		return internalProblem()

@@ -24,6 +24,8 @@ type Route struct {
 	Problems  []Kind // what it can be refused with beyond what every operation can
 	Example   any    // of an answer's body
 
+	Refusals []*Problem // examples of what it can be refused with, where others' would not be true of it
+
 	Document func(*huma.Operation) // adds what else the documentation should say; may be nil
 }
 

@@ -70,6 +70,7 @@ func (h *handler) register(a *api.API) {
 		Scope: api.WriteScope, Status: http.StatusAccepted,
 		Problems: []api.Kind{api.TooSlow, api.TooLarge, api.UnsupportedMediaType},
 		Example:  exampleAnswer(),
+		Refusals: []*api.Problem{notJSON([]byte(`[{"agent":"inbox"},]`)), tooSlow(h.BodyTimeout), tooLarge(), unknownMedia("text/plain"), uncertain()},
 		Document: func(op *huma.Operation) { describe(a.Schemas(), op) },
 	}, h.serve)
 }
@@ -131,6 +132,10 @@ func (h *handler) publish(asked context.Context, in *intake) error {
 		return api.Refuse(api.Unavailable, "Events cannot be stored: there is no room for more. Keep them, and send the same again later.")
 	default:
 		h.Log.WarnContext(ctx, "events were not taken", "err", err)
-		return api.Refuse(api.Unavailable, "It is not certain that every event was stored. Send the same again: each is counted once.")
+		return uncertain()
 	}
+}
+
+func uncertain() *api.Problem {
+	return api.Refuse(api.Unavailable, "It is not certain that every event was stored. Send the same again: each is counted once.")
 }

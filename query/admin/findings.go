@@ -91,7 +91,11 @@ func resolveFinding(ctx context.Context, pool *pgxpool.Pool, id int64, who, how 
 	case err != nil:
 		return nil, fmt.Errorf("read finding %d: %w", id, err)
 	case len(found) == 0:
-		return nil, api.Refuse(api.NotFound, "There is no finding %d. GET /api/v1/admin/findings lists them.", id)
+		return nil, noFinding(id)
 	}
 	return &found[0], nil
+}
+
+func noFinding(id int64) *api.Problem {
+	return api.Refuse(api.NotFound, "There is no finding %d. GET /api/v1/admin/findings lists them.", id)
 }

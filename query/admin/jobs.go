@@ -53,9 +53,13 @@ func (s *server) jobs(ctx context.Context) (*JobList, error) {
 func (s *server) pause(ctx context.Context, job string, paused bool, who string) (*JobState, error) {
 	switch err := s.SetPaused(ctx, job, paused, who); {
 	case errors.Is(err, ErrNoJob):
-		return nil, api.Refuse(api.NotFound, "There is no job %q. GET /api/v1/admin/jobs lists them.", job)
+		return nil, noJob(job)
 	case err != nil:
 		return nil, err
 	}
 	return &JobState{job, paused}, nil
+}
+
+func noJob(name string) *api.Problem {
+	return api.Refuse(api.NotFound, "There is no job %q. GET /api/v1/admin/jobs lists them.", name)
 }

@@ -192,7 +192,7 @@ func oneLetter(ctx context.Context, pool *pgxpool.Pool, id string) (*DeadLetterL
 }
 
 // noLetters names the first of the ids that nobody knows.
-func noLetters(ids ...string) error {
+func noLetters(ids ...string) *api.Problem {
 	const shown = 10
 	if len(ids) > shown {
 		ids = append(ids[:shown:shown], fmt.Sprintf("and %d more", len(ids)-shown))

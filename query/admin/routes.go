@@ -37,7 +37,7 @@ type alertsAsked struct {
 }
 
 type tenantAsked struct {
-	TenantID string `path:"tenant_id" format:"uuid" doc:"The tenant, in the lower-case form of its UUID."`
+	TenantID string `path:"tenant_id" format:"uuid" doc:"The tenant's UUID."`
 }
 
 // registerBooks registers what is read from the books alone.
@@ -59,6 +59,7 @@ func registerBooks(a *api.API, s *server) {
 		Description: "Its subscription and its usage, whatever its status. Its history, events, periods and alerts are at the routes of " +
 			"usage, with tenant_id in the query.",
 		Problems: []api.Kind{api.NoSubscription}, Example: exampleTenantDetail(),
+		Refusals: []*api.Problem{noSubscription(exampleTenant)},
 	}, func(ctx context.Context, in *tenantAsked) (*TenantDetail, error) {
 		id, err := namedTenant(in.TenantID)
 		if err != nil {
@@ -91,7 +92,7 @@ func registerLetters(a *api.API, s *server) {
 		ID: "admin-dead-letters", Path: base + "dead-letters", Summary: "Dead letters",
 		Description: "Messages that could not be events, counted by reason and tenant, and listed, the newest first. " +
 			"A list shows the first 4,096 bytes of a payload; with id it is one letter, whole.",
-		Problems: []api.Kind{api.NotFound}, Example: exampleLetters(),
+		Problems: []api.Kind{api.NotFound}, Example: exampleLetters(), Refusals: []*api.Problem{noLetters("1-4711")},
 	}, func(ctx context.Context, in *letterFilter) (*DeadLetterList, error) {
 		return listLetters(ctx, s.Pool, *in)
 	})
@@ -100,7 +101,7 @@ func registerLetters(a *api.API, s *server) {
 		Description: "By the catalogue and the billing periods of today. A letter counts once, however often it is retried; one that still " +
 			"cannot be an event stays open, with its reason of today. At most 1,000 letters a call, in the order of the stream: " +
 			"while next_cursor is not null, call again with it as cursor. Repeating a call that failed is safe.",
-		Problems: []api.Kind{api.NotFound}, Example: exampleRetry(),
+		Problems: []api.Kind{api.NotFound}, Example: exampleRetry(), Refusals: []*api.Problem{noLetters("1-4711")},
 	}, func(ctx context.Context, who string, in *struct{ Body LetterSelection }) (*RetryResult, error) {
 		return s.retry(ctx, in.Body, who)
 	})
@@ -119,14 +120,14 @@ func registerJobs(a *api.API, s *server) {
 	acts(a, api.Route{
 		ID: "admin-job-pause", Path: base + "jobs/{job}/pause", Summary: "Pause a job",
 		Description: "The services run it no more until it is resumed. What runs just now goes on to its end.",
-		Problems:    []api.Kind{api.NotFound}, Example: JobState{"report", true},
+		Problems:    []api.Kind{api.NotFound}, Example: JobState{"report", true}, Refusals: []*api.Problem{noJob("bill")},
 	}, func(ctx context.Context, who string, in *jobAsked) (*JobState, error) {
 		return s.pause(ctx, in.Job, true, who)
 	})
 	acts(a, api.Route{
 		ID: "admin-job-resume", Path: base + "jobs/{job}/resume", Summary: "Let a paused job be run again",
 		Description: "It runs when it is next due; a daily run that was missed is made up for.",
-		Problems:    []api.Kind{api.NotFound}, Example: JobState{"report", false},
+		Problems:    []api.Kind{api.NotFound}, Example: JobState{"report", false}, Refusals: []*api.Problem{noJob("bill")},
 	}, func(ctx context.Context, who string, in *jobAsked) (*JobState, error) {
 		return s.pause(ctx, in.Job, false, who)
 	})
@@ -156,7 +157,7 @@ func registerFindings(a *api.API, s *server) {
 		ID: "admin-finding-resolve", Path: base + "findings/{finding_id}/resolve", Summary: "Resolve a finding",
 		Description: "Writes down who resolved it and how. It repairs nothing: what is still wrong is found again, as a new finding. " +
 			"A finding that is resolved already is answered as it is.",
-		Problems: []api.Kind{api.NotFound}, Example: exampleFinding(true),
+		Problems: []api.Kind{api.NotFound}, Example: exampleFinding(true), Refusals: []*api.Problem{noFinding(99)},
 	}, func(ctx context.Context, who string, in *resolutionAsked) (*Finding, error) {
 		return resolveFinding(ctx, s.Pool, in.FindingID, who, in.Body.Resolution)
 	})

@@ -189,7 +189,7 @@ func tenantDetail(ctx context.Context, pool *pgxpool.Pool, id uuid.UUID) (*Tenan
 		return nil, err
 	}
 	if len(agreed) == 0 || len(tenants) == 0 {
-		return nil, api.Refuse(api.NoSubscription, "Tenant %s has no subscription. Set one up with: odometer subscription set --tenant %s", id, id)
+		return nil, noSubscription(id)
 	}
 	s := &agreed[0]
 	inUTC(&s.Anchor, s.TrialEndsAt, &s.CreatedAt, &s.UpdatedAt)
@@ -223,4 +223,8 @@ func instant(at *time.Time, err error) (*query.Instant, error) {
 		return nil, nil
 	}
 	return &query.Instant{Time: *at}, nil
+}
+
+func noSubscription(tenant uuid.UUID) *api.Problem {
+	return api.Refuse(api.NoSubscription, "Tenant %s has no subscription. Set one up with: odometer subscription set --tenant %s", tenant, tenant)
 }
