@@ -101,6 +101,13 @@ func HeaderLines(ctx context.Context, name string) []string {
 	return nil
 }
 
+// IsHead reports whether the request that is being answered asks for headers
+// alone.
+func IsHead(ctx context.Context) bool {
+	v := visitOf(ctx)
+	return v != nil && v.request.Method == http.MethodHead
+}
+
 // serve lets a request in and books it.
 func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 	begin := time.Now()

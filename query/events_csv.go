@@ -54,24 +54,42 @@ func OpenExport(ctx context.Context, pool *pgxpool.Pool, r EventsRequest) (*Expo
 	return e, nil
 }
 
+// LookAtExport reads what an export says of itself, and none of its events.
+func LookAtExport(ctx context.Context, pool *pgxpool.Pool, r EventsRequest) (*Export, error) {
+	if err := r.check(); err != nil {
+		return nil, err
+	}
+	e := &Export{}
+	err := inSnapshot(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
+		_, err := e.look(ctx, tx, r)
+		return err
+	})
+	return e, err
+}
+
 // Close ends the export. Nothing was written to the database.
 func (e *Export) Close() {
 	_ = e.tx.Rollback(context.WithoutCancel(e.ctx))
 	e.cancel()
 }
 
+// look reads what is told before the events, and which they are.
+func (e *Export) look(ctx context.Context, tx pgx.Tx, r EventsRequest) (*list, error) {
+	rows, err := load(ctx, tx, r.Reader)
+	if err != nil {
+		return nil, err
+	}
+	e.AsOf = Instant{*rows[0].CompleteUntil}
+	if e.CompleteFrom, err = completeFrom(ctx, tx, r.Tenant); err != nil {
+		return nil, err
+	}
+	return r.list(rows[0].Now)
+}
+
 // begin finds and sorts the events. That takes the time that a statement has;
 // fetching them takes as long as the client does.
 func (e *Export) begin(r EventsRequest) error {
-	rows, err := load(e.ctx, e.tx, r.Reader)
-	if err != nil {
-		return err
-	}
-	e.AsOf = Instant{*rows[0].CompleteUntil}
-	if e.CompleteFrom, err = completeFrom(e.ctx, e.tx, r.Tenant); err != nil {
-		return err
-	}
-	l, err := r.list(rows[0].Now)
+	l, err := e.look(e.ctx, e.tx, r)
 	if err != nil {
 		return err
 	}

@@ -4,12 +4,10 @@ import (
 	"context"
 	"net/http"
 	"reflect"
-	"strings"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 	"github.com/danielgtaylor/huma/v2/adapters/humago"
-	"github.com/danielgtaylor/huma/v2/negotiation"
 	"github.com/google/uuid"
 
 	"odometer"
@@ -43,7 +41,6 @@ type eventsAsked struct {
 	ActionType string `query:"action_type" maxLength:"255" example:"email_processed" doc:"Only these; adjustment for corrections."`
 	Limit      int    `query:"limit" minimum:"1" maximum:"1000" doc:"Events of a page. Default: 100; of a CSV file: all."`
 	Cursor     string `query:"cursor" maxLength:"300" doc:"The next_cursor of an earlier answer to the same question, to go on there."`
-	Accept     string `header:"Accept" hidden:"true"` // OpenAPI knows it by the answer's media types
 }
 
 func (q *eventsAsked) request(who api.Caller) EventsRequest {
@@ -65,7 +62,7 @@ type eventsTold struct {
 
 // events answers GET /api/v1/usage/events.
 func (s *server) events(ctx context.Context, who api.Caller, asked *eventsAsked) (*eventsTold, error) {
-	if negotiation.SelectQValue(strings.ToLower(asked.Accept), []string{jsonType, csvType}) == csvType {
+	if preferred(api.HeaderLines(ctx, "Accept"), jsonType, csvType) == csvType {
 		return s.eventsFile(ctx, asked.request(who))
 	}
 	if !s.wide.Enter(ctx, who.Tenant) {
@@ -87,6 +84,9 @@ func (s *server) events(ctx context.Context, who api.Caller, asked *eventsAsked)
 
 // eventsFile answers with a CSV file.
 func (s *server) eventsFile(ctx context.Context, r EventsRequest) (*eventsTold, error) {
+	if api.IsHead(ctx) {
+		return s.eventsHead(ctx, r)
+	}
 	if !s.exports.Enter(ctx, r.Tenant) {
 		return nil, crowded("files", exportsEach, maxExports)
 	}
@@ -95,6 +95,29 @@ func (s *server) eventsFile(ctx context.Context, r EventsRequest) (*eventsTold, 
 		s.exports.Leave(r.Tenant)
 		return nil, refused(err)
 	}
+	told := toldOf(e)
+	told.Body = func(ctx huma.Context) {
+		defer s.exports.Leave(r.Tenant)
+		defer e.Close()
+		s.send(ctx, e)
+	}
+	return told, nil
+}
+
+// eventsHead answers with a file's headers, for which nothing need be written:
+// it takes no place from a file. How long the file would be is not known.
+func (s *server) eventsHead(ctx context.Context, r EventsRequest) (*eventsTold, error) {
+	e, err := LookAtExport(ctx, s.pool, r)
+	if err != nil {
+		return nil, refused(err)
+	}
+	told := toldOf(e)
+	told.Body = func(huma.Context) {}
+	return told, nil
+}
+
+// toldOf is what an answer says of a file before its first line.
+func toldOf(e *Export) *eventsTold {
 	from := ""
 	if e.CompleteFrom != nil {
 		from = e.CompleteFrom.Format(time.RFC3339Nano)
@@ -103,12 +126,7 @@ func (s *server) eventsFile(ctx context.Context, r EventsRequest) (*eventsTold, 
 	return &eventsTold{
 		Type: csvType + "; charset=utf-8; header=present", Disposition: `attachment; filename="` + name + `"`,
 		AsOf: e.AsOf.String(), From: from, Vary: []string{"Accept"},
-		Body: func(ctx huma.Context) {
-			defer s.exports.Leave(r.Tenant)
-			defer e.Close()
-			s.send(ctx, e)
-		},
-	}, nil
+	}
 }
 
 // send writes the file. What cannot be finished is cut off, so that nobody
@@ -116,10 +134,6 @@ func (s *server) eventsFile(ctx context.Context, r EventsRequest) (*eventsTold, 
 func (s *server) send(ctx huma.Context, e *Export) {
 	request, w := humago.Unwrap(ctx)
 	to := &patient{to: w, control: http.NewResponseController(w)}
-	if request.Method == http.MethodHead {
-		_ = to.control.Flush() // how long the file would be is not known
-		return
-	}
 	err := e.Write(to)
 	if err == nil {
 		return

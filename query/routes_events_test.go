@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -119,6 +120,33 @@ func file(t *testing.T, server *httptest.Server, bearer string) *http.Response {
 	}
 	t.Cleanup(func() { answer.Body.Close() })
 	return answer
+}
+
+// A file's headers are read without its events, and whatever room there is for
+// files: the tenant's own is being written, at the pace of its reader.
+func TestHeadersOfAFileTakeNoPlaceFromOne(t *testing.T) {
+	t.Parallel()
+	b := newBooks(t)
+	tenant := exampleCustomer(b)
+	b.many(tenant, large, 40)
+	h, bearer := door(t, b.pool, 0), reads(t, tenant)
+	whole := file(t, serve(t, h), bearer)
+	r := apitest.Do(h, http.MethodHead, eventsRoute+novemberQuery, bearer, "", "Accept", csvType)
+	if body := apitest.Body(t, r); r.StatusCode != http.StatusOK || body != "" {
+		t.Fatalf("status %d: %s", r.StatusCode, body)
+	}
+	if second := file(t, serve(t, h), bearer); second.StatusCode != http.StatusServiceUnavailable {
+		t.Errorf("a second file: status %d, so that the first took no place", second.StatusCode)
+	}
+	for _, name := range []string{"Content-Type", "Content-Disposition", "Odometer-As-Of", "Odometer-Complete-From", "Vary"} {
+		if got, want := r.Header.Values(name), whole.Header.Values(name); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, of the file %q", name, got, want)
+		}
+	}
+	if length := r.Header.Get("Content-Length"); length != "" {
+		t.Errorf("the length of a file that was not written is told: %s", length)
+	}
+	apitest.WantProblem(t, apitest.Do(h, http.MethodHead, eventsRoute+"?cursor=x", bearer, "", "Accept", csvType), "400 invalid-request")
 }
 
 func TestFileThatTheDatabaseCannotFinishIsCutOff(t *testing.T) {

@@ -1,0 +1,54 @@
+package query
+
+import (
+	"strconv"
+	"strings"
+)
+
+// preferred is the one of some media types that the lines of an Accept header
+// rate highest (RFC 9110, 12.5.1), and the first of them where they rate it as
+// high, or rate none: an answer of another type is more use than a refusal.
+func preferred(lines []string, offered ...string) string {
+	best, highest := offered[0], 0.0
+	for _, media := range offered {
+		if q := quality(lines, media); q > highest {
+			best, highest = media, q
+		}
+	}
+	return best
+}
+
+// quality is how a media type is rated by the most specific of the ranges that
+// it falls in. Their parameters narrow down nothing that is offered here.
+func quality(lines []string, media string) (q float64) {
+	general, _, _ := strings.Cut(media, "/")
+	specific := 0
+	for element := range strings.SplitSeq(strings.Join(lines, ","), ",") {
+		name, parameters, _ := strings.Cut(element, ";")
+		how := 0
+		switch strings.ToLower(strings.TrimSpace(name)) {
+		case media:
+			how = 3
+		case general + "/*":
+			how = 2
+		case "*/*":
+			how = 1
+		}
+		if weight, ok := weightOf(parameters); ok && how > 0 && (how > specific || how == specific && weight > q) {
+			specific, q = how, weight
+		}
+	}
+	return q
+}
+
+// weightOf is the weight among a range's parameters, 1 when there is none.
+func weightOf(parameters string) (q float64, ok bool) {
+	for parameter := range strings.SplitSeq(parameters, ";") {
+		name, value, _ := strings.Cut(parameter, "=")
+		if strings.EqualFold(strings.TrimSpace(name), "q") {
+			q, err := strconv.ParseFloat(strings.TrimSpace(value), 64)
+			return q, err == nil && q >= 0 && q <= 1
+		}
+	}
+	return 1, true
+}
