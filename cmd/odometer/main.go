@@ -57,13 +57,13 @@ func main() {
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 	var cli commands
 	help := false
-	parser, err := kong.New(&cli,
+	parser, err := kong.New(&cli, append([]kong.Option{
 		kong.Name("odometer"),
 		kong.Description("Usage metering and overage billing for products built on AI agents."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { help = true }),
 		kong.UsageOnError(),
-	)
+	}, valueTypes...)...)
 	if err != nil {
 		panic(err) // the struct above is wrong
 	}
@@ -72,7 +72,7 @@ func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
 		return exitDone
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "odometer: %s (see: odometer --help)\n", oneLine(err))
+		fmt.Fprintf(stderr, "odometer: %s (see: odometer --help)\n", usageFault(err))
 		return exitUsage
 	}
 	t := newTerminal(stdout, stderr, cli.LogFormat, cli.LogLevel)

@@ -177,32 +177,6 @@ func (s *streamSettings) streamConfig() (ingest.StreamConfig, error) {
 	}, nil
 }
 
-// days is a duration that may also be given in days: 35d.
-type days time.Duration
-
-// UnmarshalText reads 35d, or anything that time.ParseDuration reads.
-func (d *days) UnmarshalText(text []byte) error {
-	s := string(text)
-	if n, found := strings.CutSuffix(s, "d"); found {
-		var count float64
-		if _, err := fmt.Sscanf(n, "%g", &count); err != nil {
-			return fmt.Errorf("%q is no number of days", s)
-		}
-		*d = days(count * 24 * float64(time.Hour))
-		return nil
-	}
-	plain, err := time.ParseDuration(s)
-	*d = days(plain)
-	return err
-}
-
-func (d days) String() string {
-	if day := 24 * time.Hour; time.Duration(d)%day == 0 {
-		return fmt.Sprintf("%dd", time.Duration(d)/day)
-	}
-	return time.Duration(d).String()
-}
-
 // tenant is a tenant's id as an argument.
 type tenant uuid.UUID
 

@@ -1,0 +1,111 @@
+package main
+
+import (
+	"fmt"
+	"reflect"
+	"regexp"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/alecthomas/kong"
+)
+
+// valueTypes are how values of flags and variables are read, and refused: by
+// themselves the parsers' complaints are about layouts and bits.
+var valueTypes = []kong.Option{
+	kong.TypeMapper(reflect.TypeFor[time.Time](), value(readTime)),
+	kong.TypeMapper(reflect.TypeFor[*time.Time](), value(readOptionalTime)), // which would be read as text
+	kong.TypeMapper(reflect.TypeFor[time.Duration](), value(readDuration)),
+	kong.KindMapper(reflect.Int, value(readWhole[int])),
+	kong.KindMapper(reflect.Int64, value(readWhole[int64])),
+}
+
+// value makes a mapper of what reads a text.
+func value[T any](read func(string) (T, error)) kong.MapperFunc {
+	return func(c *kong.DecodeContext, target reflect.Value) error {
+		token, err := c.Scan.PopValue("value")
+		if err != nil {
+			return err
+		}
+		v, err := read(token.String())
+		if err == nil {
+			target.Set(reflect.ValueOf(v).Convert(target.Type()))
+		}
+		return err
+	}
+}
+
+func readTime(s string) (time.Time, error) {
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return t, fmt.Errorf("%q is no time: give it by RFC 3339, as 2026-11-01T00:00:00Z or 2026-11-01T09:30:00+01:00", s)
+	}
+	return t, nil
+}
+
+func readOptionalTime(s string) (*time.Time, error) {
+	t, err := readTime(s)
+	return &t, err
+}
+
+func readDuration(s string) (time.Duration, error) {
+	d, err := time.ParseDuration(s)
+	if err != nil {
+		return d, fmt.Errorf("%q is no duration: give numbers with units, as 90s, 15m or 1h30m", s)
+	}
+	return d, nil
+}
+
+func readWhole[T int | int64](s string) (T, error) {
+	n, err := strconv.ParseInt(s, 0, reflect.TypeFor[T]().Bits())
+	if err != nil {
+		return 0, fmt.Errorf("%q is no whole number, or too large for one", s)
+	}
+	return T(n), nil
+}
+
+// days is a duration that may also be given in days: 35d.
+type days time.Duration
+
+// UnmarshalText reads 35d, or anything that time.ParseDuration reads.
+func (d *days) UnmarshalText(text []byte) error {
+	s := string(text)
+	const day = 24 * time.Hour
+	if n, found := strings.CutSuffix(s, "d"); found {
+		count, err := strconv.ParseFloat(n, 64)
+		// Beyond that a duration cannot count, and NaN is in no range.
+		if span := count * float64(day); err == nil && span > -1<<63 && span < 1<<63 {
+			*d = days(span)
+			return nil
+		}
+	} else if plain, err := time.ParseDuration(s); err == nil {
+		*d = days(plain)
+		return nil
+	}
+	return fmt.Errorf("%q is no duration: give numbers with units, as 35d, 12h or 1h30m", s)
+}
+
+func (d days) String() string {
+	if day := 24 * time.Hour; time.Duration(d)%day == 0 {
+		return fmt.Sprintf("%dd", time.Duration(d)/day)
+	}
+	return time.Duration(d).String()
+}
+
+// noValue is what the parser says of a flag that the line goes on behind
+// without a value.
+var noValue = regexp.MustCompile(`: expected \w+ value but got "(.*?)" \(.*$`)
+
+// usageFault is what is wrong with a command line.
+func usageFault(err error) string {
+	text := oneLine(err)
+	switch found := noValue.FindStringSubmatch(text); {
+	case found == nil:
+		return text
+	case found[1] == "EOL":
+		return noValue.ReplaceAllLiteralString(text, ": its value is missing")
+	default:
+		return noValue.ReplaceAllLiteralString(text, fmt.Sprintf(": its value is missing, %q comes next: a value that begins with a dash is written --flag=value", found[1]))
+	}
+}
