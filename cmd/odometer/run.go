@@ -175,9 +175,7 @@ func (c *runCmd) keys(ctx context.Context, t *terminal) (*api.Keys, error) {
 	case key == "":
 		return nil, usagef("neither --jwt-secret nor --jwks-url is set: give one of the flags, or ODOMETER_JWT_SECRET or ODOMETER_JWKS_URL; the API does not run without authentication")
 	}
-	if api.WeakSecret([]byte(key)) {
-		t.log.Warn("the secret of the tokens is short enough to be guessed: make one with `openssl rand -hex 32`", "bytes", len(key))
-	}
+	warnOfWeak(t, key)
 	keys, err := api.KeysFromSecret([]byte(key), expect)
 	if err != nil {
 		return nil, usageError{err}

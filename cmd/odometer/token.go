@@ -59,6 +59,15 @@ func (c *tokenCmd) Run(_ context.Context, t *terminal) error {
 	if err != nil {
 		return usageError{err}
 	}
+	warnOfWeak(t, key)
 	fmt.Fprintln(t.out, token)
 	return nil
+}
+
+// warnOfWeak tells the operator of a secret for which a token's holder can
+// search.
+func warnOfWeak(t *terminal, key string) {
+	if api.WeakSecret([]byte(key)) {
+		t.log.Warn("the secret of the tokens is short enough to be guessed: make one with `openssl rand -hex 32`", "bytes", len(key))
+	}
 }

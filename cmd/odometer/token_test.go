@@ -28,3 +28,18 @@ func TestATokenNamesItsBearer(t *testing.T) {
 		}
 	}
 }
+
+// A secret that can be guessed works, and is warned of where it is used; the
+// token alone is on stdout.
+func TestATokenOfAWeakSecretIsWarnedOf(t *testing.T) {
+	t.Parallel()
+	for secret, warned := range map[string]bool{"tiny?": true, strings.Repeat("s", 31): true, strings.Repeat("s", 32): false} {
+		got := odometerDoes(t, "token", "--tenant", someTenant, "--jwt-secret", secret)
+		if got.code != exitDone || strings.Count(got.out, ".") != 2 || strings.Count(got.out, "\n") != 1 {
+			t.Errorf("%d bytes: exit %d, %q", len(secret), got.code, got.out)
+		}
+		if strings.Contains(got.err, "openssl rand -hex 32") != warned || strings.Contains(got.err, secret) {
+			t.Errorf("%d bytes: warned of %v: %q", len(secret), !warned, got.err)
+		}
+	}
+}
