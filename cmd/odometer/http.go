@@ -75,6 +75,9 @@ func (s *services) register(door *api.API) error {
 		if err != nil {
 			return err
 		}
+		if !s.answers {
+			web.RegisterDocs(door.Mux())
+		}
 		httpingest.Register(door, httpingest.Options{Publisher: publisher, Log: s.t.log})
 	}
 	return nil

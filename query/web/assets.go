@@ -43,6 +43,8 @@ var contentTypes = map[string]string{
 	".svg":  "image/svg+xml",
 }
 
+const docsPath = "/docs"
+
 // assets are the files by their path. In the demo the dashboard is told where
 // its tokens are.
 func assets(demo bool) map[string]*asset {
@@ -57,7 +59,7 @@ func assets(demo bool) map[string]*asset {
 		"/assets/favicon.svg":      own("dist/assets/favicon.svg"),
 		"/odometer-usage.js":       shared("dist/odometer-usage.js"),
 		"/odometer-chart.js":       shared("dist/odometer-chart.js"),
-		"/docs":                    page(read(dist, "dist/docs/index.html"), docsPolicy),
+		docsPath:                   page(read(dist, "dist/docs/index.html"), docsPolicy),
 		"/docs/assets/docs.js":     own("dist/docs/docs.js"),
 		"/docs/assets/docs.css":    own("dist/docs/docs.css"),
 		"/docs/assets/favicon.png": library("favicon-32x32.png"),

@@ -31,6 +31,7 @@ import (
 	"context"
 	"log/slog"
 	"net/http"
+	"strings"
 )
 
 // Options are what differs between the demo and a service.
@@ -42,6 +43,16 @@ type Options struct {
 	// loopback names, the demo's tokens may be asked for.
 	Addr string
 	Log  *slog.Logger // where it is said that tokens could not be minted; needed with Sessions
+}
+
+// RegisterDocs puts the API's documentation onto the mux, for a service that
+// has an API and nothing to show.
+func RegisterDocs(mux *http.ServeMux) {
+	for path, a := range assets(false) {
+		if path == docsPath || strings.HasPrefix(path, docsPath+"/") {
+			mux.Handle("GET "+path, a)
+		}
+	}
 }
 
 // Register puts the pages and scripts onto the mux.
