@@ -92,17 +92,50 @@ test("two widgets in a page keep to their own tenants", async () => {
   await leave(page);
 });
 
+// example puts up the page in deploy/examples, whose service is the demo's.
+async function example() {
+  const page = await readFile(new URL("../../../deploy/examples/widget/index.html", import.meta.url), "utf8");
+  assert.match(page, /src="http:\/\/127\.0\.0\.1:8080\/odometer-usage\.js"/);
+  return host.site.put(page.replaceAll("http://127.0.0.1:8080", url));
+}
+
 test("the page in deploy/examples works as it stands", async () => {
-  const example = await readFile(new URL("../../../deploy/examples/widget/index.html", import.meta.url), "utf8");
-  assert.match(example, /src="http:\/\/127\.0\.0\.1:8080\/odometer-usage\.js"/);
   host.site.put(tokenOf(tenants.acme), { "Content-Type": "text/plain" }, "/usage-token");
-  const page = await visit(await host.tab(), host.site.put(example.replaceAll("http://127.0.0.1:8080", url)));
+  const page = await visit(await host.tab(), await example());
   await widget(page).getByText("FounderPilot Bundle").waitFor();
   assert.match(await text(page), /Estimated overage/);
   for (const colorScheme of ["light", "dark"]) {
     await page.emulateMedia({ colorScheme });
     await picture(page, `embed-example-${colorScheme}`);
   }
+  await leave(page);
+});
+
+test("where nobody is signed in, the page in deploy/examples is told so, and goes on after the next sign-in", async () => {
+  const { token } = await customer({ inbox: 425 });
+  let session = { status: 401, body: "sign in" };
+  const tab = await host.tab();
+  const told = [];
+  tab.on("console", (said) => told.push(said.text()));
+  const page = await visit(tab, await example(), (page) => page.route("**/usage-token", (route) => route.fulfill(session)));
+  await widget(page).getByText("Session expired").waitFor();
+  assert.equal(told.filter((said) => said === "sign in again").length, 1);
+  await picture(page, "embed-example-signed-out");
+
+  session = { status: 200, body: token };
+  await widget(page).getByRole("button", { name: "Retry" }).click();
+  await widget(page).getByText("425 of 500").waitFor();
+  await leave(page);
+});
+
+test("where the page in deploy/examples cannot fetch a token, nobody is sent to sign in", async () => {
+  const tab = await host.tab();
+  const told = [];
+  tab.on("console", (said) => told.push(said.text()));
+  const page = await visit(tab, await example(), (page) => page.route("**/usage-token", (route) => route.fulfill({ status: 404 })));
+  await widget(page).getByRole("alert").waitFor();
+  assert.deepEqual(await rows(page), ["Usage unavailable | Retry"]);
+  assert.ok(!told.includes("sign in again"));
   await leave(page);
 });
 
