@@ -83,3 +83,30 @@ test("nothing is foreseen from the first minutes of a period, and it is said why
   assert.deepEqual(page.wrongs, []);
   await leave(page);
 });
+
+// large lets the tenants of an answer have used very much.
+async function large(route) {
+  const answer = await route.fetch();
+  const told = await answer.json();
+  for (const t of told.tenants) {
+    t.total_overage_cost_cents = 123_456_789;
+    for (const used of Object.values(t.usage)) used.count += 1_234_000;
+  }
+  await route.fulfill({ response: answer, json: told });
+}
+
+test("large figures fit into the overview and the list of tenants at the usual widths", async () => {
+  for (const [width, path] of [[1280, ""], [1256, ""], [1024, ""], [1280, "tenants"], [1024, "tenants"]]) {
+    const page = await visit("alerts", { viewport: { width, height: 900 } });
+    await page.route("**/api/v1/admin/tenants?*", large);
+    await page.goto(page.url().replace(/#.*/, `#/${path}`));
+    await page.getByText("1,234,567.89").first().waitFor();
+    await settled(page);
+    const cut = await page.locator(".panel-body").evaluateAll((all) =>
+      all.filter((body) => body.scrollWidth > body.clientWidth).map((body) => body.closest(".panel").querySelector("h2").textContent));
+    await picture(page, `operator-large-${path || "overview"}-${width}`);
+    assert.deepEqual(cut, [], `${path || "overview"} at ${width}`);
+    assert.deepEqual(page.wrongs, []);
+    await leave(page);
+  }
+});

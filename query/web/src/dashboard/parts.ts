@@ -134,7 +134,7 @@ export function tenant(visit: Visit, id: string | null): Child {
   return h(
     "a",
     { href: href(`tenants/${id}`), title: id },
-    name && h("span", { class: "whole" }, name, " "),
+    name && [h("span", { class: "whole" }, name), " "],
     h("span", { class: name ? "id whole muted" : "id whole" }, shortId(id)),
   );
 }
