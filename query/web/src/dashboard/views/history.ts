@@ -3,7 +3,7 @@
 import type { Query } from "../api.ts";
 import { fill, h, strong, type Child } from "../dom.ts";
 import { filters, type Filters } from "../filters.ts";
-import { count, locale, sentence, timeZone, words } from "../format.ts";
+import { count, locale, sentence, time, timeZone, words } from "../format.ts";
 import { empty, panel } from "../panel.ts";
 import { col, table, type Column } from "../table.ts";
 import type { Bucket, History, HistoryWindow } from "../types.ts";
@@ -14,7 +14,7 @@ import { DAY, fromInput, isoAgo } from "./range.ts";
 // The ranges, how far back each goes, and the windows that make sense in it,
 // the first being the one that is taken without a choice.
 const RANGES: { value: string; label: string; ms?: number; windows: HistoryWindow[] }[] = [
-  { value: "", label: "This period", windows: ["day", "hour"] },
+  { value: "", label: "From the period's first day", windows: ["day", "hour"] },
   { value: "24h", label: "Last 24 hours", ms: DAY, windows: ["hour"] },
   { value: "7d", label: "Last 7 days", ms: 7 * DAY, windows: ["day", "hour"] },
   { value: "30d", label: "Last 30 days", ms: 30 * DAY, windows: ["day", "hour"] },
@@ -65,7 +65,7 @@ export function historyPanel(visit: Visit, tenantId: string | null): HTMLElement
     every: 30_000,
     tools: filter.element,
     load: (signal) => visit.api.get<History>("/api/v1/usage/history", query(), signal),
-    render: (history) => draw(history, plot, show),
+    render: (history) => draw(history, [range().value === "" && wholeNote(history), retentionNote(history)], plot, show),
   });
   return list.element;
 }
@@ -107,13 +107,24 @@ function plotted(visit: Visit, element: HTMLElement): Show {
   };
 }
 
-function draw(history: History, plot: HTMLElement, show: Show): Child {
-  const note = retentionNote(history);
+// wholeNote says why these sums are not the period's count: a period may begin
+// at any second, and counts what is reported late.
+function wholeNote({ window, from }: History): Child {
+  return h(
+    "p",
+    { class: "note" },
+    `Whole ${window}s since `,
+    time(from),
+    `, by when things happened. The period's own count, which is billed, begins with the period rather than with the ${window}.`,
+  );
+}
+
+function draw(history: History, notes: Child, plot: HTMLElement, show: Show): Child {
   if (history.buckets.every((b) => b.groups.length === 0)) {
-    return [note, empty("No usage in this time. An event appears here within a second of being published.")];
+    return [notes, empty("No usage in this time. An event appears here within a second of being published.")];
   }
   show(history);
-  return [note, plot, asTable(history)];
+  return [notes, plot, asTable(history)];
 }
 
 const FORMATS: Record<HistoryWindow, Intl.DateTimeFormatOptions> = {
