@@ -1,7 +1,9 @@
 // What the dashboard tells customers, and what is not for them.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
+import { read, until } from "./customers.mjs";
 import { leave, newDashboard } from "./dashboard.mjs";
+import { tenants, tokenOf } from "./stage.mjs";
 
 let visit, close;
 before(async () => { ({ visit, close } = await newDashboard()); });
@@ -23,4 +25,17 @@ test("the history names no period whose count it does not show, and tells since 
   await history.getByText(/^Whole/).waitFor({ state: "detached" });
   assert.deepEqual(page.wrongs, []);
   await leave(page);
+});
+
+test("whether operators were told of an alert is shown to operators only", async () => {
+  const delivered = (page) => page.getByRole("region", { name: "Alerts raised" }).getByRole("columnheader", { name: "Delivered" });
+  await until("an alert is raised", async () => (await read("/api/v1/alerts", tokenOf(tenants.acme))).raised.length > 0);
+  const customers = await visit("", { as: "Acme" });
+  await customers.getByRole("columnheader", { name: "Raised" }).waitFor();
+  assert.equal(await delivered(customers).count(), 0);
+  await leave(customers);
+
+  const operators = await visit(`tenants/${tenants.acme}`);
+  await delivered(operators).waitFor();
+  await leave(operators);
 });

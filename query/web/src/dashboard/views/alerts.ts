@@ -14,7 +14,7 @@ export function alertsPanel(visit: Visit, tenantId: string | null): HTMLElement 
     title: "Alerts raised",
     lines: 3,
     load: (signal) => visit.api.get<TenantAlerts>("/api/v1/alerts", { tenant_id: tenantId }, signal),
-    render: ({ raised }) => list(raised, [AGENT, ALERT, PERIOD, RAISED, DELIVERED]),
+    render: ({ raised }) => list(raised, tenantId ? OPERATORS : CUSTOMERS),
   }).element;
 }
 
@@ -22,7 +22,7 @@ export function alertsPanel(visit: Visit, tenantId: string | null): HTMLElement 
 export function alertsPage(visit: Visit): Child {
   return [
     title("Alerts"),
-    allAlerts(visit, { name: "Raised, newest first", limit: 100 }, [AGENT, ALERT, PERIOD, RAISED, DELIVERED]),
+    allAlerts(visit, { name: "Raised, newest first", limit: 100 }, OPERATORS),
   ];
 }
 
@@ -66,3 +66,8 @@ const RAISED: Column<RaisedAlert> = col("Raised", (a) => time(a.raised_at));
 const DELIVERED: Column<RaisedAlert> = col("Delivered", (a) =>
   timeOr(a.delivered_at, a.attempts ? `Not yet, after ${noun(a.attempts, "attempt")}` : "Not delivered"),
 );
+
+const CUSTOMERS = [AGENT, ALERT, PERIOD, RAISED];
+
+// What DELIVERED tells is the way to the operators' own channel.
+const OPERATORS = [...CUSTOMERS, DELIVERED];
