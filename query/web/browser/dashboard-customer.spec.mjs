@@ -3,11 +3,13 @@ import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { read, until } from "./customers.mjs";
 import { leave, newDashboard } from "./dashboard.mjs";
-import { tenants, tokenOf } from "./stage.mjs";
+import { axe, picture, tenants, tokenOf } from "./stage.mjs";
 
 let visit, close;
 before(async () => { ({ visit, close } = await newDashboard()); });
 after(() => close());
+
+const headings = (page) => page.locator("main h2:visible").allTextContents();
 
 test("the history names no period whose count it does not show, and tells since when it is", async () => {
   const page = await visit("events", { as: "Acme" });
@@ -38,4 +40,29 @@ test("whether operators were told of an alert is shown to operators only", async
   const operators = await visit(`tenants/${tenants.acme}`);
   await delivered(operators).waitFor();
   await leave(operators);
+});
+
+test("a customer who is refused is told so once, and sees the rest when that is over", async () => {
+  const page = await visit("", { as: "Dune" });
+  await page.clock.install();
+  await page.reload();
+  const told = page.getByText("The subscription's status is past_due");
+  await told.waitFor();
+  await page.waitForFunction(() => !document.querySelector("[aria-busy]"));
+  assert.equal(await told.count(), 1);
+  assert.deepEqual(await headings(page), []);
+  assert.deepEqual(await axe(page), []);
+  await picture(page, "customer-past-due");
+
+  await page.route("**/api/v1/alerts*", (route) => route.fulfill({ json: { as_of: new Date().toISOString(), raised: [] } }));
+  await page.clock.runFor(31_000);
+  await page.getByRole("heading", { name: "Alerts raised" }).waitFor();
+  assert.deepEqual(await headings(page), ["Alerts raised"]);
+  await leave(page);
+
+  for (const path of ["events", "periods"]) {
+    const other = await visit(path, { as: "Dune" });
+    await other.getByText("The subscription's status is past_due").waitFor();
+    await leave(other);
+  }
 });

@@ -5,6 +5,10 @@ import { learnClock } from "./format.ts";
 
 export type Query = Record<string, string | number | null | undefined>;
 
+const REFUSING_TENANT = ["forbidden", "subscription-inactive", "no-subscription", "no-plan"].map(
+  (name) => `/problems/${name}`,
+);
+
 /** Problem is a refusal: an RFC 9457 document, or no answer at all (status 0). */
 export class Problem extends Error {
   constructor(
@@ -12,8 +16,14 @@ export class Problem extends Error {
     readonly title: string,
     detail: string,
     readonly retryAfter: number | null, // seconds
+    readonly type = "", // "/problems/…"
   ) {
     super(detail);
+  }
+
+  /** refusesTenant is whether whatever else the token may read is refused alike. */
+  get refusesTenant(): boolean {
+    return REFUSING_TENANT.includes(this.type);
   }
 }
 
@@ -99,12 +109,13 @@ function address(path: string, query: Query): string {
 }
 
 async function readProblem(answer: Response): Promise<Problem> {
-  const said = (await answer.json().catch(() => ({}))) as { title?: string; detail?: string };
+  const said = (await answer.json().catch(() => ({}))) as { type?: string; title?: string; detail?: string };
   const seconds = Number(answer.headers.get("Retry-After") ?? "");
   return new Problem(
     answer.status,
     said.title ?? `HTTP ${answer.status}`,
     said.detail ?? `The server answered ${answer.status} without saying why.`,
     seconds > 0 ? seconds : null,
+    said.type,
   );
 }

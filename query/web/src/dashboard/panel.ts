@@ -15,6 +15,8 @@ export interface PanelOptions<T> {
   lines?: number;
   /** ms after which it is read again, while nobody is at it */
   every?: number;
+  /** whether the widget stands on the same page, which tells why a tenant is refused */
+  besideWidget?: boolean;
   /** what the data is, in a sentence or two */
   note?: string;
   /** filters and buttons above the data */
@@ -67,6 +69,7 @@ export function panel<T>(visit: Visit, o: PanelOptions<T>): Panel {
       if (signal.aborted) return;
       const hadFocus = body.contains(document.activeElement);
       fill(body, o.render(data));
+      element.hidden = false;
       if (hadFocus) heading.focus(); // what had it is gone
       fill(notice);
       fill(asOf, knownAsOf(data));
@@ -74,6 +77,7 @@ export function panel<T>(visit: Visit, o: PanelOptions<T>): Panel {
       shown = true;
     } catch (error) {
       if (signal.aborted) return;
+      element.hidden = o.besideWidget === true && error instanceof Problem && error.refusesTenant;
       if (outdated || !shown) {
         shown = false;
         fill(body);
@@ -81,7 +85,7 @@ export function panel<T>(visit: Visit, o: PanelOptions<T>): Panel {
       }
       fill(
         notice,
-        problemBox(error, signal, () => load(!shown), shown),
+        !element.hidden && problemBox(error, signal, () => load(!shown), shown),
       );
     }
     outdated = false;

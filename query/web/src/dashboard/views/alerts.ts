@@ -13,6 +13,8 @@ export function alertsPanel(visit: Visit, tenantId: string | null): HTMLElement 
   return panel(visit, {
     title: "Alerts raised",
     lines: 3,
+    every: 30_000,
+    besideWidget: tenantId === null,
     load: (signal) => visit.api.get<TenantAlerts>("/api/v1/alerts", { tenant_id: tenantId }, signal),
     render: ({ raised }) => list(raised, tenantId ? OPERATORS : CUSTOMERS),
   }).element;

@@ -13,6 +13,7 @@ export function forecastPanel(visit: Visit, tenantId: string | null): HTMLElemen
     title: "Forecast",
     lines: 4,
     every: 30_000,
+    besideWidget: tenantId === null,
     load: (signal) => visit.api.get<Forecast>("/api/v1/usage/forecast", { tenant_id: tenantId }, signal),
     render: draw,
   }).element;

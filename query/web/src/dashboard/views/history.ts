@@ -63,6 +63,7 @@ export function historyPanel(visit: Visit, tenantId: string | null): HTMLElement
     title: "History",
     lines: 8,
     every: 30_000,
+    besideWidget: tenantId === null,
     tools: filter.element,
     load: (signal) => visit.api.get<History>("/api/v1/usage/history", query(), signal),
     render: (history) => draw(history, [range().value === "" && wholeNote(history), retentionNote(history)], plot, show),
