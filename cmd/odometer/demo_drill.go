@@ -26,14 +26,10 @@ type damage struct {
 // when all of that came true.
 func (d *demo) drill(ctx context.Context) (finding, err error) {
 	fmt.Fprint(d.t.out, "\nThe drill: the books are damaged on purpose, audited, and repaired by the commands that the audit names.\n\n")
-	// What is told meanwhile would be told by damaged books.
-	if _, err := d.command(ctx, "jobs", "pause", "report"); err != nil {
+	if err := d.holdLedger(ctx); err != nil {
 		return nil, err
 	}
-	defer func() {
-		_, resumed := d.command(ctx, "jobs", "resume", "report")
-		err = errors.Join(err, resumed)
-	}()
+	defer func() { err = errors.Join(err, d.releaseLedger(ctx)) }()
 	var rows []table.Row
 	for _, damage := range d.damages() {
 		row, repaired, err := d.suffer(ctx, damage)
@@ -54,6 +50,32 @@ func (d *demo) drill(ctx context.Context) (finding, err error) {
 	}
 	d.t.table(table.Row{"damage", "found as", "repaired by", "afterwards"}, append(rows, row))
 	return finding, nil
+}
+
+// ledgerJobs are the jobs that write to the ledger. Here they run each second:
+// the one would tell by damaged books, the other repair them before the audit
+// has looked.
+var ledgerJobs = []string{"report", "verify"}
+
+// holdLedger pauses them. A run by hand waits for the one that is under way.
+func (d *demo) holdLedger(ctx context.Context) error {
+	for _, job := range ledgerJobs {
+		if _, err := d.command(ctx, "jobs", "pause", job); err != nil {
+			return err
+		}
+		if _, err := d.command(ctx, "jobs", "run", job); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (d *demo) releaseLedger(ctx context.Context) (err error) {
+	for _, job := range ledgerJobs {
+		_, resumed := d.command(ctx, "jobs", "resume", job)
+		err = errors.Join(err, resumed)
+	}
+	return err
 }
 
 func (d *demo) damages() []damage {
