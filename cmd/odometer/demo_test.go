@@ -201,6 +201,18 @@ func TestTheDemoIsRightAlsoWithAVisitorsEvents(t *testing.T) {
 	}
 }
 
+// As in the README.
+func TestTheDrillFindsAndRepairsEachDamage(t *testing.T) {
+	t.Parallel()
+	s := startShowing(t, "--for", "20s", "--drill")
+	said := s.rest()
+	err := s.cmd.Wait()
+	_, table, _ := strings.Cut(said, "found as")
+	if err != nil || strings.Count(table, " equal ") != 6 || strings.Contains(table, "NOT NAMED RIGHT") {
+		t.Errorf("%v\n%s%s", err, said, s.err.String())
+	}
+}
+
 // As in odometer demo | head.
 func TestTheDemoLeavesNothingBehindWhenItsReaderGoesAway(t *testing.T) {
 	t.Parallel()
