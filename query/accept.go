@@ -6,23 +6,25 @@ import (
 )
 
 // preferred is the one of some media types that the lines of an Accept header
-// rate highest (RFC 9110, 12.5.1), and the first of them where they rate it as
-// high, or rate none: an answer of another type is more use than a refusal.
+// rate highest (RFC 9110, 12.5.1). Of those rated alike it is the one that is
+// named the most exactly, then the first; the first also where none is rated: an
+// answer of another type is more use than a refusal.
 func preferred(lines []string, offered ...string) string {
-	best, highest := offered[0], 0.0
+	best, highest, closest := offered[0], 0.0, 0
 	for _, media := range offered {
-		if q := quality(lines, media); q > highest {
-			best, highest = media, q
+		q, specific := quality(lines, media)
+		if q > highest || q == highest && q > 0 && specific > closest {
+			best, highest, closest = media, q, specific
 		}
 	}
 	return best
 }
 
 // quality is how a media type is rated by the most specific of the ranges that
-// it falls in. Their parameters narrow down nothing that is offered here.
-func quality(lines []string, media string) (q float64) {
+// it falls in, and how specific that is. Their parameters narrow down nothing
+// that is offered here.
+func quality(lines []string, media string) (q float64, specific int) {
 	general, _, _ := strings.Cut(media, "/")
-	specific := 0
 	for element := range strings.SplitSeq(strings.Join(lines, ","), ",") {
 		name, parameters, _ := strings.Cut(element, ";")
 		how := 0
@@ -38,7 +40,7 @@ func quality(lines []string, media string) (q float64) {
 			specific, q = how, weight
 		}
 	}
-	return q
+	return q, specific
 }
 
 // weightOf is the weight among a range's parameters, 1 when there is none.

@@ -6,7 +6,7 @@ import (
 )
 
 // A media type is rated by the most specific range that it falls in; what is
-// rated alike, or not at all, is JSON.
+// rated alike is the one that is named, else JSON.
 func TestTheHighestRatedTypeIsAnswered(t *testing.T) {
 	t.Parallel()
 	for accept, want := range map[string]string{
@@ -15,6 +15,10 @@ func TestTheHighestRatedTypeIsAnswered(t *testing.T) {
 		"text/*":                                csvType,
 		"application/*":                         jsonType,
 		"text/*, application/json":              jsonType,
+		"text/csv, */*":                         csvType,
+		"text/*, */*":                           csvType,
+		"text/csv, application/*":               csvType,
+		"text/csv, application/json":            jsonType,
 		"text/*, */*;q=0.5":                     csvType,
 		"text/*;q=0.5, */*":                     jsonType,
 		"*/*, application/json;q=0.5":           csvType,
