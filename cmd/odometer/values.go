@@ -58,7 +58,7 @@ func readDuration(s string) (time.Duration, error) {
 }
 
 func readWhole[T int | int64](s string) (T, error) {
-	n, err := strconv.ParseInt(s, 0, reflect.TypeFor[T]().Bits())
+	n, err := strconv.ParseInt(s, 10, reflect.TypeFor[T]().Bits())
 	if err != nil {
 		return 0, fmt.Errorf("%q is no whole number, or too large for one", s)
 	}
