@@ -3,6 +3,7 @@ package admin
 import (
 	"context"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -67,7 +68,9 @@ type linkPlace struct {
 }
 
 // name tells the list from others.
-func (f *ledgerFilter) name() []string { return []string{"ledger", f.TenantID, f.State} }
+func (f *ledgerFilter) name() []string {
+	return []string{"ledger", strings.ToLower(f.TenantID), f.State}
+}
 
 // One tenant's chains are found by the primary key. Without a tenant the whole
 // table is walked, as the totals walk it in any case.

@@ -29,7 +29,7 @@ type letterFilter struct {
 
 // name tells the list from others.
 func (f *letterFilter) name() []string {
-	return []string{"listed letters", f.State, f.Reason, f.TenantID}
+	return []string{"listed letters", f.State, f.Reason, strings.ToLower(f.TenantID)}
 }
 
 // DeadLetterList is what the filter finds, counted, and a page of it.

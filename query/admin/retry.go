@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"slices"
+	"strings"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -101,7 +102,7 @@ type letterPlace struct {
 
 // name tells the selection from others.
 func (l *LetterSelection) name() []string {
-	return append([]string{"dead letters", l.Reason, l.TenantID}, l.IDs...)
+	return append([]string{"dead letters", l.Reason, strings.ToLower(l.TenantID)}, l.IDs...)
 }
 
 // Named letters are found whatever their state, so that each can be told of;

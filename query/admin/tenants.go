@@ -22,11 +22,12 @@ const (
 
 // tenantFilter says which tenants, in which order.
 type tenantFilter struct {
-	Search string `query:"search" maxLength:"64" doc:"Only tenants whose id begins with this, or whose Stripe customer does." example:"a1b0c0de"`
-	Status string `query:"status" enum:"trial,active,past_due,canceled,expired" doc:"Only of this status, as time has made it: a trial that is over is active, or expired without a plan."`
-	Sort   string `query:"sort" enum:"overage,usage,tenant" default:"overage" doc:"The order: what the overage costs, or all units used, the greatest first; or the tenant's id."`
-	Limit  int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"How many tenants a page has at most."`
-	Cursor string `query:"cursor" maxLength:"200" doc:"The next_cursor of the page before, with the same filter and order. Amounts move while events are counted: a tenant that overtakes the page is not seen on the way down."`
+	TenantID string `query:"tenant_id" format:"uuid" doc:"Only this tenant; without search."`
+	Search   string `query:"search" maxLength:"64" doc:"Only tenants whose id begins with this, or whose Stripe customer does." example:"a1b0c0de"`
+	Status   string `query:"status" enum:"trial,active,past_due,canceled,expired" doc:"Only of this status, as time has made it: a trial that is over is active, or expired without a plan."`
+	Sort     string `query:"sort" enum:"overage,usage,tenant" default:"overage" doc:"The order: what the overage costs, or all units used, the greatest first; or the tenant's id."`
+	Limit    int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"How many tenants a page has at most."`
+	Cursor   string `query:"cursor" maxLength:"200" doc:"The next_cursor of the page before, with the same filter and order. Amounts move while events are counted: a tenant that overtakes the page is not seen on the way down."`
 }
 
 // TenantList is a page of tenants.
@@ -44,12 +45,17 @@ type tenantPlace struct {
 }
 
 // name tells the list from others.
-func (f *tenantFilter) name() []string { return []string{"tenants", f.Sort, f.Status, f.Search} }
+func (f *tenantFilter) name() []string {
+	return []string{"tenants", f.Sort, f.Status, f.Search, strings.ToLower(f.TenantID)}
+}
 
 // listTenants is a page of the tenants that the filter finds.
 func listTenants(ctx context.Context, pool *pgxpool.Pool, f tenantFilter) (*TenantList, error) {
 	after, err := placeIn[tenantPlace](f.Cursor, f.name()...)
 	if err != nil {
+		return nil, err
+	}
+	if err := f.searchTenant(); err != nil {
 		return nil, err
 	}
 	list := &TenantList{}
@@ -188,6 +194,19 @@ left join (
     limit $6
 ) r on true
 order by r.tenant_id`
+
+// searchTenant makes tenant_id a search for that id, which finds nobody else.
+func (f *tenantFilter) searchTenant() error {
+	tenant, err := onlyTenant(f.TenantID)
+	switch {
+	case err != nil || tenant == nil:
+		return err
+	case f.Search != "":
+		return api.Refuse(api.InvalidRequest, "search and tenant_id are both given: give one of them.")
+	}
+	f.Search = tenant.String()
+	return nil
+}
 
 // rank finds the tenants of a page and one more, and how many there are in all.
 func (f *tenantFilter) rank(ctx context.Context, pool *pgxpool.Pool, after *tenantPlace, total *int64) ([]tenantPlace, error) {

@@ -182,6 +182,8 @@ func TestTenantsAreFoundByIDCustomerAndStatus(t *testing.T) {
 		{tenantFilter{Search: over}, []string{"over"}},
 		{tenantFilter{Search: strings.ToUpper(over[:12])}, []string{"over"}},
 		{tenantFilter{Search: over[:9]}, []string{"over"}},
+		{tenantFilter{TenantID: over}, []string{"over"}},
+		{tenantFilter{TenantID: strings.ToUpper(over), Status: "past_due"}, nil},
 		{tenantFilter{Search: over + "0"}, nil},
 		{tenantFilter{Search: over[1:]}, nil},
 		{tenantFilter{Search: "cus_"}, []string{"no period", "past due"}},
