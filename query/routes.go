@@ -86,7 +86,10 @@ func refused(err error) error {
 }
 
 // crowded is the refusal of a read for which there is no room.
-func crowded(sort string, each, all int) error {
+func crowded(ctx context.Context, sort string, each, all int) error {
+	if ctx.Err() != nil {
+		return ctx.Err() // nobody waits for it any more
+	}
 	p := api.Refuse(api.Unavailable, "As many %s as can be are under way: %d of a tenant, %d in all. Ask again in a second.", sort, each, all)
 	p.RetryAfter(time.Second)
 	return p

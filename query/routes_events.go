@@ -66,7 +66,7 @@ func (s *server) events(ctx context.Context, who api.Caller, asked *eventsAsked)
 		return s.eventsFile(ctx, asked.request(who))
 	}
 	if !s.wide.Enter(ctx, who.Tenant) {
-		return nil, crowded("reads of events", wideEach, maxWide)
+		return nil, crowded(ctx, "reads of events", wideEach, maxWide)
 	}
 	defer s.wide.Leave(who.Tenant)
 	page, err := ReadEvents(ctx, s.pool, asked.request(who))
@@ -88,7 +88,7 @@ func (s *server) eventsFile(ctx context.Context, r EventsRequest) (*eventsTold, 
 		return s.eventsHead(ctx, r)
 	}
 	if !s.exports.Enter(ctx, r.Tenant) {
-		return nil, crowded("files", exportsEach, maxExports)
+		return nil, crowded(ctx, "files", exportsEach, maxExports)
 	}
 	e, err := OpenExport(ctx, s.pool, r)
 	if err != nil {

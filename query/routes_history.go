@@ -61,7 +61,7 @@ type historyTold struct {
 // history answers GET /api/v1/usage/history.
 func (s *server) history(ctx context.Context, who api.Caller, asked *historyAsked) (*historyTold, error) {
 	if !s.wide.Enter(ctx, who.Tenant) {
-		return nil, crowded("reads of events", wideEach, maxWide)
+		return nil, crowded(ctx, "reads of events", wideEach, maxWide)
 	}
 	defer s.wide.Leave(who.Tenant)
 	h, err := ReadHistory(ctx, s.pool, HistoryRequest{

@@ -190,11 +190,15 @@ func TestOnlySoManyBodiesAreHeldAtOnce(t *testing.T) {
 // in a moment, and the next waits so long.
 func TestABurstOfOneTenantIsTaken(t *testing.T) {
 	t.Parallel()
-	h := open(t, func(o *Options) { o.Bodies = shares })
+	h := open(t, func(o *Options) { o.Bodies, o.RoomTimeout = shares, time.Hour })
 	const requests = 50
-	statuses := make(chan int)
+	statuses := make(chan int, requests)
 	for i := range requests {
-		go func() { statuses <- h.status(t, eventText(fmt.Sprint("k", i))) }()
+		go func() {
+			status := 0
+			defer func() { statuses <- status }() // also when there is no answer
+			status = h.status(t, eventText(fmt.Sprint("k", i)))
+		}()
 	}
 	for range requests {
 		if got := <-statuses; got != http.StatusAccepted {

@@ -82,6 +82,9 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) 
 		return err
 	}
 	if !h.gate.Enter(r.Context(), who.Tenant) {
+		if r.Context().Err() != nil {
+			return r.Context().Err() // nobody waits for an answer any more
+		}
 		p := api.Refuse(api.Unavailable, "Too many requests are being taken in: there was no room for this one within %s. Send the same again in a second.", h.RoomTimeout)
 		p.RetryAfter(time.Second)
 		return p
