@@ -50,7 +50,7 @@ func TestTheWatchSeesWhatBatchesDidNotDo(t *testing.T) {
 	h.exec(`update usage_counters set count = count + 1 where ctid = (select ctid from usage_counters limit 1)`)
 	h.sees(w, CountersGrow)
 	h.sees(w)
-	h.exec(`delete from batches where batch_id = (select max(batch_id) from batches where messages > 0)`)
+	h.exec(`delete from batches where batch_id = (select max(batch_id) from batches where units > 0)`)
 	h.sees(w, CountersGrow, SequencesAccounted)
 	h.stop()
 	h.exec(`update stream_positions set seq = seq + 100000`)
