@@ -1,6 +1,9 @@
 package reporter
 
 import (
+	"net/http"
+	"net/url"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -79,6 +82,33 @@ func TestLostAnswerIsResentUnderItsIdentifier(t *testing.T) {
 			}
 		})
 	}
+}
+
+// A connection that breaks after Stripe has counted is an unknown answer, and
+// no reason to ask again at once: that call's 429 would be taken for the first
+// one's, and what was counted would be told anew.
+func TestNoCallIsRepeatedUnseen(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, nil)
+	a := w.month("a")
+	a.use("inbox", 510)
+	w.posts()
+	var calls atomic.Int64
+	w.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
+		if r.Method != http.MethodPost {
+			return stripetest.NoFault
+		}
+		return []stripetest.Fault{stripetest.ResetAfter, stripetest.TooManyRequests, stripetest.NoFault}[min(calls.Add(1)-1, 2)]
+	})
+	_, _ = w.Pass(t.Context(), Scope{})
+	if posts := w.posts(); len(posts) != 1 {
+		t.Errorf("%d calls were made, want 1", len(posts))
+	}
+	a.expectStates(Uncertain)
+	w.pass(time.Minute)
+	w.expect(w.report(), 1, 0)
+	a.expectAt("inbox", 10)
+	a.expectStates(Taken)
 }
 
 // Stripe answers an old Idempotency-Key with the answer that it keeps under

@@ -32,15 +32,15 @@ type Stripe struct {
 }
 
 // NewStripe makes a client for the key; base is another address than Stripe's
-// own, "" for that. The library's own retries are off: an unknown answer is
-// ours to decide. It calls nobody.
+// own, "" for that. Nothing below repeats a call, neither the library nor
+// net/http: an unknown answer is ours to decide. It calls nobody.
 func NewStripe(key, base string) *Stripe {
 	config := &stripe.BackendConfig{
 		HTTPClient: &http.Client{
 			Timeout: CallTimeout,
-			Transport: legible{&http.Transport{
+			Transport: legible{once{&http.Transport{
 				Proxy: http.ProxyFromEnvironment, MaxIdleConnsPerHost: 2 * maxUnderWay, IdleConnTimeout: time.Minute,
-			}},
+			}}},
 		},
 		MaxNetworkRetries: stripe.Int64(0),
 		EnableTelemetry:   stripe.Bool(false),
