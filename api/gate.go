@@ -38,6 +38,9 @@ func NewGate(all, each int, patience time.Duration) *Gate {
 // none in time.
 func (g *Gate) Enter(ctx context.Context, tenant uuid.UUID) bool {
 	w := g.join(tenant)
+	if w == nil {
+		return true
+	}
 	patience := time.NewTimer(g.patience)
 	defer patience.Stop()
 	select {
@@ -58,7 +61,8 @@ func (g *Gate) Leave(tenant uuid.UUID) {
 		delete(g.of, tenant)
 	}
 	if i := slices.IndexFunc(g.waiting, func(w *waiter) bool { return g.hasRoom(w.tenant) }); i >= 0 {
-		g.letIn(g.waiting[i])
+		g.letIn(g.waiting[i].tenant)
+		close(g.waiting[i].called)
 		g.waiting = slices.Delete(g.waiting, i, i+1)
 	}
 }
@@ -70,17 +74,17 @@ func (g *Gate) Inside() int {
 	return g.inside
 }
 
-// join lets a request in, or has it wait. Where there is room for it nobody of
-// its tenant waits, so it comes before no other.
+// join lets a request in, or has it wait; nil: it is inside. Where there is room
+// for it nobody of its tenant waits, so it comes before no other.
 func (g *Gate) join(tenant uuid.UUID) *waiter {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	w := &waiter{tenant: tenant, called: make(chan struct{})}
 	if g.hasRoom(tenant) {
-		g.letIn(w)
-	} else {
-		g.waiting = append(g.waiting, w)
+		g.letIn(tenant)
+		return nil
 	}
+	w := &waiter{tenant: tenant, called: make(chan struct{})}
+	g.waiting = append(g.waiting, w)
 	return w
 }
 
@@ -97,8 +101,7 @@ func (g *Gate) withdraw(w *waiter) bool {
 
 func (g *Gate) hasRoom(tenant uuid.UUID) bool { return g.inside < g.all && g.of[tenant] < g.each }
 
-func (g *Gate) letIn(w *waiter) {
+func (g *Gate) letIn(tenant uuid.UUID) {
 	g.inside++
-	g.of[w.tenant]++
-	close(w.called)
+	g.of[tenant]++
 }
