@@ -134,7 +134,7 @@ func (q *asked) complaint(d *huma.ErrorDetail) string {
 	case strings.HasPrefix(says, unreadable):
 		return says
 	case says == validation.MsgUnexpectedProperty:
-		return fmt.Sprintf("%q is no field of the body. It has %s", shown(name), q.fields)
+		return fmt.Sprintf("%q is no field of the body. It has %s", Shown(name), q.fields)
 	case strings.Contains(says, isMissing) && place == "body":
 		return says
 	case strings.HasPrefix(says, "required "):
@@ -168,8 +168,8 @@ func (q *asked) wholeNumber(name string, value any) string {
 	return validation.MsgExpectedInteger
 }
 
-// shown is as much of a client's text as a detail repeats.
-func shown(text string) string {
+// Shown is as much of a client's text as a detail repeats.
+func Shown(text string) string {
 	const most = 60
 	if runes := []rune(text); len(runes) > most {
 		return string(runes[:most]) + "…"
@@ -181,7 +181,7 @@ func shown(text string) string {
 // wrote it.
 func shownJSON(value any) string {
 	if text, ok := value.(string); ok {
-		value = shown(text)
+		value = Shown(text)
 	}
 	text, err := JSON(value)
 	if err != nil {
@@ -190,5 +190,5 @@ func shownJSON(value any) string {
 	if _, ok := value.(string); ok {
 		return string(text)
 	}
-	return shown(string(text))
+	return Shown(string(text))
 }

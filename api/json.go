@@ -52,11 +52,11 @@ func readJSON(text []byte, v any) error {
 	case err == nil:
 		return nil
 	case errors.As(err, &grammar) && errors.Is(err, jsontext.ErrDuplicateName):
-		return fmt.Errorf(unreadable+"the name %q is given twice", shown(grammar.JSONPointer.LastToken()))
+		return fmt.Errorf(unreadable+"the name %q is given twice", Shown(grammar.JSONPointer.LastToken()))
 	case errors.As(err, &grammar):
 		return errors.New(unreadable + breakAt(text, int(grammar.ByteOffset)))
 	case errors.As(err, &value) && len(value.JSONValue) > 0:
-		return fmt.Errorf(unreadable+"nothing can be made of the value %s", shown(string(value.JSONValue)))
+		return fmt.Errorf(unreadable+"nothing can be made of the value %s", Shown(string(value.JSONValue)))
 	}
 	return errors.New(unreadable + breakAt(text, len(text)))
 }

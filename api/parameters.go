@@ -45,9 +45,9 @@ func misread(r *http.Request, known []string) *Problem {
 	for _, name := range slices.Sorted(maps.Keys(asked)) {
 		switch n := len(asked[name]); {
 		case !slices.Contains(known, name) && len(known) == 0:
-			return Refuse(InvalidRequest, "%q is no parameter of this operation, which has none. Leave it out.", shown(name))
+			return Refuse(InvalidRequest, "%q is no parameter of this operation, which has none. Leave it out.", Shown(name))
 		case !slices.Contains(known, name):
-			return Refuse(InvalidRequest, "%q is no parameter of this operation. It has %s.", shown(name), strings.Join(known, ", "))
+			return Refuse(InvalidRequest, "%q is no parameter of this operation. It has %s.", Shown(name), strings.Join(known, ", "))
 		case n > 1:
 			return Refuse(InvalidRequest, "%s is given %d times: give it once. Between the values of a list are commas.", name, n)
 		}

@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+
+	"odometer/api"
 )
 
 // moment is a time in a query.
@@ -35,15 +37,6 @@ func (moment) Schema(huma.Registry) *huma.Schema {
 	return &huma.Schema{Type: huma.TypeString, Format: "date-time", Examples: []any{"2026-11-01T00:00:00Z"}}
 }
 
-// shown is as much of a client's text as an answer repeats.
-func shown(text string) string {
-	const most = 60
-	if runes := []rune(text); len(runes) > most {
-		return string(runes[:most]) + "…"
-	}
-	return text
-}
-
 func noCursor(cursor string) error {
-	return refuse(ErrInvalid, "cursor is %q: it must be the next_cursor of an answer to the same question. Leave it out to begin anew.", shown(cursor))
+	return refuse(ErrInvalid, "cursor is %q: it must be the next_cursor of an answer to the same question. Leave it out to begin anew.", api.Shown(cursor))
 }

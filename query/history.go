@@ -9,6 +9,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+
+	"odometer/api"
 )
 
 // What a history can be grouped by.
@@ -93,14 +95,14 @@ func (r *HistoryRequest) check() (*time.Location, error) {
 		r.Window = ByDay
 	}
 	if !slices.Contains([]Window{ByHour, ByDay, ByMonth}, r.Window) {
-		return nil, refuse(ErrInvalid, "window is %q: it must be hour, day or month.", shown(string(r.Window)))
+		return nil, refuse(ErrInvalid, "window is %q: it must be hour, day or month.", api.Shown(string(r.Window)))
 	}
 	if r.GroupBy == nil {
 		r.GroupBy = []string{ByAgent}
 	}
 	for i, name := range r.GroupBy {
 		if name != ByAgent && name != ByAction || slices.Contains(r.GroupBy[:i], name) {
-			return nil, refuse(ErrInvalid, "group_by is %q: it must be agent, action_type, both with a comma between them, or nothing.", shown(strings.Join(r.GroupBy, ",")))
+			return nil, refuse(ErrInvalid, "group_by is %q: it must be agent, action_type, both with a comma between them, or nothing.", api.Shown(strings.Join(r.GroupBy, ",")))
 		}
 	}
 	if r.Timezone == "" {
@@ -108,7 +110,7 @@ func (r *HistoryRequest) check() (*time.Location, error) {
 	}
 	zone, err := time.LoadLocation(r.Timezone)
 	if err != nil || zone == time.Local {
-		return nil, refuse(ErrInvalid, "timezone is %q: it must be a name of the IANA list, as Europe/Berlin or UTC.", shown(r.Timezone))
+		return nil, refuse(ErrInvalid, "timezone is %q: it must be a name of the IANA list, as Europe/Berlin or UTC.", api.Shown(r.Timezone))
 	}
 	return zone, nil
 }
