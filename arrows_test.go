@@ -13,24 +13,24 @@ import (
 
 // arrows says which of our packages each may import. Stages meet in data, not
 // in imports. The exceptions: whoever reads the stream imports ingest, which
-// owns its form, and whoever counts by the terms imports terms, which owns them.
+// owns its form, and whoever counts by the terms imports billing, which owns them.
 var arrows = map[string][]string{
 	"":                   {},
 	"ingest":             {""},
 	"ingest/httpingest":  {"", "ingest", "api"},
-	"terms":              {""},
-	"aggregator":         {"", "ingest", "terms"},
-	"findings":           {},
-	"reporter":           {"", "terms", "findings"},
+	"billing":            {""},
+	"aggregator":         {"", "ingest", "billing"},
+	"audit/findings":     {},
+	"reporter":           {"", "billing", "audit/findings"},
 	"api":                {""},
 	"query":              {"", "api"},
-	"query/admin":        {"", "query", "api", "findings"},
-	"audit":              {"", "ingest", "aggregator", "terms", "findings"},
+	"query/admin":        {"", "query", "api", "audit/findings"},
+	"audit":              {"", "ingest", "aggregator", "billing", "audit/findings"},
 	"migrations":         {},
 	"migrations/localpg": {},
 	"cmd/odometer": {
-		"", "ingest", "terms", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
-		"retention", "api", "query", "query/admin", "query/web", "ingest/httpingest", "audit", "migrations", "migrations/localpg",
+		"", "ingest", "billing", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
+		"aggregator/retention", "api", "query", "query/admin", "query/web", "ingest/httpingest", "audit", "migrations", "migrations/localpg",
 	},
 
 	// What people see: pages and scripts that ask the API like any client.
@@ -38,9 +38,9 @@ var arrows = map[string][]string{
 	"query/web/bundle": {},
 
 	// Parts of the reporter's stage.
-	"reporter/subscriptions": {"", "terms", "findings"},
-	"reporter/alerts":        {"", "findings"},
-	"retention":              {"", "terms"},
+	"reporter/subscriptions": {"", "billing", "audit/findings"},
+	"reporter/alerts":        {"", "audit/findings"},
+	"aggregator/retention":   {"", "billing"},
 
 	// For tests only.
 	"migrations/pgtest": {"migrations", "migrations/localpg"},

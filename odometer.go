@@ -8,6 +8,6 @@
 //
 //	ingest      agents -> stream
 //	aggregator  stream -> Postgres
-//	terms       the catalogue, subscriptions and periods that counting goes by
+//	billing     the catalogue, subscriptions and periods that counting goes by
 //	query       Postgres -> dashboards
 package odometer

@@ -11,8 +11,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/ingest"
-	"odometer/terms"
 )
 
 // attached is a stream that is known to continue what was read of it.
@@ -67,8 +67,8 @@ func (a *Aggregator) attach(ctx context.Context) (*attached, error) {
 
 // knowCatalogue shows each agent's and action's metric from the start.
 func (a *Aggregator) knowCatalogue(ctx context.Context) error {
-	catalogue, err := terms.LoadCatalogue(ctx, a.Pool)
-	if err != nil && !errors.Is(err, terms.ErrNoCatalogue) {
+	catalogue, err := billing.LoadCatalogue(ctx, a.Pool)
+	if err != nil && !errors.Is(err, billing.ErrNoCatalogue) {
 		return err
 	}
 	a.Metrics.know(&catalogue)

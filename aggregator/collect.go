@@ -80,7 +80,7 @@ type worker struct {
 
 	// Of commitAll:
 	at        odometer.Position
-	terms     *termsInForce
+	rules     *ruleCache
 	lastDead  odometer.Position // no dead letter lies behind, but those of this session
 	repeating bool              // most of the last batch were repeats
 
@@ -97,7 +97,7 @@ func (a *Aggregator) newWorker(partition int, at *attached) *worker {
 		in:    make(chan item, 256),
 		ready: make(chan *batch),
 		at:    p.Position, lastDead: at.lastDead,
-		terms: &termsInForce{partition: partition, since: at.firstTime.Add(-odometer.MaxAge)},
+		rules: &ruleCache{partition: partition, since: at.firstTime.Add(-odometer.MaxAge)},
 	}
 	w.committed.Store(p.Seq)
 	return w

@@ -55,14 +55,14 @@ func (w *worker) settle(ctx context.Context, b *batch) error {
 		case err == nil:
 			w.moved(b)
 			w.repeating = 2*t.duplicates > len(b.items)
-			w.terms.trim()
+			w.rules.trim()
 			w.tell(b, t, time.Since(began))
 			return nil
-		case errors.Is(err, errTerms):
+		case errors.Is(err, errRulesChanged):
 			if err := w.stillOurs(ctx); err != nil {
 				return err
 			}
-			w.terms.forget()
+			w.rules.forget()
 		case refused:
 			return w.isolate(ctx, b, refusal.ConstraintName, refusal.Message)
 		default:
@@ -129,7 +129,7 @@ where c.tenant_id = $1
 // rejectNegative makes the refusal of a correction tell the balance.
 func (w *worker) rejectNegative(ctx context.Context, q querier, it *item) error {
 	e := &it.event
-	period := it.place(w.terms.tenants[e.Tenant].Periods)
+	period := it.place(w.rules.tenants[e.Tenant].Periods)
 	var balance int64
 	rows, _ := q.Query(ctx, balanceSQL, e.Tenant, e.Agent, period.Start)
 	for rows.Next() {

@@ -34,7 +34,7 @@ type crossing struct {
 
 // count is the one way into the books: a transaction that moves the position
 // from where this reader stands, and with it everything that the batch says.
-// errTerms: the terms have changed since the batch was judged. errMoved: the
+// errRulesChanged: the terms have changed since the batch was judged. errMoved: the
 // position is not where this reader believes. Any error of the last step may
 // leave the outcome unknown; the position will tell.
 func (w *worker) count(ctx context.Context, b *batch, j *judged) (*tally, error) {
@@ -71,7 +71,7 @@ with advanced as (
     where partition = $1
       and stream_epoch = $2
       and seq = $3
-      and terms = $4
+      and rules_version = $4
     returning partition
 ),
 fresh as (
@@ -193,7 +193,7 @@ func (w *worker) readCount(answers pgx.BatchResults, events int, t *tally) (fres
 	case err != nil:
 		return 0, fmt.Errorf("count %d events of partition %d: %w", events, w.partition, err)
 	case advanced == 0:
-		return 0, errTerms // or moved; whoever reads the terms again finds out
+		return 0, errRulesChanged // or moved; whoever reads the terms again finds out
 	case sums != counters:
 		return 0, fmt.Errorf("count %d events of partition %d: %d sums found %d counters", events, w.partition, sums, counters)
 	}

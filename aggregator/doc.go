@@ -26,7 +26,7 @@
 //
 // An event, a duplicate of one, or a dead letter with a reason; `batches`
 // accounts for each. The judgement depends on the message, its position, and
-// the terms in force (see package terms), never on this process's clock. A
+// the terms in force (see package billing), never on this process's clock. A
 // batch that was judged by terms which have changed since does not commit; it
 // is judged again.
 //

@@ -16,10 +16,10 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/ingest"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
-	"odometer/terms"
 )
 
 // house is a real stream, a real database and the sample catalogue.
@@ -63,7 +63,7 @@ func newHouseWith(t testing.TB, pool *pgxpool.Pool, stream ingest.StreamConfig) 
 	if _, err := ingest.EnsureStream(t.Context(), h.js, stream); err != nil {
 		t.Fatal(err)
 	}
-	if err := terms.ApplyCatalogue(t.Context(), pool, terms.SampleCatalogue()); err != nil {
+	if err := billing.ApplyCatalogue(t.Context(), pool, billing.SampleCatalogue()); err != nil {
 		t.Fatal(err)
 	}
 	return h
@@ -87,7 +87,7 @@ func (h *house) subscribe(n int) []uuid.UUID {
 
 func (h *house) set(tenant uuid.UUID, start, end time.Time) {
 	h.t.Helper()
-	_, err := terms.Set(h.t.Context(), h.pool, terms.Agreement{
+	_, err := billing.Set(h.t.Context(), h.pool, billing.Agreement{
 		Tenant: tenant, PlanID: "price_bundle_monthly", Status: odometer.Active, Interval: odometer.Monthly,
 		Start: start.UTC().Truncate(time.Microsecond), End: end.UTC().Truncate(time.Microsecond),
 	}, time.Now())

@@ -11,8 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/ingest"
-	"odometer/terms"
 )
 
 // deadLetter is a message that is no event, and why.
@@ -40,10 +40,10 @@ type judged struct {
 // period that has not been laid yet, it is laid first.
 func (w *worker) judge(ctx context.Context, b *batch) (*judged, error) {
 	for {
-		if err := w.terms.prepare(ctx, w.a.Pool, b.items, w.a.Metrics); err != nil {
+		if err := w.rules.prepare(ctx, w.a.Pool, b.items, w.a.Metrics); err != nil {
 			return nil, err
 		}
-		j, due := w.terms.judge(b)
+		j, due := w.rules.judge(b)
 		if len(due) == 0 {
 			j.sort()
 			return j, nil
@@ -51,7 +51,7 @@ func (w *worker) judge(ctx context.Context, b *batch) (*judged, error) {
 		if err := w.layPeriods(ctx, due); err != nil {
 			return nil, err
 		}
-		w.terms.forget()
+		w.rules.forget()
 	}
 }
 
@@ -65,12 +65,12 @@ func (w *worker) layPeriods(ctx context.Context, due map[uuid.UUID]time.Time) er
 			until = occurred
 		}
 	}
-	return terms.RollOver(ctx, w.a.Pool, tenants, w.a.Now(), until)
+	return billing.RollOver(ctx, w.a.Pool, tenants, w.a.Now(), until)
 }
 
 // judge sorts a batch's messages; due are tenants whose next period must be
 // laid before that can be done, with the latest time it is needed for.
-func (t *termsInForce) judge(b *batch) (j *judged, due map[uuid.UUID]time.Time) {
+func (t *ruleCache) judge(b *batch) (j *judged, due map[uuid.UUID]time.Time) {
 	j = &judged{version: t.version, events: make([]placed, 0, len(b.items))}
 	for i := range b.items {
 		it := &b.items[i]
@@ -103,7 +103,7 @@ func (t *termsInForce) judge(b *batch) (j *judged, due map[uuid.UUID]time.Time) 
 }
 
 // reject judges by the catalogue, then by age: the contract's order.
-func (t *termsInForce) reject(it *item) *odometer.Rejection {
+func (t *ruleCache) reject(it *item) *odometer.Rejection {
 	if it.reject != nil {
 		return it.reject
 	}
@@ -136,7 +136,7 @@ func (j *judged) sort() {
 }
 
 // homelessness tells why no period takes an event.
-func (t *termsInForce) homelessness(e *odometer.Event) string {
+func (t *ruleCache) homelessness(e *odometer.Event) string {
 	tenant := t.tenants[e.Tenant]
 	at := e.OccurredAt.Format(time.RFC3339Nano)
 	switch {

@@ -320,7 +320,7 @@ func (h *house) close(tenant uuid.UUID, start time.Time, at odometer.Position) {
 		sql  string
 		args []any
 	}{
-		{`update stream_positions set terms = terms + 1`, nil},
+		{`update stream_positions set rules_version = rules_version + 1`, nil},
 		{`update billing_periods set status = 'closed', closed_epoch = $3, closed_seq = $4, closed_at = now() where tenant_id = $1 and period_start = $2`,
 			[]any{tenant, start, at.Epoch, at.Seq}},
 	} {

@@ -16,7 +16,7 @@ type place struct {
 	odometer.Position // the last sequence of the whole stream that was read through
 	storedAt          *time.Time
 	completeUntil     *time.Time
-	terms             int64
+	rulesVersion      int64
 }
 
 // epoch is a stretch of history in which sequences are not used twice.

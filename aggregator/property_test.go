@@ -11,8 +11,8 @@ import (
 	"github.com/google/uuid"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/ingest"
-	"odometer/terms"
 )
 
 var seedFlag = flag.Uint64("seed", 0, "seed of the random tests; 0: another one each time")
@@ -60,7 +60,7 @@ func (g *generator) lay(h *house, m *model, name string, base int64) {
 		g.tenants = append(g.tenants, uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "%s %d", name, n)))
 	}
 	set := func(n int, status odometer.Status, start, end time.Time) {
-		_, err := terms.Set(h.t.Context(), h.pool, terms.Agreement{
+		_, err := billing.Set(h.t.Context(), h.pool, billing.Agreement{
 			Tenant: g.tenants[n], PlanID: "price_bundle_monthly", Status: status, Interval: odometer.Monthly, Start: start, End: end,
 		}, now)
 		if err != nil {

@@ -30,7 +30,7 @@ func (r *replay) apply(ctx context.Context, l *lane, items []item, letters bool)
 	if err != nil {
 		return fmt.Errorf("replay messages %d to %d of partition %d: %w", items[0].seq, items[len(items)-1].seq, l.partition, err)
 	}
-	l.terms.trim()
+	l.rules.trim()
 	return nil
 }
 
@@ -38,11 +38,11 @@ func (r *replay) settle(ctx context.Context, l *lane, b *batch) error {
 	for {
 		err := r.step(ctx, l, b)
 		switch refusal, refused := poison(err); {
-		case errors.Is(err, errTerms):
+		case errors.Is(err, errRulesChanged):
 			if err := r.stillTheSame(ctx, l); err != nil {
 				return err
 			}
-			l.terms.forget()
+			l.rules.forget()
 		case errors.Is(err, errJudged): // its verdict is in the item
 		case errors.Is(err, errAlone):
 			return r.inParts(ctx, l, b)
@@ -115,10 +115,10 @@ func (r *replay) judge(ctx context.Context, l *lane, b *batch) (j *judged, unlai
 		j, err = l.judge(ctx, b)
 		return j, 0, err
 	}
-	if err := l.terms.prepare(ctx, r.Pool, b.items, nil); err != nil {
+	if err := l.rules.prepare(ctx, r.Pool, b.items, nil); err != nil {
 		return nil, 0, err
 	}
-	j, _ = l.terms.judge(b)
+	j, _ = l.rules.judge(b)
 	j.sort()
 	return j, len(b.items) - len(j.events) - len(j.homeless) - len(j.dead), nil
 }

@@ -52,7 +52,7 @@ func (r *replay) restore(ctx context.Context, conn *pgx.Conn, l *lane, j *judged
 	if err != nil {
 		return err
 	}
-	l.terms.version = j.version + 1 // raised by nobody but us
+	l.rules.version = j.version + 1 // raised by nobody but us
 	r.sums.learn(learned)
 	return nil
 }

@@ -99,7 +99,7 @@ func (r *retrier) page(ctx context.Context, letters []letter) error {
 // worker is one that counts by the rules of the reader, but reads nothing.
 func (r *retrier) worker(partition int) *worker {
 	if r.workers[partition] == nil {
-		r.workers[partition] = &worker{a: r.a, partition: partition, terms: &termsInForce{partition: partition}}
+		r.workers[partition] = &worker{a: r.a, partition: partition, rules: &ruleCache{partition: partition}}
 	}
 	return r.workers[partition]
 }
@@ -130,12 +130,12 @@ func (r *retrier) run(ctx context.Context, w *worker, b *batch) error {
 		err = r.decide(ctx, w, b, j)
 		switch refusal, refused := poison(err); {
 		case err == nil:
-			w.terms.trim()
+			w.rules.trim()
 			return nil
-		case errors.Is(err, errTerms):
-			w.terms.forget()
+		case errors.Is(err, errRulesChanged):
+			w.rules.forget()
 		case refused:
-			w.terms.forget()
+			w.rules.forget()
 			return r.isolate(ctx, w, b, refusal.ConstraintName, refusal.Message)
 		default:
 			return err
@@ -159,10 +159,10 @@ func (r *retrier) isolate(ctx context.Context, w *worker, b *batch, constraint, 
 	it.reject = &odometer.Rejection{Reason: odometer.Malformed, Detail: "the database refuses it: " + refusal}
 	if constraint == "usage_counters_not_negative" {
 		// The terms were forgotten with the failure; where its period lies they tell.
-		if err := w.terms.prepare(ctx, r.pool, []item{{event: it.event}}, nil); err != nil {
+		if err := w.rules.prepare(ctx, r.pool, []item{{event: it.event}}, nil); err != nil {
 			return err
 		}
-		tenant := w.terms.tenants[it.event.Tenant]
+		tenant := w.rules.tenants[it.event.Tenant]
 		if tenant == nil || it.place(tenant.Periods) == nil {
 			it.reject = nil // the terms have changed: it is another question now
 		} else if err := w.rejectNegative(ctx, r.pool, it); err != nil {

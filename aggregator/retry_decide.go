@@ -15,17 +15,17 @@ import (
 // so that a reader's batch that waited is judged again.
 const lockPlaceSQL = `
 update stream_positions
-set terms = terms + 1
+set rules_version = rules_version + 1
 where partition = $1
-  and terms = $2
-returning stream_epoch, seq, stored_at, terms`
+  and rules_version = $2
+returning stream_epoch, seq, stored_at, rules_version`
 
-// lockPlace takes a partition's lock if its terms are still those. errTerms:
+// lockPlace takes a partition's lock if its terms are still those. errRulesChanged:
 // they are not.
 func lockPlace(ctx context.Context, tx pgx.Tx, partition int, version int64) (p place, err error) {
 	rows, _ := tx.Query(ctx, lockPlaceSQL, partition, version)
 	locked := false
-	_, err = pgx.ForEachRow(rows, []any{&p.Epoch, &p.Seq, &p.storedAt, &p.terms}, func() error {
+	_, err = pgx.ForEachRow(rows, []any{&p.Epoch, &p.Seq, &p.storedAt, &p.rulesVersion}, func() error {
 		locked = true
 		return nil
 	})
@@ -33,7 +33,7 @@ func lockPlace(ctx context.Context, tx pgx.Tx, partition int, version int64) (p 
 	case err != nil:
 		return p, fmt.Errorf("lock partition %d: %w", partition, err)
 	case !locked:
-		return p, errTerms
+		return p, errRulesChanged
 	}
 	return p, nil
 }
@@ -53,7 +53,7 @@ func (r *retrier) decide(ctx context.Context, w *worker, b *batch, j *judged) er
 			return err
 		}
 		told = decided
-		t, settled, err := w.countRetried(ctx, tx.Conn(), p, j.only(open, p.terms))
+		t, settled, err := w.countRetried(ctx, tx.Conn(), p, j.only(open, p.rulesVersion))
 		if err != nil {
 			return err
 		}
@@ -64,7 +64,7 @@ func (r *retrier) decide(ctx context.Context, w *worker, b *batch, j *judged) er
 	if err != nil {
 		return err
 	}
-	w.terms.version = version + 1 // raised by nobody but us
+	w.rules.version = version + 1 // raised by nobody but us
 	for _, o := range told {
 		r.each(o)
 	}
@@ -187,7 +187,7 @@ func (w *worker) sortOutHomeless(ctx context.Context, conn *pgx.Conn, homeless [
 
 // unhoused is the dead letter of a message that no period takes.
 func (w *worker) unhoused(i *item) deadLetter {
-	return deadLetter{i, odometer.Rejection{Reason: odometer.NoBillingPeriod, Detail: w.terms.homelessness(&i.event)}}
+	return deadLetter{i, odometer.Rejection{Reason: odometer.NoBillingPeriod, Detail: w.rules.homelessness(&i.event)}}
 }
 
 // A letter whose own position has the event is the one that counts.
@@ -232,7 +232,7 @@ func (r *retrier) book(ctx context.Context, tx pgx.Tx, w *worker, p place, t *ta
 	for _, i := range settled {
 		b.items = append(b.items, *i)
 		tenants, events = append(tenants, i.event.Tenant), append(events, i.id)
-		closed = append(closed, w.terms.closedUntil(i.event.Tenant))
+		closed = append(closed, w.rules.closedUntil(i.event.Tenant))
 	}
 	epochs, seqs := positionsOf(b)
 	rows, _ := tx.Query(ctx, bookSettledSQL, epochs, seqs, tenants, events, closed, p.Epoch, p.Seq, r.who)

@@ -49,7 +49,7 @@ func PlaceRetried(periods []odometer.Period, occurredAt time.Time, closedUntil *
 }
 
 // closedUntil is the end of a tenant's last closed period, nil for none.
-func (t *termsInForce) closedUntil(id uuid.UUID) *time.Time {
+func (t *ruleCache) closedUntil(id uuid.UUID) *time.Time {
 	tenant := t.tenants[id]
 	if tenant == nil {
 		return nil

@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/ingest"
-	"odometer/terms"
 )
 
 // retry retries and tells how many letters became what; letters that were
@@ -40,14 +40,14 @@ func (h *house) expectRetry(s Selection, want map[string]int) {
 
 // withReplies is the sample catalogue with one more action.
 func withReplies() odometer.Catalogue {
-	c := terms.SampleCatalogue()
+	c := billing.SampleCatalogue()
 	c.Agents[0].Actions = append([]string{"email_replied"}, c.Agents[0].Actions...)
 	return c
 }
 
 func (h *house) apply(c odometer.Catalogue) {
 	h.t.Helper()
-	if err := terms.ApplyCatalogue(h.t.Context(), h.pool, c); err != nil {
+	if err := billing.ApplyCatalogue(h.t.Context(), h.pool, c); err != nil {
 		h.t.Fatal(err)
 	}
 }
@@ -165,7 +165,7 @@ func TestRetryLeavesWhatWasDecidedMeanwhile(t *testing.T) {
 	if err := Discard(t.Context(), h.pool, s, "test", "because", func(Outcome) {}); err != nil {
 		t.Fatal(err)
 	}
-	terms := h.number(`select sum(terms)::bigint from stream_positions`)
+	terms := h.number(`select sum(rules_version)::bigint from stream_positions`)
 	var told []Outcome
 	r := &retrier{pool: h.pool, who: "test", each: func(o Outcome) { told = append(told, o) }, workers: map[int]*worker{}}
 	r.a = &Aggregator{Options: Options{Pool: h.pool, Now: time.Now}}
@@ -178,7 +178,7 @@ func TestRetryLeavesWhatWasDecidedMeanwhile(t *testing.T) {
 	if n := h.count(tenant, "inbox"); n != 3 {
 		t.Errorf("counted %d, want 3", n)
 	}
-	if h.number(`select sum(terms)::bigint from stream_positions`) <= terms {
+	if h.number(`select sum(rules_version)::bigint from stream_positions`) <= terms {
 		t.Error("the terms of the partition were not raised: a reader that waited would count by what it saw before")
 	}
 }
@@ -270,7 +270,7 @@ func TestLookingForLackingLettersIsCheap(t *testing.T) {
 	if took > time.Second {
 		t.Errorf("a look at 100,000 letters whose cause persists took %s", took)
 	}
-	if n := h.number(`select sum(terms)::bigint from stream_positions`); n > 1 {
+	if n := h.number(`select sum(rules_version)::bigint from stream_positions`); n > 1 {
 		t.Errorf("the look has disturbed the readers: terms %d", n)
 	}
 }

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 // session reads for the partitions that the lease holds, from where their
@@ -126,7 +126,7 @@ func (a *Aggregator) rollOver(ctx context.Context, partitions int) error {
 // others count meanwhile.
 func (a *Aggregator) rollOverDue(ctx context.Context, partitions int) (due int, err error) {
 	now := a.Now()
-	tenants, err := terms.Due(ctx, a.Pool, now, rolledAtOnce)
+	tenants, err := billing.Due(ctx, a.Pool, now, rolledAtOnce)
 	if err != nil {
 		return 0, err
 	}
@@ -136,7 +136,7 @@ func (a *Aggregator) rollOverDue(ctx context.Context, partitions int) (due int, 
 		byPartition[p] = append(byPartition[p], t)
 	}
 	for _, some := range byPartition {
-		if err := terms.RollOver(ctx, a.Pool, some, now, now); err != nil {
+		if err := billing.RollOver(ctx, a.Pool, some, now, now); err != nil {
 			return 0, err
 		}
 	}

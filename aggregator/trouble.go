@@ -10,11 +10,11 @@ import (
 
 // Reasons for which a session, or a batch, begins again.
 var (
-	errGained = errors.New("a further partition became free")
-	errMoved  = errors.New("the position was moved by another reader")
-	errTerms  = errors.New("the terms have changed")
-	errGap    = errors.New("the stream's messages did not arrive without a gap")
-	errStream = errors.New("the stream is not the one that was attached")
+	errGained       = errors.New("a further partition became free")
+	errMoved        = errors.New("the position was moved by another reader")
+	errRulesChanged = errors.New("the terms have changed")
+	errGap          = errors.New("the stream's messages did not arrive without a gap")
+	errStream       = errors.New("the stream is not the one that was attached")
 )
 
 // errNATS marks trouble with the stream, as against the database.

@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"odometer"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 // letter is a dead letter of the span.
@@ -186,8 +186,8 @@ func (m *matcher) findPeriod(ctx context.Context, tx pgx.Tx, d *difference) erro
 	if m.report.listed() >= maxListed {
 		return nil
 	}
-	tenant, err := terms.Load(ctx, tx, *d.Tenant)
-	if errors.Is(err, terms.ErrNoSubscription) {
+	tenant, err := billing.Load(ctx, tx, *d.Tenant)
+	if errors.Is(err, billing.ErrNoSubscription) {
 		return nil
 	}
 	if err != nil {

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 // foundBy marks the findings that an audit of everything keeps: it also ends

@@ -17,10 +17,10 @@ import (
 
 	"odometer"
 	"odometer/aggregator"
+	"odometer/billing"
 	"odometer/ingest"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
-	"odometer/terms"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -52,7 +52,7 @@ func newHouse(t testing.TB, tenants int) *house {
 	if _, err := ingest.EnsureStream(t.Context(), h.js, ingest.StreamConfig{}); err != nil {
 		t.Fatal(err)
 	}
-	if err := terms.ApplyCatalogue(t.Context(), h.pool, terms.SampleCatalogue()); err != nil {
+	if err := billing.ApplyCatalogue(t.Context(), h.pool, billing.SampleCatalogue()); err != nil {
 		t.Fatal(err)
 	}
 	for i := range tenants {
@@ -65,7 +65,7 @@ func newHouse(t testing.TB, tenants int) *house {
 // set gives a tenant the bundle; the period rolls on to now.
 func (h *house) set(tenant uuid.UUID, start, end time.Time) {
 	h.t.Helper()
-	_, err := terms.Set(h.t.Context(), h.pool, terms.Agreement{
+	_, err := billing.Set(h.t.Context(), h.pool, billing.Agreement{
 		Tenant: tenant, PlanID: "price_bundle_monthly", Status: odometer.Active, Interval: odometer.Monthly,
 		Start: start.UTC().Truncate(time.Microsecond), End: end.UTC().Truncate(time.Microsecond),
 	}, time.Now())

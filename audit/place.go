@@ -10,7 +10,7 @@ import (
 
 	"odometer"
 	"odometer/aggregator"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 // doubtful is an event that occurred outside of the period it is in, or came
@@ -68,7 +68,7 @@ func (a *auditor) comparePlacesOf(ctx context.Context, tx pgx.Tx, groups []drift
 	for _, g := range groups {
 		tenants, agents, starts = append(tenants, g.Tenant), append(agents, g.Agent), append(starts, g.Period)
 	}
-	periods, err := terms.LoadTenants(ctx, tx, tenants, time.Time{})
+	periods, err := billing.LoadTenants(ctx, tx, tenants, time.Time{})
 	if err != nil {
 		return err
 	}
@@ -87,7 +87,7 @@ func (a *auditor) comparePlacesOf(ctx context.Context, tx pgx.Tx, groups []drift
 // comparePlace compares where an event is with where today's periods put it.
 // Where they put it nowhere, the subscription has changed since it was counted:
 // nothing can be said then, as long as the period it is in exists.
-func (a *auditor) comparePlace(d *doubtful, tenant *terms.Tenant) {
+func (a *auditor) comparePlace(d *doubtful, tenant *billing.Tenant) {
 	var home *odometer.Period
 	exists := false
 	if tenant != nil {

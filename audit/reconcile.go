@@ -11,8 +11,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
 
-	"odometer/findings"
-	"odometer/terms"
+	"odometer/audit/findings"
+	"odometer/billing"
 )
 
 // Kinds of findings that Reconcile writes down.
@@ -96,7 +96,7 @@ func (a *auditor) healed(result *Repaired) (n int64) {
 func (a *auditor) reconcile(ctx context.Context, key drift, how How, result *Repaired) (done bool, err error) {
 	r := Repair{Tenant: key.Tenant, Agent: key.Agent, Period: key.Period}
 	err = pgx.BeginFunc(ctx, a.Pool, func(tx pgx.Tx) error {
-		if err := terms.Lock(ctx, tx, key.Tenant); err != nil {
+		if err := billing.Lock(ctx, tx, key.Tenant); err != nil {
 			return err
 		}
 		s, err := loadSums(ctx, tx, key)

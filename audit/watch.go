@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 	"odometer/ingest"
 )
 
@@ -85,15 +85,15 @@ func (w *Watch) Run(ctx context.Context) error {
 
 // look is the books at one moment.
 type look struct {
-	Counters int64   // the sum of all counters
-	Newest   int64   // the newest batch
-	Units    int64   // of batches since the look before
-	Messages int64   // the same
-	Unknown  int64   // of these batches, those that do not say what they added
-	Epoch    int     // the positions'
-	Lowest   int64   // position
-	Highest  int64   // position
-	Terms    []int64 // by partition: raised by whatever else changes counters
+	Counters     int64   // the sum of all counters
+	Newest       int64   // the newest batch
+	Units        int64   // of batches since the look before
+	Messages     int64   // the same
+	Unknown      int64   // of these batches, those that do not say what they added
+	Epoch        int     // the positions'
+	Lowest       int64   // position
+	Highest      int64   // position
+	RulesVersion []int64 // by partition: raised by whatever else changes counters
 }
 
 // slack is how many batches may be under way: one that is not committed yet has
@@ -110,7 +110,7 @@ select
     (select coalesce(max(stream_epoch), 0) from stream_positions) as epoch,
     (select coalesce(min(seq), 0) from stream_positions) as lowest,
     (select coalesce(max(seq), 0) from stream_positions) as highest,
-    (select coalesce(array_agg(terms order by partition), '{}') from stream_positions) as terms
+    (select coalesce(array_agg(rules_version order by partition), '{}') from stream_positions) as rules_version
 from batches b
 where b.batch_id > $1`
 
@@ -169,7 +169,7 @@ func (w *Watch) compare(ctx context.Context, now *look) (broken []string) {
 		return nil
 	}
 	grown, added := now.Counters-was.Counters, now.Units-was.Units
-	if slices.Equal(was.Terms, now.Terms) && grown != added {
+	if slices.Equal(was.RulesVersion, now.RulesVersion) && grown != added {
 		broken = append(broken, w.report(ctx, CountersGrow, fmt.Sprintf("counters have grown by %d units, batches added %d", grown, added)))
 	}
 	if was.Lowest == was.Highest && now.Lowest == now.Highest && now.Messages-was.Messages != now.Lowest-was.Lowest {

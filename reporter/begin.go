@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 const lockPassSQL = `select pg_try_advisory_lock(hashtextextended('odometer overage pass', 0))`

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 // ended is a period that waits to be closed.
@@ -40,7 +40,7 @@ limit $3`
 // partition is complete beyond that, and returns how many. What waits for its
 // partition is left for the next time. It asks nothing of Stripe.
 func Close(ctx context.Context, pool *pgxpool.Pool, now time.Time, grace time.Duration) (closed int, err error) {
-	partitions, err := terms.Partitions(ctx, pool)
+	partitions, err := billing.Partitions(ctx, pool)
 	if err != nil || partitions == 0 {
 		return 0, err
 	}
@@ -95,7 +95,7 @@ func closeIn(ctx context.Context, pool *pgxpool.Pool, partition int, periods []e
 		return 0, err
 	}
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if err := terms.Lock(ctx, tx, periods[0].Tenant); err != nil {
+		if err := billing.Lock(ctx, tx, periods[0].Tenant); err != nil {
 			return err
 		}
 		due, err := complete(ctx, tx, partition, periods, grace)

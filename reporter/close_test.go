@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 
 	"odometer"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 // closeNow closes what is due, and looks how many periods that were.
@@ -25,9 +25,9 @@ func (w *world) closeNow(want int) {
 // rollOver lays the periods of all tenants as the clock has them.
 func (w *world) rollOver() {
 	w.t.Helper()
-	due, err := terms.Due(w.t.Context(), w.pool, w.time(), 1000)
+	due, err := billing.Due(w.t.Context(), w.pool, w.time(), 1000)
 	w.must(err)
-	w.must(terms.RollOver(w.t.Context(), w.pool, due, w.time(), w.time()))
+	w.must(billing.RollOver(w.t.Context(), w.pool, due, w.time(), w.time()))
 }
 
 // frozen is what a tenant's first period came to for an agent.
@@ -51,7 +51,7 @@ func TestClosedPeriodNeverChanges(t *testing.T) {
 	w.exec(`update usage_counters set count = 9000`)
 	w.exec(`update allowances set "limit" = 1`)
 	w.exec(`update agents set unit_price = 77`)
-	a.subscribe(terms.Agreement{PlanID: "price_meetingpilot_monthly", Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
+	a.subscribe(billing.Agreement{PlanID: "price_meetingpilot_monthly", Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
 	for range 3 {
 		w.closeNow(0)
 		w.expect(w.report(), 0, 0)

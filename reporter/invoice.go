@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 // When to ask again for an invoice that is still a draft, or not there yet.

@@ -11,8 +11,8 @@ import (
 	"time"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/reporter/stripetest"
-	"odometer/terms"
 )
 
 // A customer that is mapped from the next period on is not billed for the last.
@@ -25,7 +25,7 @@ func TestAnEndedPeriodIsBilledToTheCustomerThatItHad(t *testing.T) {
 	w.stripe.CreateCustomer("cus_next", nil)
 	a.customer = "cus_next"
 	w.set(december.Add(time.Minute))
-	a.subscribe(terms.Agreement{PlanID: plan500, Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
+	a.subscribe(billing.Agreement{PlanID: plan500, Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
 	w.pass(20 * time.Minute)
 	w.roll()
 	w.expect(w.report(), 1, 0)
@@ -43,11 +43,11 @@ func TestOneCustomerBillsOneTenant(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	a, b := w.month("a"), w.month("b")
-	_, err := terms.Set(t.Context(), w.pool, terms.Agreement{
+	_, err := billing.Set(t.Context(), w.pool, billing.Agreement{
 		Tenant: b.id, PlanID: plan500, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: december.AddDate(0, -1, 0), End: december, StripeCustomer: &a.customer,
 	}, w.time())
-	if !errors.Is(err, terms.ErrRefused) || !strings.Contains(err.Error(), a.id.String()) {
+	if !errors.Is(err, billing.ErrRefused) || !strings.Contains(err.Error(), a.id.String()) {
 		t.Errorf("a second tenant for %s: %v", a.customer, err)
 	}
 }

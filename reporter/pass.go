@@ -9,7 +9,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 // Scope is what a pass looks at.

@@ -5,7 +5,7 @@ import (
 	"time"
 
 	"odometer"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 func TestStripeIsToldTheDifferenceOnce(t *testing.T) {
@@ -102,7 +102,7 @@ func TestTrialIsNeverBilled(t *testing.T) {
 	w := newWorld(t, nil)
 	a := w.month("a")
 	end := begin.AddDate(0, 0, 4)
-	a.subscribe(terms.Agreement{
+	a.subscribe(billing.Agreement{
 		PlanID: plan500, Status: odometer.Trial, TrialEndsAt: &end,
 		Start: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), End: end,
 	})

@@ -13,8 +13,8 @@ import (
 	"github.com/google/uuid"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/reporter/stripetest"
-	"odometer/terms"
 )
 
 // simulation is a world of many tenants who act at random.
@@ -61,7 +61,7 @@ func newSimulation(t *testing.T, seed uint64, tenants int) *simulation {
 	lag := []time.Duration{0, 0, 10 * time.Minute, 50 * time.Minute, 9 * time.Hour}[s.rng.IntN(5)]
 	s.world = newWorld(t, func(o *stripetest.Options) { o.SummaryLag = lag })
 	s.note("summaries lag by %s", lag)
-	catalogue := terms.SampleCatalogue()
+	catalogue := billing.SampleCatalogue()
 	for _, a := range catalogue.Agents {
 		s.agents = append(s.agents, a.ID)
 	}
@@ -113,7 +113,7 @@ func newSpan(interval odometer.Interval, start time.Time, plan string) *span {
 // now is the running span.
 func (c *customer) now() *span { return c.spans[len(c.spans)-1] }
 
-// storeTenants stores all subscriptions at once, as terms.Set would one by one.
+// storeTenants stores all subscriptions at once, as billing.Set would one by one.
 func (s *simulation) storeTenants() {
 	for _, c := range s.tenants {
 		s.exec(`
@@ -197,7 +197,7 @@ func (s *simulation) changePlan(c *customer) {
 	p.plan = s.plans[c.rng.IntN(len(s.plans))]
 	s.remember(p)
 	c.note(s, "plan %s", p.plan)
-	c.subscribe(terms.Agreement{PlanID: p.plan, Status: odometer.Active, Interval: c.interval, Start: p.start, End: p.end})
+	c.subscribe(billing.Agreement{PlanID: p.plan, Status: odometer.Active, Interval: c.interval, Start: p.start, End: p.end})
 	s.stripe.UpdateSubscription(c.sub, func(sub *stripetest.Subscription) { sub.Items[0].PriceID = p.plan })
 }
 
@@ -222,10 +222,10 @@ func (s *simulation) rollOver() {
 		}
 	}
 	ctx := context.Background()
-	due, err := terms.Due(ctx, s.pool, now, len(s.tenants))
+	due, err := billing.Due(ctx, s.pool, now, len(s.tenants))
 	s.must(err)
 	if len(due) > 0 {
-		s.must(terms.RollOver(ctx, s.pool, due, now, now))
+		s.must(billing.RollOver(ctx, s.pool, due, now, now))
 	}
 }
 

@@ -7,8 +7,8 @@ import (
 	"github.com/google/uuid"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/reporter/stripetest"
-	"odometer/terms"
 )
 
 // newRecordsWorld is a world that tells by legacy usage records.
@@ -19,12 +19,12 @@ func newRecordsWorld(t *testing.T) (*world, *tenant) {
 	a := &tenant{world: w, id: uuid.NewSHA1(uuid.NameSpaceOID, []byte("legacy")), customer: "cus_legacy", sub: "sub_legacy"}
 	w.stripe.CreateCustomer(a.customer, nil)
 	var items []stripetest.Item
-	for _, agent := range terms.SampleCatalogue().Agents {
+	for _, agent := range billing.SampleCatalogue().Agents {
 		items = append(items, stripetest.Item{ID: "si_" + agent.ID, PriceID: "price_" + agent.ID, LookupKey: agent.LookupKey, Metered: true})
 	}
 	start := december.AddDate(0, -1, 0)
 	w.stripe.CreateSubscription(stripetest.Subscription{ID: a.sub, Customer: a.customer, Items: items, Start: start, End: december, Anchor: start})
-	a.subscribe(terms.Agreement{PlanID: plan500, Status: odometer.Active, Start: start, End: december})
+	a.subscribe(billing.Agreement{PlanID: plan500, Status: odometer.Active, Start: start, End: december})
 	return w, a
 }
 

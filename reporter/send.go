@@ -7,7 +7,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 // tellBooks plans and sends what the books owe. It returns the tenants that

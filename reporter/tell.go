@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 // maxThrottled is how often a pass tries a link that Stripe asks to wait with.

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 // retryUndecided asks again about links that some pass had no answer for,

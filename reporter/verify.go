@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"golang.org/x/sync/errgroup"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 // Verification is what a comparison with Stripe's summaries came to, in

@@ -13,10 +13,10 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
 	"odometer/reporter/stripetest"
-	"odometer/terms"
 )
 
 // world is a database, a NATS server and a Stripe on one clock that the test
@@ -74,8 +74,8 @@ func newWorld(t testing.TB, change func(*stripetest.Options)) *world {
 	js, err := jetstream.New(natstest.Run(t).Connect(t))
 	w.must(err)
 	w.js = js
-	w.must(terms.ApplyCatalogue(t.Context(), w.pool, terms.SampleCatalogue()))
-	for _, a := range terms.SampleCatalogue().Agents {
+	w.must(billing.ApplyCatalogue(t.Context(), w.pool, billing.SampleCatalogue()))
+	for _, a := range billing.SampleCatalogue().Agents {
 		w.stripe.CreateMeter(a.Meter)
 	}
 	w.exec(`insert into stream_epochs (epoch, first_seq, stream_created, partitions) values (1, 1, now(), 1)`)
@@ -120,7 +120,7 @@ type tenant struct {
 func (w *world) tenant(name string, start, end time.Time) *tenant {
 	w.t.Helper()
 	t := w.atStripe(name, start, end)
-	t.subscribe(terms.Agreement{PlanID: plan500, Status: odometer.Active, Start: start, End: end})
+	t.subscribe(billing.Agreement{PlanID: plan500, Status: odometer.Active, Start: start, End: end})
 	return t
 }
 
@@ -129,7 +129,7 @@ func (w *world) atStripe(name string, start, end time.Time) *tenant {
 	t := &tenant{world: w, id: uuid.NewSHA1(uuid.NameSpaceOID, []byte(name)), customer: "cus_" + name, sub: "sub_" + name}
 	w.stripe.CreateCustomer(t.customer, map[string]string{"tenant_id": t.id.String()})
 	items := []stripetest.Item{{ID: "si_base_" + name, PriceID: plan500}}
-	for _, a := range terms.SampleCatalogue().Agents {
+	for _, a := range billing.SampleCatalogue().Agents {
 		items = append(items, stripetest.Item{
 			ID: "si_" + a.ID + "_" + name, PriceID: "price_" + a.ID, LookupKey: a.LookupKey, Meter: a.Meter, Metered: true,
 		})
@@ -141,14 +141,14 @@ func (w *world) atStripe(name string, start, end time.Time) *tenant {
 }
 
 // subscribe sets the subscription on our side.
-func (t *tenant) subscribe(a terms.Agreement) {
+func (t *tenant) subscribe(a billing.Agreement) {
 	t.t.Helper()
 	a.Tenant = t.id
 	a.StripeCustomer, a.StripeSubscription = &t.customer, &t.sub
 	if a.Interval == "" {
 		a.Interval = odometer.Monthly
 	}
-	_, err := terms.Set(context.Background(), t.pool, a, t.time())
+	_, err := billing.Set(context.Background(), t.pool, a, t.time())
 	t.must(err)
 }
 
@@ -167,9 +167,9 @@ on conflict (tenant_id, agent, period_start) do update set count = $3`, t.id, ag
 func (w *world) roll() {
 	w.t.Helper()
 	ctx := context.Background()
-	due, err := terms.Due(ctx, w.pool, w.time(), 1000)
+	due, err := billing.Due(ctx, w.pool, w.time(), 1000)
 	w.must(err)
-	w.must(terms.RollOver(ctx, w.pool, due, w.time(), w.time()))
+	w.must(billing.RollOver(ctx, w.pool, due, w.time(), w.time()))
 	_, err = Close(ctx, w.pool, w.time(), 15*time.Minute)
 	w.must(err)
 }

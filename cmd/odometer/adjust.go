@@ -15,8 +15,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/ingest"
-	"odometer/terms"
 )
 
 type adjustCmd struct {
@@ -194,7 +194,7 @@ where e.tenant_id = $1
 // look tells in one snapshot what became of the correction; nil while its
 // partition is read only through an earlier message.
 func look(ctx context.Context, pool *pgxpool.Pool, e ingest.Event, ack ingest.Ack) (became *correction, through int64, err error) {
-	partitions, err := terms.Partitions(ctx, pool)
+	partitions, err := billing.Partitions(ctx, pool)
 	if err != nil || partitions == 0 {
 		return nil, 0, err
 	}

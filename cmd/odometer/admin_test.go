@@ -17,9 +17,9 @@ import (
 	"odometer"
 	"odometer/api"
 	"odometer/api/apitest"
+	"odometer/billing"
 	"odometer/ingest"
 	"odometer/query/admin"
-	"odometer/terms"
 )
 
 // desk is the operators' API over an office.
@@ -75,7 +75,7 @@ func TestAnOperatorRetriesOverHTTP(t *testing.T) {
 	}
 	d.expect(exitDone, nil, "deadletters", "discard", "1-3", "--why", "a test")
 	file := filepath.Join(t.TempDir(), "c.yaml")
-	catalogue := strings.Replace(string(terms.SampleYAML), "email_processed", "email_processed, email_replied", 1)
+	catalogue := strings.Replace(string(billing.SampleYAML), "email_processed", "email_processed, email_replied", 1)
 	if err := os.WriteFile(file, []byte(catalogue), 0o600); err != nil {
 		t.Fatal(err)
 	}

@@ -10,8 +10,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/ingest"
-	"odometer/terms"
 )
 
 // workload makes the events of a race. The same number is always the same
@@ -26,7 +26,7 @@ type workload struct {
 func newWorkload(tenants int) *workload {
 	w := &workload{
 		seed:   rand.Uint64(),
-		agents: terms.SampleCatalogue().Agents,
+		agents: billing.SampleCatalogue().Agents,
 		until:  time.Now().UTC().Truncate(time.Microsecond),
 	}
 	for range tenants {

@@ -15,10 +15,10 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/ingest"
 	"odometer/migrations"
 	"odometer/migrations/localpg"
-	"odometer/terms"
 )
 
 // ground is where the races are run: a directory, a Postgres, and the NATS
@@ -117,13 +117,13 @@ func (g *ground) openDatabase(ctx context.Context, name, plan string, tenants []
 	if _, err := migrations.Up(ctx, d.Pool); err != nil {
 		return nil, err
 	}
-	catalogue := terms.SampleCatalogue()
+	catalogue := billing.SampleCatalogue()
 	ample := odometer.Plan{ID: amplePlan, Name: "Bench", Allowances: map[string]odometer.Allowance{}}
 	for _, a := range catalogue.Agents {
 		ample.Allowances[a.ID] = odometer.Allowance{Limit: 1 << 40}
 	}
 	catalogue.Plans = append(catalogue.Plans, ample)
-	if err := terms.ApplyCatalogue(ctx, d.Pool, catalogue); err != nil {
+	if err := billing.ApplyCatalogue(ctx, d.Pool, catalogue); err != nil {
 		return nil, err
 	}
 	return d, d.subscribe(ctx, plan, tenants)

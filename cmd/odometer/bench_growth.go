@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
-	"odometer/terms"
+	"odometer/billing"
 )
 
 // growthFactor times the write race's events are counted on top of what is
@@ -223,7 +223,7 @@ func (d *database) senders(ctx context.Context) (tenants []uuid.UUID, agents, ac
 	if err := d.QueryRow(ctx, sendersSQL).Scan(&tenants); err != nil {
 		return nil, nil, nil, fmt.Errorf("list the tenants: %w", err)
 	}
-	for _, a := range terms.SampleCatalogue().Agents {
+	for _, a := range billing.SampleCatalogue().Agents {
 		agents, actions = append(agents, a.ID), append(actions, a.Actions[0])
 	}
 	return tenants, agents, actions, nil

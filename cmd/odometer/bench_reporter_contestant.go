@@ -13,9 +13,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"golang.org/x/sync/errgroup"
 
+	"odometer/billing"
 	"odometer/reporter"
 	"odometer/reporter/stripetest"
-	"odometer/terms"
 )
 
 // What a process of the reporter race can be.
@@ -42,7 +42,7 @@ const benchStripeKey = "sk_live_bench"
 // told go, it says how many units it has.
 func (c *contestant) standIn(ctx context.Context, t *terminal) error {
 	stripe := stripetest.New(stripetest.Options{Livemode: true, Latency: tellLatency})
-	agents := terms.SampleCatalogue().Agents
+	agents := billing.SampleCatalogue().Agents
 	for _, a := range agents {
 		stripe.CreateMeter(a.Meter)
 	}

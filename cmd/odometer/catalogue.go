@@ -7,7 +7,7 @@ import (
 	"os"
 
 	"odometer"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 type catalogueCmd struct {
@@ -31,7 +31,7 @@ func (c *catalogueApplyCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer pool.Close()
-	if err := terms.ApplyCatalogue(ctx, pool, catalogue); err != nil {
+	if err := billing.ApplyCatalogue(ctx, pool, catalogue); err != nil {
 		return err
 	}
 	fmt.Fprintf(t.out, "in force: %d agents, %d plans, prices in %s\n",
@@ -41,7 +41,7 @@ func (c *catalogueApplyCmd) Run(ctx context.Context, t *terminal) error {
 
 func (c *catalogueApplyCmd) read() (odometer.Catalogue, error) {
 	if c.File == "" {
-		return terms.SampleCatalogue(), nil
+		return billing.SampleCatalogue(), nil
 	}
 	name, file := c.File, os.Stdin
 	if name == "-" {
@@ -57,7 +57,7 @@ func (c *catalogueApplyCmd) read() (odometer.Catalogue, error) {
 	if err != nil {
 		return odometer.Catalogue{}, usagef("read %s: %w", name, err)
 	}
-	catalogue, err := terms.ParseCatalogue(text)
+	catalogue, err := billing.ParseCatalogue(text)
 	if err != nil {
 		return odometer.Catalogue{}, usagef("%s:%w", name, err)
 	}
@@ -78,10 +78,10 @@ func (c *catalogueShowCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer pool.Close()
-	catalogue, err := terms.LoadCatalogue(ctx, pool)
+	catalogue, err := billing.LoadCatalogue(ctx, pool)
 	if err != nil {
 		return err
 	}
-	_, err = t.out.Write(terms.FormatCatalogue(catalogue))
+	_, err = t.out.Write(billing.FormatCatalogue(catalogue))
 	return err
 }

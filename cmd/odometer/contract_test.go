@@ -12,9 +12,9 @@ import (
 
 	"github.com/google/uuid"
 
+	"odometer/billing"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
-	"odometer/terms"
 )
 
 const someTenant = "0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01"
@@ -217,7 +217,7 @@ func TestTheReadmePrintsTheSampleCatalogue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(readme), strings.TrimSpace(string(terms.SampleYAML))) {
+	if !strings.Contains(string(readme), strings.TrimSpace(string(billing.SampleYAML))) {
 		t.Error("the README does not print the sample catalogue as it ships")
 	}
 }

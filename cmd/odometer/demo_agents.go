@@ -14,8 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/ingest"
-	"odometer/terms"
 )
 
 // demoAgents are simulated agents: mostly they work, sometimes they repeat
@@ -76,7 +76,7 @@ func mustJetStream(nc *nats.Conn) jetstream.JetStream {
 // way then is finished, so that all that was sent is known.
 func (a *demoAgents) work(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	agents := terms.SampleCatalogue().Agents
+	agents := billing.SampleCatalogue().Agents
 	perTick := float64(a.rate) * tick.Seconds() / float64(len(agents)*len(demoTenants))
 	for _, tenant := range demoTenants {
 		for _, agent := range agents {

@@ -14,9 +14,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 
+	"odometer/billing"
 	"odometer/migrations"
 	"odometer/migrations/localpg"
-	"odometer/terms"
 )
 
 func (d *demo) openDirectory(context.Context) error {
@@ -100,8 +100,8 @@ func (d *demo) prepareBooks(ctx context.Context) error {
 	if _, err := migrations.Up(ctx, d.pool); err != nil {
 		return err
 	}
-	if _, err := terms.LoadCatalogue(ctx, d.pool); errors.Is(err, terms.ErrNoCatalogue) {
-		if err := terms.ApplyCatalogue(ctx, d.pool, terms.SampleCatalogue()); err != nil {
+	if _, err := billing.LoadCatalogue(ctx, d.pool); errors.Is(err, billing.ErrNoCatalogue) {
+		if err := billing.ApplyCatalogue(ctx, d.pool, billing.SampleCatalogue()); err != nil {
 			return err
 		}
 	}

@@ -15,9 +15,9 @@ import (
 	"github.com/stripe/stripe-go/v76"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/reporter"
 	"odometer/reporter/stripetest"
-	"odometer/terms"
 )
 
 // What the demo's Stripe is known by. It keeps nothing but in memory.
@@ -47,7 +47,7 @@ func (d *demo) startStripe(ctx context.Context) error {
 	server := &http.Server{Handler: d.stripe, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(l) }() // ends with Close
 	d.atStop(func() { _ = server.Close() })
-	for _, a := range terms.SampleCatalogue().Agents {
+	for _, a := range billing.SampleCatalogue().Agents {
 		d.stripe.CreateMeter(a.Meter)
 	}
 	d.stripe.SendHooksTo("http://"+d.Addr+"/webhooks/stripe", demoHookSecret)
@@ -66,16 +66,16 @@ func (d *demo) startStripe(ctx context.Context) error {
 // period that an earlier run has left.
 func (d *demo) createSubscription(ctx context.Context, tenant demoTenant) error {
 	start, end := tenant.period(time.Now())
-	switch known, err := terms.Load(ctx, d.pool, tenant.id); {
+	switch known, err := billing.Load(ctx, d.pool, tenant.id); {
 	case err == nil && len(known.Periods) > 0:
 		last := known.Periods[len(known.Periods)-1]
 		start, end = last.Start, last.End
-	case err != nil && !errors.Is(err, terms.ErrNoSubscription):
+	case err != nil && !errors.Is(err, billing.ErrNoSubscription):
 		return err
 	}
 	d.stripe.CreateCustomer(tenant.customer(), map[string]string{"tenant_id": tenant.id.String()})
 	items := []stripetest.Item{{PriceID: tenant.plan}}
-	for _, a := range terms.SampleCatalogue().Agents {
+	for _, a := range billing.SampleCatalogue().Agents {
 		items = append(items, stripetest.Item{
 			PriceID: "price_" + a.Meter, LookupKey: a.LookupKey, Meter: a.Meter, Metered: true, UnitAmountDecimal: a.UnitPrice.Shift(2).String(),
 		})
@@ -93,11 +93,11 @@ func (d *demo) awaitSubscriptions(ctx context.Context) error {
 	deadline := time.Now().Add(settleTime)
 	for _, tenant := range demoTenants {
 		for {
-			_, err := terms.Load(ctx, d.pool, tenant.id)
+			_, err := billing.Load(ctx, d.pool, tenant.id)
 			if err == nil {
 				break
 			}
-			if !errors.Is(err, terms.ErrNoSubscription) {
+			if !errors.Is(err, billing.ErrNoSubscription) {
 				return err
 			}
 			if time.Now().After(deadline) {
@@ -236,7 +236,7 @@ func (d *demo) told(tenant *demoTenant) (units int64) {
 	if tenant.plan == "" {
 		return 0
 	}
-	for _, a := range terms.SampleCatalogue().Agents {
+	for _, a := range billing.SampleCatalogue().Agents {
 		units += d.stripe.Total(tenant.customer(), a.Meter, d.began.AddDate(-2, 0, 0), d.began.AddDate(2, 0, 0))
 	}
 	return units
@@ -244,7 +244,7 @@ func (d *demo) told(tenant *demoTenant) (units int64) {
 
 // bill prints the invoices that Stripe has made final during the demo.
 func (d *demo) bill() {
-	catalogue := terms.SampleCatalogue()
+	catalogue := billing.SampleCatalogue()
 	for _, tenant := range demoTenants {
 		if tenant.plan == "" {
 			continue

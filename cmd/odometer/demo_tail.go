@@ -12,8 +12,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"odometer/billing"
 	"odometer/ingest"
-	"odometer/terms"
 )
 
 // lostEvents is how many events the drill has the stream lose.
@@ -28,7 +28,7 @@ func (d *demo) loseTail(ctx context.Context) (row table.Row, repaired bool, err 
 	if err := d.restart(ctx, func(store string) error { return os.CopyFS(copyOf, os.DirFS(store)) }); err != nil {
 		return nil, false, err
 	}
-	events := freshEvents(&demoTenants[0], terms.SampleCatalogue().Agents[0], d.keys, lostEvents)
+	events := freshEvents(&demoTenants[0], billing.SampleCatalogue().Agents[0], d.keys, lostEvents)
 	if err := d.publishAgain(ctx, events); err != nil {
 		return nil, false, err
 	}

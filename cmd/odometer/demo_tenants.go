@@ -12,7 +12,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 // demoTenant is a customer of the demo.
@@ -75,15 +75,15 @@ func subscribeDemoTenants(ctx context.Context, pool *pgxpool.Pool, now time.Time
 		if d.plan != "" {
 			continue
 		}
-		_, err := terms.Load(ctx, pool, d.id)
+		_, err := billing.Load(ctx, pool, d.id)
 		if err == nil {
 			continue
 		}
-		if !errors.Is(err, terms.ErrNoSubscription) {
+		if !errors.Is(err, billing.ErrNoSubscription) {
 			return err
 		}
 		start, end := d.period(now)
-		_, err = terms.Set(ctx, pool, terms.Agreement{
+		_, err = billing.Set(ctx, pool, billing.Agreement{
 			Tenant: d.id, PlanID: d.plan, Status: d.status, Interval: odometer.Monthly, Start: start, End: end,
 		}, now)
 		if err != nil {

@@ -11,11 +11,11 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"odometer/aggregator"
+	"odometer/billing"
 	"odometer/ingest"
 	"odometer/migrations"
 	"odometer/query"
 	"odometer/reporter"
-	"odometer/terms"
 )
 
 // errSaid ends a command whose finding is already on the terminal.
@@ -45,14 +45,14 @@ func exitCode(err error) int {
 	case errors.As(err, new(usageError)),
 		errors.Is(err, migrations.ErrBehind),
 		errors.Is(err, migrations.ErrWouldDestroy),
-		errors.Is(err, terms.ErrRefused),
-		errors.Is(err, terms.ErrNoSubscription),
-		errors.Is(err, terms.ErrNoCatalogue),
+		errors.Is(err, billing.ErrRefused),
+		errors.Is(err, billing.ErrNoSubscription),
+		errors.Is(err, billing.ErrNoCatalogue),
 		errors.Is(err, aggregator.ErrUnfit),
 		errors.Is(err, ingest.ErrStreamUnfit),
 		errors.Is(err, reporter.ErrKeyRefused),
 		errors.Is(err, reporter.ErrMixed),
-		errors.As(err, new(*terms.InUseError)),
+		errors.As(err, new(*billing.InUseError)),
 		errors.As(err, new(*query.Refusal)):
 		return exitUsage
 	case errors.As(err, new(unreachable)),

@@ -12,10 +12,10 @@ import (
 
 	"github.com/google/uuid"
 
+	"odometer/billing"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
 	"odometer/reporter/stripetest"
-	"odometer/terms"
 )
 
 // office is a database and a stream with an aggregator, as an operator has them.
@@ -171,7 +171,7 @@ func TestDeadLettersAreShownRetriedAndDiscarded(t *testing.T) {
 	o.expect(exitDone, []string{"a test"}, "deadletters", "show", "1-3")
 	o.expect(exitUsage, []string{"1-99", "deadletters list"}, "deadletters", "retry", "1-99")
 	file := filepath.Join(t.TempDir(), "c.yaml")
-	catalogue := strings.Replace(string(terms.SampleYAML), "email_processed", "email_processed, email_replied", 1)
+	catalogue := strings.Replace(string(billing.SampleYAML), "email_processed", "email_processed, email_replied", 1)
 	if err := os.WriteFile(file, []byte(catalogue), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -213,7 +213,7 @@ func TestReplayRebuildsAndStripeIsToldNothingTwice(t *testing.T) {
 	w.expect(w.does("report"), exitDone, "(")
 	o.read(3)
 	w.expect(w.does("report"), exitDone)
-	meter := terms.SampleCatalogue().Agents[0].Meter
+	meter := billing.SampleCatalogue().Agents[0].Meter
 	told := func() int64 { return stripeTotal(w.stripe, meter) }
 	if n := told(); n != 25 {
 		t.Fatalf("Stripe was told %d, want 25", n)

@@ -14,8 +14,8 @@ import (
 
 	"odometer"
 	"odometer/aggregator"
+	"odometer/billing"
 	"odometer/reporter"
-	"odometer/terms"
 )
 
 type reportCmd struct {
@@ -83,9 +83,9 @@ func (s *databaseSettings) openWide(ctx context.Context, n int32) (*pgxpool.Pool
 // showStatement prints the books as a bookkeeper reads them.
 func showStatement(ctx context.Context, t *terminal, pool *pgxpool.Pool, r *reporter.Reporter, only *uuid.UUID, asJSON bool) error {
 	currency := "usd"
-	if catalogue, err := terms.LoadCatalogue(ctx, pool); err == nil {
+	if catalogue, err := billing.LoadCatalogue(ctx, pool); err == nil {
 		currency = catalogue.Currency
-	} else if !errors.Is(err, terms.ErrNoCatalogue) {
+	} else if !errors.Is(err, billing.ErrNoCatalogue) {
 		return err
 	}
 	lines := []reporter.Line{}

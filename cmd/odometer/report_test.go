@@ -9,10 +9,10 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"odometer/billing"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
 	"odometer/reporter/stripetest"
-	"odometer/terms"
 )
 
 // till is a database with one tenant over its limit, a NATS server and a
@@ -32,7 +32,7 @@ func newTill(t *testing.T) *till {
 	w := &till{t: t, database: pgtest.URL(t), stripe: stripetest.New(stripetest.Options{Key: tillKey})}
 	server := httptest.NewServer(w.stripe)
 	t.Cleanup(func() { w.stripe.Release(); server.Close() })
-	for _, a := range terms.SampleCatalogue().Agents {
+	for _, a := range billing.SampleCatalogue().Agents {
 		w.stripe.CreateMeter(a.Meter)
 	}
 	must(t, "catalogue", "apply", "--database-url", w.database)

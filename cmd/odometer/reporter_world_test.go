@@ -17,10 +17,10 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
 	"odometer/reporter/stripetest"
-	"odometer/terms"
 )
 
 // billed is a world of tenants that are over their limits: the books, NATS, and
@@ -95,7 +95,7 @@ func (w *billed) subscribe(n int, start, end time.Time) {
 	if _, err := w.pool.Exec(w.t.Context(), billedTenantsSQL, tenants, billedPlan, start, end); err != nil {
 		w.t.Fatal(err)
 	}
-	catalogue := terms.SampleCatalogue()
+	catalogue := billing.SampleCatalogue()
 	plan := catalogue.Plans[slices.IndexFunc(catalogue.Plans, func(p odometer.Plan) bool { return p.ID == billedPlan })]
 	for _, a := range catalogue.Agents {
 		w.stripe.CreateMeter(a.Meter)

@@ -11,12 +11,12 @@ import (
 
 	"odometer"
 	"odometer/aggregator"
+	"odometer/aggregator/retention"
 	"odometer/audit"
+	"odometer/billing"
 	"odometer/reporter"
 	"odometer/reporter/alerts"
 	"odometer/reporter/subscriptions"
-	"odometer/retention"
-	"odometer/terms"
 )
 
 // reportingSettings are what the service reporter, and the jobs done by hand,
@@ -99,12 +99,12 @@ func (r *reporting) rollOver(ctx context.Context, _ slot) error {
 	const atOnce = 500
 	for {
 		now := time.Now()
-		tenants, err := terms.Due(ctx, r.pool, now, atOnce)
+		tenants, err := billing.Due(ctx, r.pool, now, atOnce)
 		if err != nil {
 			return err
 		}
 		if len(tenants) > 0 {
-			if err := terms.RollOver(ctx, r.pool, tenants, now, now.Add(odometer.MaxAhead)); err != nil {
+			if err := billing.RollOver(ctx, r.pool, tenants, now, now.Add(odometer.MaxAhead)); err != nil {
 				return err
 			}
 		}

@@ -9,7 +9,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"odometer"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 type subscriptionCmd struct {
@@ -38,7 +38,7 @@ func (c *subscriptionSetCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer pool.Close()
-	after, err := terms.Set(ctx, pool, terms.Agreement{
+	after, err := billing.Set(ctx, pool, billing.Agreement{
 		Tenant: uuid.UUID(c.Tenant), PlanID: c.Plan,
 		Status: odometer.Status(c.Status), Interval: odometer.Interval(c.Interval),
 		Start: stored(c.PeriodStart), End: stored(c.PeriodEnd), TrialEndsAt: storedOrNil(c.TrialEndsAt),
@@ -74,7 +74,7 @@ func (c *subscriptionShowCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer pool.Close()
-	found, err := terms.Load(ctx, pool, uuid.UUID(c.Tenant))
+	found, err := billing.Load(ctx, pool, uuid.UUID(c.Tenant))
 	if err != nil {
 		return fmt.Errorf("%w: set one with: odometer subscription set", err)
 	}
@@ -100,7 +100,7 @@ type periodRow struct {
 	Trial       bool      `json:"trial"`
 }
 
-func showSubscription(t *terminal, s *terms.Tenant, asJSON bool) error {
+func showSubscription(t *terminal, s *billing.Tenant, asJSON bool) error {
 	row := subscriptionRowOf(s)
 	if asJSON {
 		return t.json(row)
@@ -124,7 +124,7 @@ func showSubscription(t *terminal, s *terms.Tenant, asJSON bool) error {
 	return nil
 }
 
-func subscriptionRowOf(s *terms.Tenant) subscriptionRow {
+func subscriptionRowOf(s *billing.Tenant) subscriptionRow {
 	sub := s.Subscription
 	row := subscriptionRow{
 		TenantID: sub.Tenant, PlanID: orNull(sub.PlanID), Status: string(sub.Status), Interval: string(sub.Interval),

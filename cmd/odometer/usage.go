@@ -11,8 +11,8 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/query"
-	"odometer/terms"
 )
 
 type usageCmd struct {
@@ -32,7 +32,7 @@ func (c *usageCmd) Run(ctx context.Context, t *terminal) error {
 	defer cancel()
 	answer, err := query.UsageOfAnyStatus(ctx, pool, uuid.UUID(c.Tenant))
 	if errors.Is(err, query.ErrNoSubscription) {
-		return fmt.Errorf("tenant %s: %w: set one with: odometer subscription set", uuid.UUID(c.Tenant), terms.ErrNoSubscription)
+		return fmt.Errorf("tenant %s: %w: set one with: odometer subscription set", uuid.UUID(c.Tenant), billing.ErrNoSubscription)
 	}
 	if err != nil {
 		return err

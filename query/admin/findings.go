@@ -11,7 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer/api"
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 // Finding is something that was found wrong.

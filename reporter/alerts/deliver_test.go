@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 // deliver delivers and checks how many were told and are left.

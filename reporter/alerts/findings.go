@@ -8,7 +8,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 // Kinds of what operators are told of. Drift is found by the audit and told as

@@ -10,7 +10,7 @@ import (
 
 	"github.com/google/uuid"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 func TestAThresholdIsRecordedOncePerLimit(t *testing.T) {

@@ -8,7 +8,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 const (

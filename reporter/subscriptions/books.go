@@ -11,7 +11,7 @@ import (
 	"github.com/stripe/stripe-go/v76"
 
 	"odometer"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 // querier is a pool, a connection or a transaction.
@@ -31,7 +31,7 @@ type mapping struct {
 type books struct {
 	plans    map[string]bool
 	mappings []mapping
-	tenants  map[uuid.UUID]*terms.Tenant
+	tenants  map[uuid.UUID]*billing.Tenant
 	open     map[string][]string // kinds of open findings by subscription
 }
 
@@ -61,7 +61,7 @@ func load(ctx context.Context, q querier, subs ...*stripe.Subscription) (*books,
 	for _, m := range b.mappings {
 		tenants = append(tenants, m.Tenant)
 	}
-	b.tenants, err = terms.LoadTenants(ctx, q, tenants, time.Unix(since, 0))
+	b.tenants, err = billing.LoadTenants(ctx, q, tenants, time.Unix(since, 0))
 	return b, err
 }
 

@@ -10,7 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 const (

@@ -18,9 +18,9 @@ import (
 	"github.com/stripe/stripe-go/v76"
 	"github.com/stripe/stripe-go/v76/client"
 
+	"odometer/billing"
 	"odometer/migrations/pgtest"
 	"odometer/reporter/stripetest"
-	"odometer/terms"
 )
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
@@ -60,7 +60,7 @@ func newWorld(t testing.TB, now string) *world {
 	t.Helper()
 	w := &world{t: t, pool: pgtest.New(t)}
 	w.at(now)
-	if err := terms.ApplyCatalogue(t.Context(), w.pool, terms.SampleCatalogue()); err != nil {
+	if err := billing.ApplyCatalogue(t.Context(), w.pool, billing.SampleCatalogue()); err != nil {
 		t.Fatal(err)
 	}
 	w.exec(`insert into stream_epochs values (1, 1, now(), 4)`)
@@ -231,7 +231,7 @@ func (w *world) compare() Compared {
 // agreed is the stored subscription in a line, and its periods.
 func (w *world) agreed(tenant string) []string {
 	w.t.Helper()
-	found, err := terms.Load(w.t.Context(), w.pool, uuid.MustParse(tenant))
+	found, err := billing.Load(w.t.Context(), w.pool, uuid.MustParse(tenant))
 	if err != nil {
 		return []string{}
 	}

@@ -5,11 +5,11 @@ import (
 	"time"
 
 	"odometer"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 // subscriptionOf is the subscription that an agreement would be stored as.
-func subscriptionOf(stored *terms.Tenant, a terms.Agreement) odometer.Subscription {
+func subscriptionOf(stored *billing.Tenant, a billing.Agreement) odometer.Subscription {
 	s := odometer.Subscription{
 		Tenant: a.Tenant, PlanID: a.PlanID, Status: a.Status, Interval: a.Interval,
 		Anchor: a.Interval.Anchor(a.Start, a.End), TrialEndsAt: a.TrialEndsAt,
@@ -21,7 +21,7 @@ func subscriptionOf(stored *terms.Tenant, a terms.Agreement) odometer.Subscripti
 	if a.StripeSubscription != nil {
 		s.StripeSubscription = *a.StripeSubscription
 	}
-	for _, p := range stored.Periods { // as terms.Set keeps the grid
+	for _, p := range stored.Periods { // as billing.Set keeps the grid
 		if p.Start.Equal(a.Start) && p.End.Equal(a.End) && stored.Subscription.Interval == a.Interval {
 			s.Anchor = stored.Subscription.Anchor
 		}
@@ -31,7 +31,7 @@ func subscriptionOf(stored *terms.Tenant, a terms.Agreement) odometer.Subscripti
 
 // asStored reports that bringing the agreement in would change nothing but
 // what the rollover does by itself.
-func asStored(stored *terms.Tenant, a terms.Agreement, now time.Time) bool {
+func asStored(stored *billing.Tenant, a billing.Agreement, now time.Time) bool {
 	is, want := stored.Subscription, subscriptionOf(stored, a)
 	if is.PlanID != want.PlanID || is.Interval != want.Interval || is.StatusAt(now) != want.StatusAt(now) ||
 		is.StripeCustomer != want.StripeCustomer || is.StripeSubscription != want.StripeSubscription ||
@@ -72,7 +72,7 @@ func ahead(periods []odometer.Period, now time.Time) time.Time {
 // period or make one longer that has ended: those stay as they are, and it
 // acts from their end on. A subscription that has ended by then ends the
 // running period now. Nothing is clipped where nothing is in the way.
-func clip(stored *terms.Tenant, a terms.Agreement, now time.Time) terms.Agreement {
+func clip(stored *billing.Tenant, a billing.Agreement, now time.Time) billing.Agreement {
 	want := subscriptionOf(stored, a)
 	wanted := want.Lay(a.Start, a.End)
 	wanted = append(wanted, want.Roll(wanted[len(wanted)-1].End, now)...)

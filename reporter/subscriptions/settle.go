@@ -10,8 +10,8 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/stripe/stripe-go/v76"
 
-	"odometer/findings"
-	"odometer/terms"
+	"odometer/audit/findings"
+	"odometer/billing"
 )
 
 // settled is what came of looking at a subscription.
@@ -106,7 +106,7 @@ func (s *Sync) bring(ctx context.Context, tx pgx.Tx, sub *stripe.Subscription, t
 	}
 	for _, a := range v.set {
 		err := s.set(ctx, a, now)
-		if errors.Is(err, terms.ErrRefused) {
+		if errors.Is(err, billing.ErrRefused) {
 			return finding(KindRefused, tenant, "subscription %s: %s", sub.ID, err), nil
 		}
 		if err != nil {
@@ -117,9 +117,9 @@ func (s *Sync) bring(ctx context.Context, tx pgx.Tx, sub *stripe.Subscription, t
 }
 
 // set makes the agreement the tenant's, or what can still be done of it.
-func (s *Sync) set(ctx context.Context, a terms.Agreement, now time.Time) error {
-	_, err := terms.Set(ctx, s.pool, a, now)
-	if !errors.Is(err, terms.ErrRefused) {
+func (s *Sync) set(ctx context.Context, a billing.Agreement, now time.Time) error {
+	_, err := billing.Set(ctx, s.pool, a, now)
+	if !errors.Is(err, billing.ErrRefused) {
 		return err
 	}
 	late, changed, failed := s.clipped(ctx, a, now)
@@ -129,7 +129,7 @@ func (s *Sync) set(ctx context.Context, a terms.Agreement, now time.Time) error 
 	if !changed {
 		return err
 	}
-	if _, err := terms.Set(ctx, s.pool, late, now); err != nil {
+	if _, err := billing.Set(ctx, s.pool, late, now); err != nil {
 		return err
 	}
 	s.log.Warn("a change came after its period had ended", "tenant", a.Tenant, "subscription", *a.StripeSubscription,
@@ -139,13 +139,13 @@ func (s *Sync) set(ctx context.Context, a terms.Agreement, now time.Time) error 
 
 // clipped is what can still be done of an agreement that was refused, by the
 // periods as they are once what is due was laid.
-func (s *Sync) clipped(ctx context.Context, a terms.Agreement, now time.Time) (late terms.Agreement, changed bool, err error) {
-	if err := terms.RollOver(ctx, s.pool, []uuid.UUID{a.Tenant}, now, now); err != nil {
+func (s *Sync) clipped(ctx context.Context, a billing.Agreement, now time.Time) (late billing.Agreement, changed bool, err error) {
+	if err := billing.RollOver(ctx, s.pool, []uuid.UUID{a.Tenant}, now, now); err != nil {
 		return a, false, fmt.Errorf("roll over tenant %s: %w", a.Tenant, err)
 	}
-	stored, err := terms.Load(ctx, s.pool, a.Tenant)
+	stored, err := billing.Load(ctx, s.pool, a.Tenant)
 	switch {
-	case errors.Is(err, terms.ErrNoSubscription):
+	case errors.Is(err, billing.ErrNoSubscription):
 		return a, false, nil
 	case err != nil:
 		return a, false, err

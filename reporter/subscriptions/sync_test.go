@@ -10,8 +10,8 @@ import (
 	"github.com/google/uuid"
 
 	"odometer"
+	"odometer/billing"
 	"odometer/reporter/stripetest"
-	"odometer/terms"
 )
 
 func TestASubscriptionComesInByItsHook(t *testing.T) {
@@ -152,7 +152,7 @@ func TestATrialMadeLongerStaysFree(t *testing.T) {
 
 func (w *world) rollOver() {
 	w.t.Helper()
-	if err := terms.RollOver(w.t.Context(), w.pool, []uuid.UUID{uuid.MustParse(acme)}, w.now(), w.now()); err != nil {
+	if err := billing.RollOver(w.t.Context(), w.pool, []uuid.UUID{uuid.MustParse(acme)}, w.now(), w.now()); err != nil {
 		w.t.Fatal(err)
 	}
 }
@@ -244,7 +244,7 @@ func TestComparingGoesThroughEveryPageAndFetchesOnlyWhatDiffers(t *testing.T) {
 	if c := w.compare(); c != (Compared{Looked: n, Changed: n}) {
 		t.Errorf("compared %+v", c)
 	}
-	before := w.texts(`select sum(terms)::text from stream_positions`)
+	before := w.texts(`select sum(rules_version)::text from stream_positions`)
 	w.stripe.RecordCalls(true)
 	w.stripe.CreateCustomer("cus_other", nil)
 	if c := w.compare(); c != (Compared{Looked: n}) {
@@ -253,7 +253,7 @@ func TestComparingGoesThroughEveryPageAndFetchesOnlyWhatDiffers(t *testing.T) {
 	if calls := w.stripe.Calls(); len(calls) != 2 {
 		t.Errorf("%d calls, want a page each: %+v", len(calls), calls)
 	}
-	w.want("terms", w.texts(`select sum(terms)::text from stream_positions`), before...)
+	w.want("terms", w.texts(`select sum(rules_version)::text from stream_positions`), before...)
 }
 
 func TestAHookDaysLateChangesNothingThatIsRight(t *testing.T) {
@@ -405,7 +405,7 @@ func TestASubscriptionSetByHandIsNotEndedByAnOldOneAtStripe(t *testing.T) {
 	w.at("2026-11-10")
 	w.stripe.CancelSubscription("sub_1", false)
 	customer := "cus_1"
-	_, err := terms.Set(t.Context(), w.pool, terms.Agreement{
+	_, err := billing.Set(t.Context(), w.pool, billing.Agreement{
 		Tenant: uuid.MustParse(acme), PlanID: bundle, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: day("2026-11-01"), End: day("2026-12-01"), StripeCustomer: &customer,
 	}, w.now())

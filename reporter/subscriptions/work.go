@@ -9,7 +9,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
-	"odometer/findings"
+	"odometer/audit/findings"
 )
 
 const (

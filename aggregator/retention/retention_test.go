@@ -164,7 +164,7 @@ func TestInEverySnapshotACounterIsItsEventsAndWhatWasRemoved(t *testing.T) {
 	if got := ask(t, pool, `select sum(events) from usage_removed`); got != 20_000 {
 		t.Errorf("%d events were removed, want 20000", got)
 	}
-	if got := ask(t, pool, `select max(terms) from stream_positions`); got == 0 {
+	if got := ask(t, pool, `select max(rules_version) from stream_positions`); got == 0 {
 		t.Error("no partition's terms were raised")
 	}
 }

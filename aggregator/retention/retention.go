@@ -28,7 +28,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer"
-	"odometer/terms"
+	"odometer/billing"
 )
 
 const (
@@ -141,7 +141,7 @@ func (r *run) step(ctx context.Context, block int64) error {
 		if err != nil || len(tenants) == 0 {
 			return err
 		}
-		if err := terms.Lock(ctx, tx, tenants...); err != nil {
+		if err := billing.Lock(ctx, tx, tenants...); err != nil {
 			return err
 		}
 		return tx.QueryRow(ctx, removeSQL, from, to, r.before, tenants).Scan(&done.Events, &done.Quantity)

@@ -1,23 +1,23 @@
-// Package terms keeps what counting and billing go by: the catalogue, each
+// Package billing keeps what counting and billing go by: the catalogue, each
 // tenant's subscription, and the billing periods that follow from it.
 //
-// What a message counts as depends on these terms, so they must not change
+// What a message counts as depends on these rules, so they must not change
 // under a batch that is being counted. Every change here therefore begins by
 // locking the position of the partition it concerns and raising that row's
-// `terms` in the same transaction. The aggregator judges a batch by the terms
-// it has read and commits it only if the number is still the same; otherwise
-// it reads the terms again and judges anew. So a change is seen whole by the
+// `rules_version` in the same transaction. The aggregator classifies a batch by
+// the rules it has read and commits it only if that version is still the same;
+// otherwise it reads the rules again and classifies anew. So a change is seen whole by the
 // first batch after it and by none before it, and a change waits for a batch
 // no longer than that batch's own transaction takes.
 //
 // Whoever else locks a position and changes events or counters (a replay, a
-// close, a repair) must raise `terms` too: a batch that waited for the lock sees
+// close, a repair) must raise `rules_version` too: a batch that waited for the lock sees
 // the books as they were before it waited.
 //
 // A closed period is never touched. A period that has ended keeps the plan,
 // limits and prices that were in force at its end (they are frozen by the
 // rollover); everything else acts on the whole running period.
-package terms
+package billing
 
 import (
 	"context"
@@ -55,7 +55,7 @@ func Partitions(ctx context.Context, q querier) (n int, err error) {
 
 const lockPartitionSQL = `
 update stream_positions
-set terms = terms + 1
+set rules_version = rules_version + 1
 where partition = $1`
 
 // Lock locks the partitions of the tenants, in order, and raises their terms:
@@ -89,7 +89,7 @@ lock table stream_positions in share row exclusive mode`
 
 const raiseAllSQL = `
 update stream_positions
-set terms = terms + 1`
+set rules_version = rules_version + 1`
 
 // LockAll locks every partition and raises its terms.
 func LockAll(ctx context.Context, tx pgx.Tx) error {

@@ -1,4 +1,4 @@
-package terms
+package billing
 
 import (
 	"context"
@@ -59,7 +59,7 @@ func TestAChangeOfTheCatalogueRaisesTheTermsAndARepetitionDoesNot(t *testing.T) 
 		for range 2 {
 			apply(t, pool, c)
 			var low, high int
-			if err := pool.QueryRow(t.Context(), `select min(terms), max(terms) from stream_positions`).Scan(&low, &high); err != nil {
+			if err := pool.QueryRow(t.Context(), `select min(rules_version), max(rules_version) from stream_positions`).Scan(&low, &high); err != nil {
 				t.Fatal(err)
 			}
 			if low != i+1 || high != i+1 {

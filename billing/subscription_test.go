@@ -1,4 +1,4 @@
-package terms
+package billing
 
 import (
 	"errors"
@@ -318,7 +318,7 @@ func TestEveryChangeRaisesTheTermsOfItsPartition(t *testing.T) {
 	t.Parallel()
 	pool := withSample(t)
 	terms := func(partition int) int64 {
-		return number(t, pool, `select terms from stream_positions where partition = $1`, partition)
+		return number(t, pool, `select rules_version from stream_positions where partition = $1`, partition)
 	}
 	own := odometer.PartitionOf(acme, 4)
 	before, other := terms(own), terms((own+1)%4)
