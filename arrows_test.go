@@ -47,13 +47,14 @@ var arrows = map[string][]string{
 	"ingest/natstest":   {},
 	"api/apitest":       {},
 	"deploy/examples":   {"", "ingest"},
+	"internal/testenv":  {"", "ingest", "billing", "ingest/natstest", "migrations/pgtest"},
 
 	// For tests, the demo and the bench.
 	"reporter/stripetest": {},
 }
 
 // anyTest may import these: the real servers.
-var anyTest = []string{"migrations/pgtest", "migrations/localpg", "ingest/natstest", "reporter/stripetest", "api/apitest"}
+var anyTest = []string{"internal/testenv", "migrations/pgtest", "migrations/localpg", "ingest/natstest", "reporter/stripetest", "api/apitest"}
 
 func TestImportsPointOneWay(t *testing.T) {
 	t.Parallel()
