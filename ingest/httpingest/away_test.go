@@ -15,7 +15,7 @@ func TestWhileNATSIsAwayNobodyWaitsLong(t *testing.T) {
 	t.Parallel()
 	h := open(t, func(o *Options) { o.PublishTimeout = time.Hour })
 	accepted(t, h.post(t, linesOf("before", 3), ndjson))
-	h.nats.Stop()
+	h.env.Server.Stop()
 	for body, form := range map[string]string{eventText("one"): plain, linesOf("several", 40): ndjson} {
 		begin := time.Now()
 		r := h.post(t, body, form)
@@ -27,7 +27,7 @@ func TestWhileNATSIsAwayNobodyWaitsLong(t *testing.T) {
 			t.Errorf("Retry-After %q", got)
 		}
 	}
-	h.nats.Start()
+	h.env.Server.Start()
 	h.insist(t, linesOf("several", 40))
 	for range 2 {
 		accepted(t, h.post(t, eventText("one"), plain))

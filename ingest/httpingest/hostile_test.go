@@ -21,7 +21,7 @@ import (
 
 // dial opens a connection and sends the head of a request that announces a
 // body of so many bytes (-1: chunks), and with it the body's beginning.
-func (h *house) dial(t *testing.T, length int, begin string) net.Conn {
+func (h *testServer) dial(t *testing.T, length int, begin string) net.Conn {
 	t.Helper()
 	conn, err := net.Dial("tcp", h.Listener.Addr().String())
 	if err != nil {
@@ -33,7 +33,7 @@ func (h *house) dial(t *testing.T, length int, begin string) net.Conn {
 }
 
 // send begins a request on a connection.
-func (h *house) send(t *testing.T, conn net.Conn, length int, begin string) {
+func (h *testServer) send(t *testing.T, conn net.Conn, length int, begin string) {
 	t.Helper()
 	framing := fmt.Sprintf("Content-Length: %d", length)
 	if length < 0 {
@@ -107,7 +107,7 @@ func TestABodyThatIsCutOffStoresNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	apitest.WantProblem(t, answer(t, conn), "408 unavailable")
-	if n := h.messages(t); n != 0 {
+	if n := h.env.Messages(); n != 0 {
 		t.Errorf("%d messages", n)
 	}
 }
@@ -117,11 +117,11 @@ func TestABodyThatIsCutOffStoresNothing(t *testing.T) {
 func TestAfterTheBodyTheClientMayBeSilent(t *testing.T) {
 	t.Parallel()
 	h := open(t, func(o *Options) { o.BodyTimeout, o.PublishTimeout = 2*time.Millisecond, 20*time.Second })
-	h.nats.Stop()
+	h.env.Server.Stop()
 	body := eventText("k") + "\n"
 	conn := h.dial(t, len(body), body) // in one packet: the body's time is never waited for
 	until(t, func() bool { return h.inside() == 1 })
-	h.nats.Start() // which takes longer
+	h.env.Server.Start() // which takes longer
 	if a := accepted(t, answer(t, conn)); a.Accepted != 1 {
 		t.Errorf("%+v", a)
 	}
@@ -208,10 +208,10 @@ func TestABurstOfOneTenantIsTaken(t *testing.T) {
 }
 
 // inside is how many bodies are held.
-func (h *house) inside() int { return h.gate.Inside() }
+func (h *testServer) inside() int { return h.gate.Inside() }
 
 // status posts a body and looks at nothing but the answer's status.
-func (h *house) status(t *testing.T, body string) int {
+func (h *testServer) status(t *testing.T, body string) int {
 	t.Helper()
 	r := h.post(t, body, plain)
 	_, _ = io.Copy(io.Discard, r.Body) // so that the connection is used again
@@ -259,7 +259,7 @@ func TestDeepJSONIsReadFlat(t *testing.T) {
 func TestWhenTheStreamDoesNotTakeThemTheAnswerIs503(t *testing.T) {
 	t.Parallel()
 	within := func(o *Options) { o.PublishTimeout = 200 * time.Millisecond }
-	refused := func(t *testing.T, h *house, word string) {
+	refused := func(t *testing.T, h *testServer, word string) {
 		t.Helper()
 		for _, body := range []string{eventText("k1"), "[" + eventText("k1") + "," + eventText("k2") + "]"} {
 			if detail := apitest.WantProblem(t, h.post(t, body, plain), "503 unavailable"); !strings.Contains(detail, word) || strings.Contains(detail, "stream") {
@@ -274,15 +274,15 @@ func TestWhenTheStreamDoesNotTakeThemTheAnswerIs503(t *testing.T) {
 	t.Run("away", func(t *testing.T) {
 		t.Parallel()
 		h := open(t, within)
-		h.nats.Stop()
+		h.env.Server.Stop()
 		refused(t, h, "Send the same again")
-		h.nats.Start()
+		h.env.Server.Start()
 		until(t, func() bool { return h.status(t, eventText("k1")) == http.StatusAccepted })
 	})
 	t.Run("missing", func(t *testing.T) {
 		t.Parallel()
 		h := open(t, within)
-		h.Config.Handler, _ = door(t, natstest.Run(t).Connect(t), within)
+		h.Config.Handler, _ = newAPI(t, natstest.Run(t).Connect(t), within)
 		refused(t, h, "Send the same again")
 	})
 	t.Run("full", func(t *testing.T) {

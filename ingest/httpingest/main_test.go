@@ -13,26 +13,24 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
-	"odometer"
 	"odometer/api"
 	"odometer/api/apitest"
 	"odometer/ingest"
 	"odometer/ingest/natstest"
+	"odometer/internal/testenv"
 )
 
 const tenantToken = "0b6e1a52-7f3c-4a60-9d0a-61a3f0b7c2d5"
 
 var tenant = uuid.MustParse(tenantToken)
 
-// house is the handler behind a real socket, and the stream behind it.
-type house struct {
+// testServer is the handler behind a real socket, and the stream behind it.
+type testServer struct {
 	*httptest.Server
-	nats   *natstest.Server
-	stream *ingest.Stream
-	gate   *api.Gate
-	token  string
+	env   *testenv.Stream
+	gate  *api.Gate
+	token string
 }
 
 // soon bounds a test's waiting; no test needs nearly as long.
@@ -43,27 +41,19 @@ func soon(t testing.TB) context.Context {
 	return ctx
 }
 
-// open opens a house; change may be nil.
-func open(t testing.TB, change func(*Options), opts ...natstest.Option) *house {
+// open starts a server; change may be nil.
+func open(t testing.TB, change func(*Options), opts ...natstest.Option) *testServer {
 	t.Helper()
-	h := &house{nats: natstest.Run(t, opts...), token: token(t, tenant)}
-	nc := h.nats.Connect(t)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if h.stream, err = ingest.EnsureStream(soon(t), js, ingest.StreamConfig{}); err != nil {
-		t.Fatal(err)
-	}
+	h := &testServer{env: testenv.NewStream(t, ingest.StreamConfig{}, opts...), token: token(t, tenant)}
 	var handler http.Handler
-	handler, h.gate = door(t, nc, change)
+	handler, h.gate = newAPI(t, h.env.NATS, change)
 	h.Server = httptest.NewServer(handler)
 	t.Cleanup(h.Close)
 	return h
 }
 
-// door is the API with nothing but the route.
-func door(t testing.TB, nc *nats.Conn, change func(*Options)) (http.Handler, *api.Gate) {
+// newAPI is the API with nothing but the route.
+func newAPI(t testing.TB, nc *nats.Conn, change func(*Options)) (http.Handler, *api.Gate) {
 	t.Helper()
 	publisher, err := ingest.NewPublisher(nc, ingest.AttemptTimeout(time.Second))
 	if err != nil {
@@ -93,7 +83,7 @@ func token(t testing.TB, of uuid.UUID) string {
 }
 
 // post posts a body; header is name, value, name, value, …
-func (h *house) post(t testing.TB, body, contentType string, header ...string) *http.Response {
+func (h *testServer) post(t testing.TB, body, contentType string, header ...string) *http.Response {
 	t.Helper()
 	r, err := http.NewRequestWithContext(soon(t), http.MethodPost, h.URL+Path, bytes.NewReader([]byte(body)))
 	if err != nil {
@@ -141,33 +131,6 @@ func sameJSON(a, b []byte) bool {
 	return json.Unmarshal(a, &x) == nil && json.Unmarshal(b, &y) == nil && cmp.Equal(x, y)
 }
 
-// messages is how many the stream holds.
-func (h *house) messages(t testing.TB) int {
-	t.Helper()
-	info, err := h.stream.Info(soon(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	return int(info.State.Msgs)
-}
-
-// stored is the event that the stream holds at a sequence, and its payload.
-func (h *house) stored(t testing.TB, seq uint64) (odometer.Event, string) {
-	t.Helper()
-	m, err := h.stream.GetMsg(soon(t), seq)
-	if err != nil {
-		t.Fatal(err)
-	}
-	kind, _, tenantToken, agentToken, _ := ingest.ParseStored(m.Subject)
-	e, rejection := ingest.Decode(&ingest.Message{
-		Kind: kind, TenantToken: tenantToken, AgentToken: agentToken, Header: m.Header, Data: m.Data, StoredAt: m.Time,
-	})
-	if rejection != nil {
-		t.Fatal(rejection)
-	}
-	return e, string(m.Data)
-}
-
 // eventText is a valid event under a key, with more members.
 func eventText(key string, members ...string) string {
 	text := `{"idempotency_key":"` + key + `","agent":"inbox","action_type":"email_processed"`
@@ -196,19 +159,10 @@ func readToken(t testing.TB) string {
 	return text
 }
 
-// openFull opens a house whose stream takes nothing more.
-func openFull(t testing.TB, change func(*Options)) *house {
+// openFull starts a server whose stream takes nothing more.
+func openFull(t testing.TB, change func(*Options)) *testServer {
 	t.Helper()
 	h := open(t, change)
-	config := h.stream.CachedInfo().Config
-	config.MaxBytes = 1
-	nc := h.nats.Connect(t)
-	js, err := jetstream.New(nc)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := js.UpdateStream(soon(t), config); err != nil {
-		t.Fatal(err)
-	}
+	h.env.Fill()
 	return h
 }

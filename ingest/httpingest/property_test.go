@@ -89,14 +89,14 @@ func TestAnyMixIsJudgedAsIngestJudgesAndWhatIsAcceptedIsStored(t *testing.T) {
 		}
 	})
 	// Outside its window the stream takes the same bytes again, as another message.
-	if n := h.messages(t); n < len(seen) {
+	if n := h.env.Messages(); n < len(seen) {
 		t.Errorf("%d messages, %d were accepted", n, len(seen))
 	}
 }
 
 // compare says where a result is not what ingest would say of the same bytes,
 // or not what the stream holds.
-func (h *house) compare(t *testing.T, got Result, part string, cloud bool, seen map[string]uint64) string {
+func (h *testServer) compare(t *testing.T, got Result, part string, cloud bool, seen map[string]uint64) string {
 	raw := ingest.Raw{Tenant: tenant, Agent: agentOf(part, cloud), Payload: []byte(part), CloudEvent: cloud}
 	want := ingest.Validate(raw, time.Now())
 	if want != nil {
@@ -112,7 +112,7 @@ func (h *house) compare(t *testing.T, got Result, part string, cloud bool, seen 
 	case want != nil:
 		return ""
 	}
-	if _, text := h.stored(t, *got.StreamSeq); text != part {
+	if _, text := h.env.Stored(*got.StreamSeq); text != part {
 		return "is stored as " + text
 	}
 	if before, known := seen[part]; got.Status == Duplicate && (!known || before != *got.StreamSeq) {

@@ -13,18 +13,18 @@ import (
 
 // distinct is how many different events the stream holds, by their identity:
 // what will be counted.
-func (h *house) distinct(t *testing.T) int {
+func (h *testServer) distinct(t *testing.T) int {
 	t.Helper()
 	ids := map[uuid.UUID]bool{}
-	for seq := range uint64(h.messages(t)) {
-		e, _ := h.stored(t, seq+1)
+	for seq := range uint64(h.env.Messages()) {
+		e, _ := h.env.Stored(seq + 1)
 		ids[e.ID()] = true
 	}
 	return len(ids)
 }
 
 // A client that got no answer sends the same again, for as long as it takes.
-func (h *house) insist(t *testing.T, body string) {
+func (h *testServer) insist(t *testing.T, body string) {
 	t.Helper()
 	until(t, func() bool {
 		r, err := h.try(t, body)
@@ -37,7 +37,7 @@ func (h *house) insist(t *testing.T, body string) {
 	})
 }
 
-func (h *house) try(t *testing.T, body string) (*http.Response, error) {
+func (h *testServer) try(t *testing.T, body string) (*http.Response, error) {
 	t.Helper()
 	r, err := http.NewRequestWithContext(soon(t), http.MethodPost, h.URL+Path, strings.NewReader(body))
 	if err != nil {
@@ -62,7 +62,7 @@ func TestARequestWhoseAnswerWasLostIsStoredOnceByItsKeys(t *testing.T) {
 	body := linesOf("k", 50)
 	for range 5 {
 		conn := h.dial(t, len(body), body)
-		until(t, func() bool { return h.messages(t) >= 50 || h.inside() > 0 })
+		until(t, func() bool { return h.env.Messages() >= 50 || h.inside() > 0 })
 		conn.Close() // before the answer, or with it unread
 	}
 	h.insist(t, body)
@@ -91,10 +91,10 @@ func TestWhatIsAcceptedOutlivesTheStreamsServer(t *testing.T) {
 		case <-done:
 			left--
 		default:
-			h.nats.Kill()
-			h.nats.Start()
-			before := h.messages(t)
-			until(t, func() bool { return h.messages(t) > before || len(done) > 0 || h.inside() == 0 })
+			h.env.Server.Kill()
+			h.env.Server.Start()
+			before := h.env.Messages()
+			until(t, func() bool { return h.env.Messages() > before || len(done) > 0 || h.inside() == 0 })
 		}
 	}
 	if n := h.distinct(t); n != clients*requests*events {

@@ -93,7 +93,7 @@ func TestEveryEncodingTellsWhatBecameOfEachEvent(t *testing.T) {
 					t.Errorf("result %d: %+v", i, r)
 				} else if r.StreamSeq != nil {
 					stored[*r.StreamSeq] = true
-					if e, _ := h.stored(t, *r.StreamSeq); e.Key != *r.IdempotencyKey || e.Tenant != tenant || e.Agent != "inbox" {
+					if e, _ := h.env.Stored(*r.StreamSeq); e.Key != *r.IdempotencyKey || e.Tenant != tenant || e.Agent != "inbox" {
 						t.Errorf("result %d: stored %+v", i, e)
 					}
 				}
@@ -101,7 +101,7 @@ func TestEveryEncodingTellsWhatBecameOfEachEvent(t *testing.T) {
 			if len(a.Results) != len(c.want) || a.Accepted != counts[Accepted] || a.Duplicate != counts[Duplicate] || a.Invalid != counts[Invalid] {
 				t.Errorf("%d results, %d accepted, %d duplicates, %d invalid; want %q", len(a.Results), a.Accepted, a.Duplicate, a.Invalid, c.want)
 			}
-			if n := h.messages(t); n != len(stored) {
+			if n := h.env.Messages(); n != len(stored) {
 				t.Errorf("%d messages are stored, %d were told", n, len(stored))
 			}
 		})
@@ -130,7 +130,7 @@ func TestAnEventsOwnBytesAreStored(t *testing.T) {
 	accepted(t, h.post(t, " \t"+strings.Replace(first, "k1", "k3", 1)+" \r\n\n"+eventText("k4"), ndjson))
 	accepted(t, h.post(t, " "+cloudText("k5", `"data": {}`)+" ", cloud))
 	for i, want := range []string{first, second, strings.Replace(first, "k1", "k3", 1), eventText("k4"), cloudText("k5", `"data": {}`)} {
-		if _, text := h.stored(t, uint64(i+1)); text != want {
+		if _, text := h.env.Stored(uint64(i + 1)); text != want {
 			t.Errorf("stored %s\n  want %s", text, want)
 		}
 	}
@@ -189,7 +189,7 @@ func TestWhatCannotBeReadIsRefusedAsAWhole(t *testing.T) {
 			}
 		})
 	}
-	if n := h.messages(t); n != 0 {
+	if n := h.env.Messages(); n != 0 {
 		t.Errorf("%d messages were stored", n)
 	}
 	accepted(t, h.post(t, eventText("k"), plain, "Content-Encoding", "identity"))
@@ -227,7 +227,7 @@ func TestWhoMayNotWriteIsRefused(t *testing.T) {
 	if r.StatusCode == http.StatusOK || r.StatusCode == http.StatusAccepted {
 		t.Errorf("GET: status %d", r.StatusCode)
 	}
-	if n := h.messages(t); n != 1 {
+	if n := h.env.Messages(); n != 1 {
 		t.Errorf("%d messages", n)
 	}
 }
@@ -243,7 +243,7 @@ func TestARepeatWithinTheStreamsWindowIsADuplicate(t *testing.T) {
 			t.Errorf("result %d: %s, want %s", i, got, want)
 		}
 	}
-	if *a.Results[1].StreamSeq != 2 || *a.Results[3].StreamSeq != 1 || h.messages(t) != 3 {
+	if *a.Results[1].StreamSeq != 2 || *a.Results[3].StreamSeq != 1 || h.env.Messages() != 3 {
 		t.Errorf("%+v", a)
 	}
 	if a := accepted(t, h.post(t, eventText("k1"), plain)); a.Duplicate != 1 || *a.Results[0].StreamSeq != 1 {
@@ -263,7 +263,7 @@ func TestTheLargestRequestIsTaken(t *testing.T) {
 	if a := accepted(t, h.post(t, body, ndjson)); a.Accepted != maxEvents {
 		t.Errorf("%d accepted, %d duplicate, %d invalid", a.Accepted, a.Duplicate, a.Invalid)
 	}
-	if n := h.messages(t); n != maxEvents {
+	if n := h.env.Messages(); n != maxEvents {
 		t.Errorf("%d messages", n)
 	}
 }

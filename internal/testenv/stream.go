@@ -98,14 +98,14 @@ func (s *Stream) State() jetstream.StreamState {
 }
 
 // Messages is how many messages the stream holds.
-func (s *Stream) Messages() int64 { s.t.Helper(); return int64(s.State().Msgs) }
+func (s *Stream) Messages() int { s.t.Helper(); return int(s.State().Msgs) }
 
 // LastSeq is the sequence of the stream's last message.
 func (s *Stream) LastSeq() int64 { s.t.Helper(); return int64(s.State().LastSeq) }
 
 // Stored is the event that the stream holds at a sequence, and its payload. A
 // message that is no event fails the test.
-func (s *Stream) Stored(seq int64) (odometer.Event, string) {
+func (s *Stream) Stored(seq uint64) (odometer.Event, string) {
 	s.t.Helper()
 	ctx, cancel := within()
 	defer cancel()
@@ -113,7 +113,7 @@ func (s *Stream) Stored(seq int64) (odometer.Event, string) {
 	if err != nil {
 		s.t.Fatal(err)
 	}
-	m, err := stream.GetMsg(ctx, uint64(seq))
+	m, err := stream.GetMsg(ctx, seq)
 	if err != nil {
 		s.t.Fatal(err)
 	}

@@ -57,7 +57,7 @@ func (e *Env) WaitUntilRead() {
 // is an event, a duplicate or a dead letter, and batches says how many of each.
 func (e *Env) CheckMessages() {
 	e.Database.t.Helper()
-	messages := e.Messages()
+	messages := int64(e.Messages())
 	events, dead := e.Number(`select count(*) from usage_events`), e.Number(`select count(*) from dead_letters`)
 	type counts struct{ messages, events, duplicates, dead int64 }
 	want := counts{messages, events, messages - events - dead, dead}
