@@ -34,8 +34,7 @@ var arrows = map[string][]string{
 	},
 
 	// What people see: pages and scripts that ask the API like any client.
-	"query/web":        {},
-	"query/web/bundle": {},
+	"query/web": {},
 
 	// Parts of the reporter's stage.
 	"reporter/subscriptions": {"", "billing", "audit/findings"},
@@ -48,6 +47,9 @@ var arrows = map[string][]string{
 	"api/apitest":       {},
 	"deploy/examples":   {"", "ingest"},
 	"internal/testenv":  {"", "ingest", "billing", "ingest/natstest", "migrations/pgtest"},
+
+	// A module of its own: it makes what query/web embeds.
+	"tools/bundle": {},
 
 	// For tests, the demo and the bench.
 	"reporter/stripetest": {},

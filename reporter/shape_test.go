@@ -1,17 +1,22 @@
 package reporter
 
 import (
+	"bufio"
+	"bytes"
 	"fmt"
+	"io"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httputil"
+	"net/url"
+	"os/exec"
+	"path/filepath"
 	"regexp"
+	"strconv"
 	"strings"
 	"sync"
 	"testing"
 	"time"
-
-	"github.com/stripe/stripe-mock/embedded"
-	"github.com/stripe/stripe-mock/server"
 )
 
 // TestRequestsHaveTheShapeThatStripeDocuments makes passes for 200 customers
@@ -53,35 +58,62 @@ type shapeChecker struct {
 
 func newShapeChecker(t *testing.T) *shapeChecker {
 	t.Helper()
-	spec, err := server.LoadSpec(embedded.OpenAPISpec, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	fixtures, err := server.LoadFixtures(embedded.OpenAPIFixtures, "")
-	if err != nil {
-		t.Fatal(err)
-	}
-	stub, err := server.NewStubServer(fixtures, spec, false, false)
-	if err != nil {
-		t.Fatal(err)
-	}
 	c := &shapeChecker{seen: map[string]bool{}}
+	mock := httputil.NewSingleHostReverseProxy(startStripeMock(t))
+	mock.ModifyResponse = func(answer *http.Response) error {
+		body, err := io.ReadAll(answer.Body)
+		if err != nil {
+			return err
+		}
+		if answer.StatusCode != http.StatusOK {
+			t.Errorf("%s %s is not accepted: %d %s", answer.Request.Method, answer.Request.URL, answer.StatusCode, body)
+		}
+		// The one meter of the fixtures stands for the one that is asked about.
+		body = eventName.ReplaceAll(body, []byte(`"event_name":"inbox_overage"`))
+		answer.Body, answer.ContentLength = io.NopCloser(bytes.NewReader(body)), int64(len(body))
+		answer.Header.Set("Content-Length", strconv.Itoa(len(body)))
+		return nil
+	}
 	c.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		answer := httptest.NewRecorder()
-		stub.HandleRequest(answer, r)
 		c.mu.Lock()
 		c.seen[r.Method+" "+r.URL.Path] = true
 		c.mu.Unlock()
-		if answer.Code != http.StatusOK {
-			t.Errorf("%s %s is not accepted: %d %s", r.Method, r.URL, answer.Code, answer.Body)
-		}
-		w.Header().Set("Content-Type", "application/json")
-		w.WriteHeader(answer.Code)
-		// The one meter of the fixtures stands for the one that is asked about.
-		_, _ = w.Write(eventName.ReplaceAll(answer.Body.Bytes(), []byte(`"event_name":"inbox_overage"`)))
+		mock.ServeHTTP(w, r)
 	}))
 	t.Cleanup(c.Close)
 	return c
+}
+
+var listening = regexp.MustCompile(`Listening for HTTP at address: (127\.0\.0\.1:\d+)`)
+
+// startStripeMock builds stripe-mock at the version that the module tools
+// names, and runs it on a free port until the test ends.
+func startStripeMock(t *testing.T) *url.URL {
+	t.Helper()
+	binary := filepath.Join(t.TempDir(), "stripe-mock")
+	build := exec.CommandContext(t.Context(), "go", "-C", "../tools", "build", "-o", binary, "github.com/stripe/stripe-mock")
+	if out, err := build.CombinedOutput(); err != nil {
+		t.Fatalf("%v: %v\n%s", build, err, out)
+	}
+	// The context of the test ends before its cleanups run: that kills the process.
+	cmd := exec.CommandContext(t.Context(), binary, "-http-addr", "127.0.0.1:0", "-strict-version-check=false")
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = cmd.Wait() }) // killed: its error says only that
+	lines := bufio.NewScanner(out)
+	for lines.Scan() {
+		if found := listening.FindStringSubmatch(lines.Text()); found != nil {
+			go func() { _, _ = io.Copy(io.Discard, out) }()
+			return &url.URL{Scheme: "http", Host: found[1]}
+		}
+	}
+	t.Fatalf("stripe-mock ended without listening: %v", lines.Err())
+	return nil
 }
 
 func (c *shapeChecker) expectSeen(t *testing.T, wants ...string) {

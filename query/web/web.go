@@ -6,7 +6,7 @@
 // What it guarantees:
 //
 //   - `go build` needs no Node.js: dist holds the bundles, is committed, and a
-//     test of package bundle makes it again from src and compares.
+//     test of tools/bundle builds it again from src and compares.
 //   - The widget, with its styles and texts, is at most 2 kB gzip; the same
 //     tests print every size.
 //   - Pages load nothing from other hosts and run no inline script; their
@@ -19,13 +19,15 @@
 // The files:
 //
 //	src/        the sources: widget, chart, dashboard, docs
-//	bundle/     makes dist from them
+//	browser/    tests of the pages in a browser
 //	assets.go   what is served where
 //	asset.go    how: headers, 304, gzip
 //	sessions.go the demo's tokens
+//
+// tools/bundle builds dist from src.
 package web
 
-//go:generate go run ./bundle
+//go:generate go -C ../../tools run ./bundle
 
 import (
 	"context"

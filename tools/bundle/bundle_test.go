@@ -15,7 +15,7 @@ import (
 )
 
 // web is the folder of the sources.
-const web = ".."
+const web = "../../query/web"
 
 // widgetBytes is what the widget may weigh, compressed, with its styles and
 // texts and without the chart, which is loaded when somebody asks for it.

@@ -1,11 +1,12 @@
-// Command bundle makes the folder dist of query/web, which the program embeds,
-// from the TypeScript, style sheets and pages in src. It is what
-// `go generate ./query/web` runs: it installs the locked npm packages, checks
-// the types and calls esbuild through its Go API.
+// Command bundle builds query/web/dist, which the program embeds, from the
+// TypeScript, style sheets and pages in query/web/src. `go generate ./query/web`
+// runs it in the folder tools: it installs the locked npm packages, checks the
+// types and calls esbuild through its Go API.
 //
 // dist is committed, so that building the program needs no Node.js. The same
 // sources and lock always give the same bytes; a test of this package builds
-// them again and compares.
+// them again and compares, and a test of query/web runs the tests of this
+// package, because `go test ./...` does not enter another module.
 package main
 
 import (
@@ -16,7 +17,7 @@ import (
 )
 
 func main() {
-	if err := run(context.Background(), "."); err != nil {
+	if err := run(context.Background(), "../query/web"); err != nil {
 		fmt.Fprintln(os.Stderr, "bundle:", err)
 		os.Exit(1)
 	}
