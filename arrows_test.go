@@ -19,18 +19,26 @@ var arrows = map[string][]string{
 	"ingest":             {""},
 	"ingest/httpingest":  {"", "ingest", "api"},
 	"billing":            {""},
-	"aggregator":         {"", "ingest", "billing"},
+	"aggregator":         {"", "ingest", "billing", "aggregator/position", "aggregator/apply"},
+
+	// Parts of the aggregator's stage. The live reader, replay and the retry of
+	// dead letters are three callers of apply, which counts.
+	"aggregator/position":   {"", "ingest"},
+	"aggregator/apply":      {"", "ingest", "billing"},
+	"aggregator/replay":     {"", "ingest", "aggregator/position", "aggregator/apply"},
+	"aggregator/deadletter": {"", "aggregator/position", "aggregator/apply"},
+
 	"audit/findings":     {},
 	"reporter":           {"", "billing", "audit/findings"},
 	"api":                {""},
 	"query":              {"", "api"},
 	"query/admin":        {"", "query", "api", "audit/findings"},
-	"audit":              {"", "ingest", "aggregator", "billing", "audit/findings"},
+	"audit":              {"", "ingest", "aggregator", "aggregator/position", "aggregator/apply", "billing", "audit/findings"},
 	"migrations":         {},
 	"migrations/localpg": {},
 	"cmd/odometer": {
 		"", "ingest", "billing", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
-		"aggregator/retention", "api", "query", "query/admin", "query/web", "ingest/httpingest", "audit", "migrations", "migrations/localpg",
+		"aggregator/position", "aggregator/apply", "aggregator/replay", "aggregator/deadletter", "aggregator/retention", "api", "query", "query/admin", "query/web", "ingest/httpingest", "audit", "migrations", "migrations/localpg",
 	},
 
 	// What people see: pages and scripts that ask the API like any client.
