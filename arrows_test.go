@@ -15,11 +15,11 @@ import (
 // in imports. The exceptions: whoever reads the stream imports ingest, which
 // owns its form, and whoever counts by the terms imports billing, which owns them.
 var arrows = map[string][]string{
-	"":                   {},
-	"ingest":             {""},
-	"ingest/httpingest":  {"", "ingest", "api"},
-	"billing":            {""},
-	"aggregator":         {"", "ingest", "billing", "aggregator/position", "aggregator/apply"},
+	"":                  {},
+	"ingest":            {""},
+	"ingest/httpingest": {"", "ingest", "api"},
+	"billing":           {""},
+	"aggregator":        {"", "ingest", "billing", "aggregator/position", "aggregator/apply"},
 
 	// Parts of the aggregator's stage. The live reader, replay and the retry of
 	// dead letters are three callers of apply, which counts.
