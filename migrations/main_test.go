@@ -6,6 +6,7 @@ import (
 	"maps"
 	"net/url"
 	"os"
+	"path"
 	"sync/atomic"
 	"testing"
 	"testing/fstest"
@@ -17,7 +18,7 @@ import (
 )
 
 // migrateEnv turns this test binary into a process that migrates the database
-// of that URL with the set named slow, and says how much it applied.
+// of that URL with the set named slow and prints how many files it applied.
 const migrateEnv = "ODOMETER_TEST_MIGRATE"
 
 var server *localpg.Server
@@ -37,14 +38,25 @@ func TestMain(m *testing.M) {
 	os.Exit(code)
 }
 
-// The tests cannot use pgtest, which needs this package and gives databases
-// that are migrated already.
+// The tests cannot use pgtest: it imports this package, and its databases are
+// migrated already.
 
 var databases atomic.Int64
 
-// emptyDatabase returns the URL of a database with nothing in it. The server
-// ends with the tests and takes it along.
+// emptyDatabase returns the URL of an empty database. It is removed with the
+// server when the tests end.
 func emptyDatabase(t *testing.T) string {
+	t.Helper()
+	return newDatabase(t, "template1")
+}
+
+// cloneOf returns the URL of a copy of a database that nobody is connected to.
+func cloneOf(t *testing.T, database string) string {
+	t.Helper()
+	return newDatabase(t, path.Base(mustParse(t, database).Path))
+}
+
+func newDatabase(t *testing.T, template string) string {
 	t.Helper()
 	admin, err := pgx.Connect(t.Context(), server.URL())
 	if err != nil {
@@ -52,15 +64,21 @@ func emptyDatabase(t *testing.T) string {
 	}
 	defer admin.Close(t.Context())
 	name := fmt.Sprintf("empty_%d", databases.Add(1))
-	if _, err := admin.Exec(t.Context(), "create database "+name); err != nil {
+	if _, err := admin.Exec(t.Context(), "create database "+name+" template "+template); err != nil {
 		t.Fatal(err)
 	}
-	u, err := url.Parse(server.URL())
+	u := mustParse(t, server.URL())
+	u.Path = "/" + name
+	return u.String()
+}
+
+func mustParse(t *testing.T, address string) *url.URL {
+	t.Helper()
+	u, err := url.Parse(address)
 	if err != nil {
 		t.Fatal(err)
 	}
-	u.Path = "/" + name
-	return u.String()
+	return u
 }
 
 func connect(t *testing.T, database string) *pgxpool.Pool {
@@ -84,7 +102,7 @@ func file(up, down string) *fstest.MapFile {
 	return &fstest.MapFile{Data: []byte("-- +goose Up\n" + up + "\n-- +goose Down\n" + down + "\n")}
 }
 
-// Three sets, each the previous one grown.
+// Three sets, each with one file more than the one before.
 var (
 	one   = fstest.MapFS{"00001_events.sql": file("create table usage_events (id int);", "drop table usage_events;")}
 	two   = with(one, "00002_more.sql", file("create table more (id int);", "drop table more;"))

@@ -1,16 +1,17 @@
 // Package migrations holds the database's schema and moves it forward and
 // back. The SQL is embedded, so that a binary and the schema it was written
-// for cannot be separated, and so that a binary can tell whether the database
-// in front of it is the one it knows.
+// for cannot be separated, and so that a binary can check whether a database
+// has exactly the schema it knows.
 //
 // What it guarantees: a migration is applied once, however many processes
-// call [Up] at the same time; a migration that fails leaves nothing behind;
-// [Status] and [Check] only read; nothing that was counted or billed is
-// dropped unless the caller insists.
+// call [Up] at the same time; a migration that fails or is killed at any
+// statement can be run again; [Status] and [Check] only read; nothing that was
+// counted or billed is dropped unless the caller insists.
 //
 // A new migration is a new file, 00004_words.sql, in goose's format. Files
-// that were released are never edited. The tables of River, which runs the
-// jobs, come with River's own migrations and belong to 00002.
+// that were released are never edited. A file runs in one transaction; one that
+// cannot (NO TRANSACTION) must be safe to run again from its start. The tables
+// of River, which runs the jobs, are part of our files: see 00007.
 package migrations
 
 import (
@@ -22,9 +23,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"maps"
 	"path"
-	"slices"
 	"strings"
 	"time"
 
@@ -32,7 +31,6 @@ import (
 	"github.com/jackc/pgx/v5/stdlib"
 	"github.com/pressly/goose/v3"
 	"github.com/pressly/goose/v3/lock"
-	"github.com/riverqueue/river/rivermigrate"
 )
 
 //go:embed *.sql
@@ -47,7 +45,7 @@ var (
 	ErrAhead = errors.New("this binary is older than the database")
 
 	// ErrWouldDestroy means that taking a migration back would drop events
-	// or told overage.
+	// or the ledger of reported overage.
 	ErrWouldDestroy = errors.New("taking a migration back would destroy data")
 )
 
@@ -59,26 +57,12 @@ type Migration struct {
 	AppliedAt time.Time // zero when not applied
 }
 
-// Up applies what is missing, oldest first, and returns what it applied.
-// While another process is at it, Up waits until that one is done or ctx ends.
-// When a migration fails, those before it stay applied and are returned with
-// the error.
+// Up applies the missing migrations, oldest first, and returns them. While
+// another process migrates, Up waits until it is done or ctx ends. When a
+// migration fails, those before it stay applied and are returned with the
+// error.
 func Up(ctx context.Context, pool *pgxpool.Pool) (applied []Migration, err error) {
-	if err := Check(ctx, pool); err != nil && !errors.Is(err, ErrBehind) {
-		return nil, fmt.Errorf("migrate up: %w", err)
-	}
-	if applied, err = up(ctx, pool, embedded); err != nil {
-		return applied, err
-	}
-	changed, err := riverUp(ctx, pool)
-	if err != nil {
-		return applied, fmt.Errorf("migrate up: %w", err)
-	}
-	isStep := func(m Migration) bool { return m.Version == riverStep }
-	if changed && !slices.ContainsFunc(applied, isStep) {
-		applied = append(applied, Migration{riverStep, nameOf(riverStep), true, time.Now().UTC()})
-	}
-	return applied, nil
+	return up(ctx, pool, embedded)
 }
 
 // Down takes back the newest migration and returns it. Unless force is set it
@@ -92,41 +76,18 @@ func Down(ctx context.Context, pool *pgxpool.Pool, force bool) (Migration, error
 // Status lists the migrations of this binary and those the database has
 // beyond them, oldest first.
 func Status(ctx context.Context, pool *pgxpool.Pool) ([]Migration, error) {
-	all, err := status(ctx, pool, embedded)
-	if err != nil {
-		return nil, err
-	}
-	err = checkRiver(ctx, pool)
-	if errors.Is(err, ErrBehind) {
-		for i := range all {
-			if all[i].Version == riverStep {
-				all[i].Applied, all[i].AppliedAt = false, time.Time{}
-			}
-		}
-	} else if err != nil && !errors.Is(err, ErrAhead) {
-		return nil, fmt.Errorf("migration status: %w", err)
-	}
-	return all, nil
+	return status(ctx, pool, embedded)
 }
 
 // Check returns nil when the database has exactly the migrations of this
 // binary, else an error that is [ErrBehind] or [ErrAhead].
 func Check(ctx context.Context, pool *pgxpool.Pool) error {
-	if err := check(ctx, pool, embedded); err != nil {
-		return err
-	}
-	return checkRiver(ctx, pool)
+	return check(ctx, pool, embedded)
 }
 
-// Fingerprint identifies the embedded migrations and River's: it changes with
-// every byte of them.
-func Fingerprint() string {
-	known, err := riverKnown()
-	if err != nil {
-		panic(err) // they are part of this binary
-	}
-	return fingerprint(embedded, known...)
-}
+// Fingerprint identifies the embedded migrations: it changes with every byte
+// of them.
+func Fingerprint() string { return fingerprint(embedded) }
 
 func up(ctx context.Context, pool *pgxpool.Pool, files fs.FS) ([]Migration, error) {
 	if err := check(ctx, pool, files); err != nil && !errors.Is(err, ErrBehind) {
@@ -162,9 +123,6 @@ func down(ctx context.Context, pool *pgxpool.Pool, files fs.FS, force bool) (Mig
 			return Migration{}, fmt.Errorf("migrate down: %w", err)
 		}
 	}
-	if err := riverBefore(ctx, pool); err != nil {
-		return Migration{}, fmt.Errorf("migrate down: %w", err)
-	}
 	p, db, err := provider(pool, files)
 	if err != nil {
 		return Migration{}, fmt.Errorf("migrate down: %w", err)
@@ -181,24 +139,11 @@ func down(ctx context.Context, pool *pgxpool.Pool, files fs.FS, force bool) (Mig
 	return Migration{Version: result.Source.Version, Name: name(result.Source.Path)}, nil
 }
 
-// riverBefore removes River's tables when the step that they belong to is the
-// next to go.
-func riverBefore(ctx context.Context, pool *pgxpool.Pool) error {
-	applied, err := appliedVersions(ctx, pool)
-	if err != nil {
-		return err
-	}
-	if len(applied) == 0 || slices.Max(slices.Collect(maps.Keys(applied))) != riverStep {
-		return nil
-	}
-	return riverDown(ctx, pool)
-}
-
-// provider returns goose over files and the pool. Closing db gives its
-// connections back; the pool stays open.
+// provider returns goose for files and the pool. Closing db returns its
+// connections; the pool stays open.
 func provider(pool *pgxpool.Pool, files fs.FS) (*goose.Provider, *sql.DB, error) {
-	// Asked every second for a day: how long to wait is the caller's to say,
-	// by ctx, and a long migration must not fail the processes behind it.
+	// The lock is tried every second for a day: ctx decides how long to wait,
+	// and a long migration must not fail the processes that wait for it.
 	locker, err := lock.NewPostgresSessionLocker(lock.WithLockTimeout(1, 24*60*60))
 	if err != nil {
 		return nil, nil, err
@@ -215,7 +160,7 @@ func provider(pool *pgxpool.Pool, files fs.FS) (*goose.Provider, *sql.DB, error)
 	return p, db, nil
 }
 
-// named says which file an error is of.
+// named adds to an error the name of the file that failed.
 func named(err error) error {
 	var failed *goose.PartialError
 	if errors.As(err, &failed) {
@@ -228,21 +173,7 @@ func name(file string) string {
 	return strings.TrimSuffix(path.Base(file), ".sql")
 }
 
-// nameOf is the name of an embedded migration.
-func nameOf(version int64) string {
-	known, err := knownMigrations(embedded)
-	if err != nil {
-		panic(err) // the names are part of this binary
-	}
-	for _, m := range known {
-		if m.Version == version {
-			return m.Name
-		}
-	}
-	return ""
-}
-
-func fingerprint(files fs.FS, river ...rivermigrate.Migration) string {
+func fingerprint(files fs.FS) string {
 	names, err := fs.Glob(files, "*.sql")
 	if err != nil {
 		panic(err) // only a malformed pattern can fail
@@ -254,9 +185,6 @@ func fingerprint(files fs.FS, river ...rivermigrate.Migration) string {
 			panic(fmt.Sprintf("embedded migration %s: %v", n, err)) // it is part of this binary
 		}
 		fmt.Fprintf(h, "%s %d\n%s", n, len(content), content)
-	}
-	for _, m := range river {
-		fmt.Fprintf(h, "river %d %d\n%s", m.Version, len(m.SQLUp), m.SQLUp)
 	}
 	return hex.EncodeToString(h.Sum(nil))[:16]
 }

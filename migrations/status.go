@@ -14,8 +14,8 @@ import (
 	"github.com/pressly/goose/v3"
 )
 
-// status does not ask goose: its Status creates the version table and takes
-// the lock, and a process that only looks must do neither.
+// status does not use goose's Status, which creates the version table and takes
+// the lock: a process that only reads must do neither.
 func status(ctx context.Context, pool *pgxpool.Pool, files fs.FS) ([]Migration, error) {
 	known, err := knownMigrations(files)
 	if err != nil {
@@ -110,8 +110,8 @@ func appliedVersions(ctx context.Context, pool *pgxpool.Pool) (map[int64]time.Ti
 	return applied, err
 }
 
-// precious are the tables that no migration back may take along unasked:
-// what was counted, and what Stripe was told.
+// precious are the tables that a migration back drops only by force: the
+// counted events, and the ledger of what was reported to Stripe.
 var precious = []string{"usage_events", "overage_reports"}
 
 // refuseLoss returns ErrWouldDestroy when a precious table exists and is not
