@@ -26,7 +26,7 @@ type Alert struct {
 	Message string `json:"message"`
 }
 
-// AlertFor is the alert that a count deserves, nil when it deserves none.
+// AlertFor is the alert that a count raises, nil when it raises none.
 // noun names the agent's unit, costCents the overage so far.
 func AlertFor(agent, noun string, count int64, limit *int64, costCents int64, currency string) *Alert {
 	percent := Percentage(count, limit)

@@ -26,7 +26,7 @@ func Reasons() []Reason {
 }
 
 // Rejection is why a message cannot be an event, with the detail that a person
-// needs to mend its sender: which field, which value, what was allowed.
+// needs to fix its sender: which field, which value, what was allowed.
 type Rejection struct {
 	Reason Reason
 	Detail string

@@ -3,6 +3,7 @@ package odometer
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"hash/fnv"
 	"strings"
 	"time"
 
@@ -25,7 +26,7 @@ const (
 // AdjustmentAction is the action_type of every correction.
 const AdjustmentAction = "adjustment"
 
-// Kind separates what agents say from what operators correct. Each kind has
+// Kind separates what agents report from what operators correct. Each kind has
 // its own namespace of idempotency keys.
 type Kind string
 
@@ -52,7 +53,7 @@ type Event struct {
 
 // ID identifies the event for ever: the first 128 bits of a SHA-256 over kind,
 // tenant and key, each with its length in front so that no two triples read
-// the same. Neither time nor place is part of it: a retry that carries another
+// the same. Neither time nor position is part of it: a retry that carries another
 // time is still the same event.
 func (e *Event) ID() uuid.UUID {
 	buf := make([]byte, 0, 3*4+len(Adjustment)+len(e.Tenant)+4*MaxKeyRunes)
@@ -68,8 +69,8 @@ func appendField(buf []byte, field string) []byte {
 	return append(buf, field...)
 }
 
-// Position is a message's place in the history of the stream. Sequences are
-// used again after a stream lost its tail; the epoch tells the uses apart.
+// Position is where a message stands in the history of the stream. A stream that
+// lost its tail uses sequences again; the epoch tells which use is meant.
 type Position struct {
 	Epoch int32
 	Seq   int64
@@ -100,4 +101,18 @@ func ValidAgent(id string) bool {
 func ParseTenant(s string) (uuid.UUID, bool) {
 	id, err := uuid.Parse(s)
 	return id, err == nil && len(s) == len("xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx") && !strings.ContainsAny(s, "ABCDEF")
+}
+
+// PartitionHash is the hash by which the NATS server's subject transform
+// `{{partition(N,2)}}` assigns tenants to partitions: FNV-1a, 32 bits, over the
+// tenant's token. (nats-server, server/subject_transform.go.)
+func PartitionHash(tenant uuid.UUID) uint32 {
+	h := fnv.New32a()
+	h.Write([]byte(tenant.String()))
+	return h.Sum32()
+}
+
+// PartitionOf is the partition, of n, that holds a tenant's messages.
+func PartitionOf(tenant uuid.UUID, n int) int {
+	return int(PartitionHash(tenant) % uint32(n))
 }

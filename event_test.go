@@ -16,7 +16,7 @@ func TestIdentityIsKindTenantAndKey(t *testing.T) {
 	base := odometer.Event{Kind: odometer.Usage, Tenant: tenant, Key: "k", Agent: "inbox", Quantity: 1}
 	same := odometer.Event{Kind: odometer.Usage, Tenant: tenant, Key: "k", Agent: "other", Quantity: 2, Position: at(7)}
 	if base.ID() != same.ID() {
-		t.Error("time, place or content have become part of an event's identity")
+		t.Error("time, position or content have become part of an event's identity")
 	}
 	// Stored for ever: a change of this value would count every event again.
 	if got := base.ID().String(); got != wantID {

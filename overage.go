@@ -17,7 +17,7 @@ func Overage(count int64, limit *int64) int64 {
 }
 
 // Percentage is how much of limit is used, rounded down, so that 100 is never
-// said before the limit is reached. Nothing included means 100 from the first
+// shown before the limit is reached. Nothing included means 100 from the first
 // unit on; no limit means 0.
 func Percentage(count int64, limit *int64) int64 {
 	switch {

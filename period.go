@@ -22,12 +22,12 @@ func (p *Period) Contains(t time.Time) bool { return !t.Before(p.Start) && t.Bef
 // belongs to it however often it is read.
 func (p *Period) OpenAt(at Position) bool { return p.ClosedAt == nil || !at.After(*p.ClosedAt) }
 
-// Place finds the period that an event belongs to, given all periods of its
+// PeriodFor finds the period that an event belongs to, given all periods of its
 // tenant in order. It is a function of the event's own time and position: the
 // period of its time when that was still open there, else the first later one
 // that was (the event is late then: it occurred before the period's start).
 // It is nil when its time lies in no period or no later one was open.
-func Place(periods []Period, occurredAt time.Time, at Position) *Period {
+func PeriodFor(periods []Period, occurredAt time.Time, at Position) *Period {
 	for i := range periods {
 		if !periods[i].Contains(occurredAt) {
 			continue
@@ -52,8 +52,8 @@ const (
 	Expired  Status = "expired"
 )
 
-// Subscription is what a tenant has agreed to, and the rule by which its
-// periods follow one another.
+// Subscription is a tenant's plan and status, and the rule by which its periods
+// follow one another.
 type Subscription struct {
 	Tenant             uuid.UUID
 	PlanID             string // "" without a plan
@@ -82,9 +82,9 @@ func (s *Subscription) lapsesAt(t time.Time) bool {
 	return s.Status == Trial && !s.onTrial(t) && s.PlanID == ""
 }
 
-// Lay is the first period of a subscription as it was agreed, cut in two at
-// the end of a trial that lies inside it.
-func (s *Subscription) Lay(start, end time.Time) []Period {
+// FirstPeriods is the first period of a subscription, or two when a trial ends
+// inside it: the trial's and the rest.
+func (s *Subscription) FirstPeriods(start, end time.Time) []Period {
 	cut := end
 	if s.onTrial(start) && s.TrialEndsAt != nil && s.TrialEndsAt.Before(end) {
 		cut = *s.TrialEndsAt
@@ -100,8 +100,8 @@ func (s *Subscription) period(start, end time.Time) Period {
 	return Period{Start: start, End: end, PlanID: s.PlanID, Trial: s.onTrial(start)}
 }
 
-// Roll is the periods that follow one ending at end until one contains the
-// time until. It is empty when none is due or the subscription does not roll.
+// Roll returns the periods that follow one ending at end, up to and including
+// the one that contains the time until. It is empty when none is due or the subscription does not roll.
 func (s *Subscription) Roll(end, until time.Time) []Period {
 	var periods []Period
 	for s.Rolls() && !end.After(until) && !s.lapsesAt(end) {
@@ -115,7 +115,7 @@ func (s *Subscription) Roll(end, until time.Time) []Period {
 	return periods
 }
 
-// StatusAt is the status that time has made of the stored one: a trial that is
+// StatusAt is the status at now: the stored one, except that a trial that is
 // over turns into the paid subscription, or expires without a plan.
 func (s *Subscription) StatusAt(now time.Time) Status {
 	switch {

@@ -45,7 +45,7 @@ func TestPlacementIsAFunctionOfTimeAndPosition(t *testing.T) {
 		{"late by one", "2026-10-31", 201, "2026-11-01"},
 	} {
 		got := ""
-		if p := odometer.Place(periods, day(c.occurred), at(c.seq)); p != nil {
+		if p := odometer.PeriodFor(periods, day(c.occurred), at(c.seq)); p != nil {
 			got = p.Start.Format(time.DateOnly)
 		}
 		if got != c.want {
@@ -57,16 +57,16 @@ func TestPlacementIsAFunctionOfTimeAndPosition(t *testing.T) {
 func TestALateEventAfterTheLastCloseHasNoPeriod(t *testing.T) {
 	t.Parallel()
 	periods := []odometer.Period{closedAt(period("2026-09-01", "2026-10-01"), 100)}
-	if p := odometer.Place(periods, day("2026-09-02"), at(101)); p != nil {
-		t.Errorf("placed in %v, want nowhere", p)
+	if p := odometer.PeriodFor(periods, day("2026-09-02"), at(101)); p != nil {
+		t.Errorf("period %v, want none", p)
 	}
 }
 
 func TestAGapTakesNothing(t *testing.T) {
 	t.Parallel()
 	periods := []odometer.Period{period("2026-09-01", "2026-10-01"), period("2026-11-01", "2026-12-01")}
-	if p := odometer.Place(periods, day("2026-10-15"), at(1)); p != nil {
-		t.Errorf("placed in %v, want nowhere", p)
+	if p := odometer.PeriodFor(periods, day("2026-10-15"), at(1)); p != nil {
+		t.Errorf("period %v, want none", p)
 	}
 }
 
@@ -148,7 +148,7 @@ func TestSubscriptionsLayAndRollTheirPeriods(t *testing.T) {
 		},
 	} {
 		c.sub.Anchor = c.sub.Interval.Anchor(day(c.start), day(c.end))
-		periods := c.sub.Lay(day(c.start), day(c.end))
+		periods := c.sub.FirstPeriods(day(c.start), day(c.end))
 		periods = append(periods, c.sub.Roll(periods[len(periods)-1].End, day(c.until))...)
 		var got []span
 		for _, p := range periods {

@@ -24,9 +24,9 @@ func (i *item) place(periods []odometer.Period) *odometer.Period {
 	e := &i.event
 	switch {
 	case i.retried == nil:
-		return odometer.Place(periods, e.OccurredAt, e.Position)
+		return odometer.PeriodFor(periods, e.OccurredAt, e.Position)
 	case i.retried.now:
-		return odometer.Place(periods, e.OccurredAt, endOfTime)
+		return odometer.PeriodFor(periods, e.OccurredAt, endOfTime)
 	default:
 		return PlaceRetried(periods, e.OccurredAt, i.retried.closedUntil)
 	}
@@ -45,7 +45,7 @@ func PlaceRetried(periods []odometer.Period, occurredAt time.Time, closedUntil *
 		}
 		then[n] = p
 	}
-	return odometer.Place(then, occurredAt, endOfTime)
+	return odometer.PeriodFor(then, occurredAt, endOfTime)
 }
 
 // closedUntil is the end of a tenant's last closed period, nil for none.

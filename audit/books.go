@@ -193,7 +193,7 @@ func (m *matcher) findPeriod(ctx context.Context, tx pgx.Tx, d *difference) erro
 	if err != nil {
 		return err
 	}
-	if p := odometer.Place(tenant.Periods, d.msg.event.OccurredAt, d.msg.event.Position); p != nil {
+	if p := odometer.PeriodFor(tenant.Periods, d.msg.event.OccurredAt, d.msg.event.Position); p != nil {
 		d.Period = &p.Start
 	}
 	return nil

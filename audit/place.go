@@ -91,7 +91,7 @@ func (a *auditor) comparePlace(d *doubtful, tenant *billing.Tenant) {
 	var home *odometer.Period
 	exists := false
 	if tenant != nil {
-		if home = odometer.Place(tenant.Periods, d.Occurred, d.At); d.Retried {
+		if home = odometer.PeriodFor(tenant.Periods, d.Occurred, d.At); d.Retried {
 			home = aggregator.PlaceRetried(tenant.Periods, d.Occurred, d.Closed)
 		}
 		for _, p := range tenant.Periods {

@@ -84,7 +84,7 @@ const maxPeriods = 5000
 // except that a running period ends there; a closed period may be said again
 // with its own bounds, so that a late word can still change what follows it.
 func relay(stored laid, sub odometer.Subscription, start, end, now time.Time) (layout, error) {
-	wanted := sub.Lay(start, end)
+	wanted := sub.FirstPeriods(start, end)
 	wanted = append(wanted, sub.Roll(wanted[len(wanted)-1].End, reach(stored, now))...)
 	if len(wanted) > maxPeriods {
 		return layout{}, fmt.Errorf("%w: from %s to now there would be %d periods of a %s: give a later --period-start",

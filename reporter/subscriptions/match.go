@@ -43,7 +43,7 @@ func asStored(stored *billing.Tenant, a billing.Agreement, now time.Time) bool {
 		return false
 	}
 	periods := stored.Periods[from:]
-	laid := want.Lay(a.Start, a.End)
+	laid := want.FirstPeriods(a.Start, a.End)
 	wanted := append(laid, want.Roll(laid[len(laid)-1].End, ahead(periods, now))...)
 	if len(periods) < len(laid) || len(periods) > len(wanted) {
 		return false
@@ -74,7 +74,7 @@ func ahead(periods []odometer.Period, now time.Time) time.Time {
 // running period now. Nothing is clipped where nothing is in the way.
 func clip(stored *billing.Tenant, a billing.Agreement, now time.Time) billing.Agreement {
 	want := subscriptionOf(stored, a)
-	wanted := want.Lay(a.Start, a.End)
+	wanted := want.FirstPeriods(a.Start, a.End)
 	wanted = append(wanted, want.Roll(wanted[len(wanted)-1].End, now)...)
 	until, inTheWay := fixedUntil(stored.Periods, wanted, a.Start, now)
 	if !inTheWay {

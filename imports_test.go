@@ -11,10 +11,11 @@ import (
 	"testing"
 )
 
-// arrows says which of our packages each may import. Stages meet in data, not
-// in imports. The exceptions: whoever reads the stream imports ingest, which
-// owns its form, and whoever counts by the terms imports billing, which owns them.
-var arrows = map[string][]string{
+// allowedImports lists, for each package, which of our packages it may import.
+// Stages meet in data, not in imports. The exceptions: a reader of the stream
+// imports ingest, which defines its format, and what counts by plans and periods
+// imports billing, which owns them.
+var allowedImports = map[string][]string{
 	"":                  {},
 	"ingest":            {""},
 	"ingest/httpingest": {"", "ingest", "api"},
@@ -74,18 +75,18 @@ func TestImportsPointOneWay(t *testing.T) {
 			return err
 		}
 		found++
-		checkArrows(t, path)
+		checkImports(t, path)
 		return nil
 	})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if found < 50 {
-		t.Fatalf("only %d files found: the walk does not see the house", found)
+		t.Fatalf("only %d files found: the walk misses most of the tree", found)
 	}
 }
 
-func checkArrows(t *testing.T, path string) {
+func checkImports(t *testing.T, path string) {
 	file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.ImportsOnly)
 	if err != nil {
 		t.Fatal(err)
@@ -94,9 +95,9 @@ func checkArrows(t *testing.T, path string) {
 	if from == "." {
 		from = ""
 	}
-	allowed, known := arrows[from]
+	allowed, known := allowedImports[from]
 	if !known {
-		t.Errorf("%s: package %q has no place in the house: give it one in arrows", path, from)
+		t.Errorf("%s: package %q is not listed in allowedImports: add it", path, from)
 	}
 	for _, spec := range file.Imports {
 		imported, _ := strconv.Unquote(spec.Path.Value)
@@ -106,7 +107,7 @@ func checkArrows(t *testing.T, path string) {
 		to := strings.TrimPrefix(strings.TrimPrefix(imported, "odometer"), "/")
 		test := strings.HasSuffix(path, "_test.go") && (to == from || slices.Contains(anyTest, to) || from == "")
 		if !test && !slices.Contains(allowed, to) {
-			t.Errorf("%s imports %s: only %q are allowed to %q", path, imported, allowed, from)
+			t.Errorf("%s imports %s: allowedImports[%q] has only %q", path, imported, from, allowed)
 		}
 	}
 }
