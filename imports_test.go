@@ -51,11 +51,12 @@ var allowedImports = map[string][]string{
 	"aggregator/retention":   {"", "billing"},
 
 	// For tests only.
-	"migrations/pgtest": {"migrations", "migrations/localpg"},
-	"ingest/natstest":   {},
-	"api/apitest":       {},
-	"deploy/examples":   {"", "ingest"},
-	"internal/testenv":  {"", "ingest", "billing", "ingest/natstest", "migrations/pgtest"},
+	"migrations/pgtest":              {"migrations", "migrations/localpg"},
+	"migrations/pgtest/withpostgres": {"migrations/pgtest"},
+	"ingest/natstest":                {},
+	"api/apitest":                    {},
+	"deploy/examples":                {"", "ingest"},
+	"internal/testenv":               {"", "ingest", "billing", "ingest/natstest", "migrations/pgtest"},
 
 	// A module of its own: it makes what query/web embeds.
 	"tools/bundle": {},

@@ -30,7 +30,7 @@ func TestNewIsMigratedAndEmpty(t *testing.T) {
 	}
 }
 
-func TestTestsAtOnceNeverSeeEachOther(t *testing.T) {
+func TestParallelTestsAreIsolated(t *testing.T) {
 	t.Parallel()
 	for i := range 8 {
 		t.Run("same/name", func(t *testing.T) {
@@ -61,7 +61,7 @@ func TestPassedTestDropsItsDatabase(t *testing.T) {
 	}
 }
 
-// failing is a test that has failed, without failing the one that it is in.
+// failing is a test that reports that it failed, without failing the real one.
 type failing struct {
 	testing.TB
 	said *strings.Builder
@@ -114,20 +114,20 @@ func TestServerSurvivesBeingKilled(t *testing.T) {
 func TestGivenServerIsSharedByProcesses(t *testing.T) {
 	t.Parallel()
 	server := Server(t)
-	said := make(chan error)
+	done := make(chan error)
 	for range 3 {
 		go func() {
-			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^(TestNew|TestTestsAtOnce|TestPassed)")
+			cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^(TestNew|TestParallel|TestPassed)")
 			cmd.Env = append(os.Environ(), URLEnv+"="+server.URL())
 			if out, err := cmd.CombinedOutput(); err != nil {
-				said <- fmt.Errorf("%w: %s", err, out)
+				done <- fmt.Errorf("%w: %s", err, out)
 				return
 			}
-			said <- nil
+			done <- nil
 		}()
 	}
 	for range 3 {
-		if err := <-said; err != nil {
+		if err := <-done; err != nil {
 			t.Error(err)
 		}
 	}
@@ -144,7 +144,7 @@ func TestGivenServerIsSharedByProcesses(t *testing.T) {
 	}
 }
 
-func TestHalfMadeTemplateIsMadeAgain(t *testing.T) {
+func TestIncompleteTemplateIsCreatedAgain(t *testing.T) {
 	t.Parallel()
 	server := Server(t)
 	ctx := context.Background()
@@ -165,8 +165,8 @@ func TestHalfMadeTemplateIsMadeAgain(t *testing.T) {
 
 func TestWrongURLIsExplained(t *testing.T) {
 	t.Setenv(URLEnv, "host=localhost")
-	if _, _, err := start(t.Context()); err == nil || !strings.Contains(err.Error(), URLEnv) {
-		t.Errorf("start = %v", err)
+	if _, _, err := sharedServer(t.Context()); err == nil || !strings.Contains(err.Error(), URLEnv) {
+		t.Errorf("sharedServer = %v", err)
 	}
 }
 
