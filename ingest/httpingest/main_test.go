@@ -82,7 +82,7 @@ func token(t testing.TB, of uuid.UUID) string {
 	return text
 }
 
-// post posts a body; header is name, value, name, value, …
+// post posts a body; header alternates names and values.
 func (h *testServer) post(t testing.TB, body, contentType string, header ...string) *http.Response {
 	t.Helper()
 	r, err := http.NewRequestWithContext(soon(t), http.MethodPost, h.URL+Path, bytes.NewReader([]byte(body)))

@@ -71,7 +71,7 @@ func (s *Stream) Publish(events ...ingest.Event) {
 }
 
 // PublishRaw stores any bytes under any subject, past the publisher's checks.
-// header is name, value, name, value, …
+// header alternates names and values.
 func (s *Stream) PublishRaw(subject, payload string, header ...string) {
 	s.t.Helper()
 	msg := &nats.Msg{Subject: subject, Data: []byte(payload), Header: nats.Header{}}

@@ -29,6 +29,17 @@ func TestEnvironmentHasStreamCatalogueAndSubscriptions(t *testing.T) {
 	e.CheckCounters()
 }
 
+func TestDatabaseAloneHasTheCatalogue(t *testing.T) {
+	t.Parallel()
+	d := NewDatabase(t)
+	if agents := d.Texts(`select agent from agents order by position`); len(agents) != 3 || agents[0] != "inbox" {
+		t.Errorf("agents %q, want those of the sample catalogue", agents)
+	}
+	if n := d.Count(Tenant(0), "inbox"); n != 0 {
+		t.Errorf("counted %d in a fresh database", n)
+	}
+}
+
 // failing records instead of failing its test.
 type failing struct {
 	testing.TB

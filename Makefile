@@ -1,0 +1,16 @@
+# Every target prints what it runs. CONTRIBUTING.md says when to use which.
+.PHONY: test short lint soak bench
+
+# What the README promises. Each package starts a Postgres of its own, unless
+# ODOMETER_TEST_DATABASE_URL names one.
+test:
+	go test -timeout 20m ./...
+
+# Fewer random schedules, and no browser, bundle or benchmark: under 90 s on two cores.
+short:
+	go test -short ./...
+
+lint:
+	go vet ./...
+	go tool -modfile=tools/go.mod golangci-lint run ./...
+	go tool -modfile=tools/go.mod deadcode -test ./...
