@@ -2,7 +2,6 @@ package aggregator
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"time"
@@ -164,38 +163,11 @@ func (at *attached) holds(ctx context.Context, info *jetstream.StreamInfo, seq i
 	if seq < int64(info.State.FirstSeq) || storedAt == nil {
 		return true, nil
 	}
-	stored, err := at.storedTime(ctx, seq)
+	stored, err := ingest.StoredTime(ctx, at.nc, seq)
 	if err != nil || stored == nil {
-		return false, err
+		return false, natsError(err)
 	}
 	return stored.Truncate(time.Microsecond).Equal(*storedAt), nil
-}
-
-// storedTime is when the stream stored a message, nil when it has none there.
-// It asks the API itself: the client library also reads the message's headers,
-// by which an agent could forge the time (in a direct get) or, with headers
-// that no library can read, keep everyone from ever attaching again.
-func (at *attached) storedTime(ctx context.Context, seq int64) (*time.Time, error) {
-	answer, err := at.nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+ingest.StreamName, fmt.Appendf(nil, `{"seq":%d}`, seq))
-	if err != nil {
-		return nil, natsError(fmt.Errorf("look at message %d: %w", seq, err))
-	}
-	var said struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Time time.Time `json:"time"`
-		} `json:"message"`
-	}
-	err = json.Unmarshal(answer.Data, &said)
-	switch {
-	case err != nil:
-		return nil, natsError(fmt.Errorf("look at message %d: %w", seq, err))
-	case said.Error != nil && said.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return nil, nil
-	case said.Error != nil:
-		return nil, natsError(fmt.Errorf("look at message %d: %w", seq, said.Error))
-	}
-	return &said.Message.Time, nil
 }
 
 // sayUnread alarms when messages left the stream by age before they were read:

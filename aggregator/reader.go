@@ -6,7 +6,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"odometer/ingest"
@@ -46,18 +45,16 @@ type reader struct {
 	workers []*worker // by partition; nil where another process reads
 	looks   chan look
 
-	through  mark         // the last message that was dealt
-	dealt    atomic.Int64 // its sequence, for poll
-	expected uint64       // consumer sequence of the next message
-	stuck    int
+	through mark         // the last message that was dealt
+	dealt   atomic.Int64 // its sequence, for poll
+	stuck   int
 }
 
 func (a *Aggregator) newReader(at *attached, held map[int]bool) *reader {
 	r := &reader{
 		a: a, at: at,
-		workers:  make([]*worker, at.partitions),
-		looks:    make(chan look),
-		expected: 1,
+		workers: make([]*worker, at.partitions),
+		looks:   make(chan look),
 	}
 	for p := range held {
 		r.workers[p] = a.newWorker(p, at)
@@ -79,11 +76,11 @@ func (r *reader) begin() int64 {
 // run consumes and deals until ctx ends or a message is missing.
 func (r *reader) run(ctx context.Context) error {
 	r.through.seq = r.begin()
-	pull, err := newPull(ctx, r.a.NATS, r.at.stream, r.through.seq)
+	stream, err := ingest.OpenReader(ctx, r.a.NATS, r.at.stream, ingest.ReadOptions{From: r.through.seq + 1})
 	if err != nil {
-		return err
+		return natsError(err)
 	}
-	defer pull.stop()
+	defer stream.Close()
 	ticker := time.NewTicker(markEvery)
 	defer ticker.Stop()
 	marked := r.through.seq
@@ -91,8 +88,15 @@ func (r *reader) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case msg := <-pull.arrived:
-			if err := r.receive(ctx, pull, msg); err != nil {
+		case msg := <-stream.Arrived():
+			m, err := stream.Accept(msg)
+			if err != nil {
+				return natsError(err)
+			}
+			if m == nil {
+				continue
+			}
+			if err := r.deal(ctx, m); err != nil {
 				return err
 			}
 		case l := <-r.looks:
@@ -100,8 +104,8 @@ func (r *reader) run(ctx context.Context) error {
 				return err
 			}
 		case <-ticker.C:
-			if err := pull.revive(); err != nil {
-				return err
+			if err := stream.KeepAlive(); err != nil {
+				return natsError(err)
 			}
 			if r.through.seq > marked {
 				marked = r.through.seq
@@ -111,44 +115,22 @@ func (r *reader) run(ctx context.Context) error {
 	}
 }
 
-func (r *reader) receive(ctx context.Context, p *pull, msg *nats.Msg) error {
-	if p.fromServer(msg) {
-		return p.obey(msg)
-	}
-	if err := r.deal(ctx, msg); err != nil {
-		return err
-	}
-	return p.handled()
-}
-
 // deal hands a message to its partition's worker. It waits for a busy one:
 // that is how a slow database slows the reading.
-func (r *reader) deal(ctx context.Context, msg *nats.Msg) error {
-	meta, err := msg.Metadata()
-	if err != nil {
-		return natsError(fmt.Errorf("read the stream: %w", err))
-	}
-	if meta.Sequence.Consumer != r.expected {
-		return natsError(fmt.Errorf("%w: after message %d", errGap, r.through.seq))
-	}
-	r.expected++
+func (r *reader) deal(ctx context.Context, m *ingest.Message) error {
 	r.stuck = 0
-	r.through = mark{seq: int64(meta.Sequence.Stream), storedAt: meta.Timestamp.UTC().Truncate(time.Microsecond)}
+	r.through = mark{seq: m.Position.Seq, storedAt: m.StoredAt}
 	r.dealt.Store(r.through.seq)
-	kind, partition, tenant, agent, ok := ingest.ParseStored(msg.Subject)
-	if !ok || partition >= len(r.workers) {
+	if m.Partition < 0 || m.Partition >= len(r.workers) {
 		return fmt.Errorf("%w: message %d has subject %q, which stream %s cannot have made: check its subject transform",
-			ErrUnfit, r.through.seq, msg.Subject, ingest.StreamName)
+			ErrUnfit, r.through.seq, m.Subject, ingest.StreamName)
 	}
-	w := r.workers[partition]
+	w := r.workers[m.Partition]
 	if w == nil || r.through.seq <= w.begin {
 		return nil
 	}
-	return w.take(ctx, item{mark: r.through, message: &ingest.Message{
-		Kind: kind, TenantToken: tenant, AgentToken: agent,
-		Header: msg.Header, Data: msg.Data, StoredAt: r.through.storedAt,
-		Position: r.at.epochs.of(r.through.seq),
-	}})
+	m.Position = r.at.epochs.of(r.through.seq)
+	return w.take(ctx, item{mark: r.through, message: m})
 }
 
 // see learns where the stream ends. What is read through to there is complete
@@ -162,7 +144,7 @@ func (r *reader) see(ctx context.Context, l look) error {
 	}
 	if r.through.seq < l.last {
 		if r.stuck++; r.stuck > stuckFor {
-			return natsError(fmt.Errorf("%w: nothing came after %d although the stream ends at %d", errGap, r.through.seq, l.last))
+			return natsError(fmt.Errorf("%w: nothing came after %d although the stream ends at %d", ingest.ErrGap, r.through.seq, l.last))
 		}
 	}
 	r.a.Metrics.lag.Set(float64(l.last - r.committed()))

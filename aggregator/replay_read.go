@@ -1,12 +1,10 @@
 package aggregator
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"time"
-
-	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"odometer"
 	"odometer/ingest"
@@ -39,101 +37,63 @@ func (r *replay) read(ctx context.Context) error {
 }
 
 func (r *replay) readStream(ctx context.Context) error {
-	pull, err := newPull(ctx, r.NATS, r.at.stream, r.done.First-1, r.narrow)
-	if err != nil || pull.pending == 0 {
-		return err
-	}
-	defer pull.stop()
-	tick := time.NewTicker(pullBeat)
-	defer tick.Stop()
-	for expected := uint64(1); ; {
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-tick.C:
-			if gone, err := r.agedOut(ctx); gone || err != nil {
-				return err
-			}
-			if err := pull.revive(); err != nil {
-				return err
-			}
-		case msg := <-pull.arrived:
-			if pull.fromServer(msg) {
-				if err := pull.obey(msg); err != nil {
-					return err
-				}
-				continue
-			}
-			end, err := r.take(ctx, msg, expected)
-			if end || err != nil {
-				return err
-			}
-			expected++
-			if err := pull.handled(); err != nil {
-				return err
-			}
-		}
-	}
-}
-
-// narrow asks the server for what is wanted only.
-func (r *replay) narrow(c *jetstream.ConsumerConfig) {
+	options := ingest.ReadOptions{From: r.done.First, To: r.done.Last}
 	if r.Tenant != nil {
 		p := odometer.PartitionOf(*r.Tenant, r.at.partitions)
 		for _, kind := range []string{"usage", "adjust"} {
-			c.FilterSubjects = append(c.FilterSubjects, fmt.Sprintf("%s.%d.%s.*", kind, p, *r.Tenant))
+			options.Subjects = append(options.Subjects, fmt.Sprintf("%s.%d.%s.*", kind, p, *r.Tenant))
 		}
 	}
 	if r.Since != nil && r.From == 0 {
-		c.DeliverPolicy, c.OptStartSeq, c.OptStartTime = jetstream.DeliverByStartTimePolicy, 0, r.Since
+		options.Since = *r.Since
+	}
+	stream, err := ingest.OpenReader(ctx, r.NATS, r.at.stream, options)
+	if err != nil {
+		return natsError(err)
+	}
+	defer stream.Close()
+	for {
+		m, err := stream.Next(ctx)
+		if err != nil || m == nil {
+			return cmp.Or(r.sameStream(ctx), natsError(err))
+		}
+		if err := r.take(ctx, m); err != nil {
+			return err
+		}
 	}
 }
 
-// agedOut reports whether all that is left to read has left the stream by age.
-func (r *replay) agedOut(ctx context.Context) (bool, error) {
+// sameStream makes sure that the stream that was read is still the one that the
+// positions are of.
+func (r *replay) sameStream(ctx context.Context) error {
 	info, err := r.at.stream.Info(ctx)
 	switch {
 	case ctx.Err() != nil:
-		return false, ctx.Err()
+		return ctx.Err()
 	case err != nil:
-		return false, natsError(fmt.Errorf("look at stream %s: %w", ingest.StreamName, err))
+		return natsError(fmt.Errorf("look at stream %s: %w", ingest.StreamName, err))
 	case !created(info).Equal(r.at.epochs.last().StreamCreated):
-		return false, fmt.Errorf("%w: the stream was made anew meanwhile", ErrReplayUnfit)
+		return fmt.Errorf("%w: the stream was made anew meanwhile", ErrReplayUnfit)
 	}
-	return int64(info.State.FirstSeq) > r.done.Last, nil
+	return nil
 }
 
-// take hands a message to its partition; end after the last that is wanted.
-func (r *replay) take(ctx context.Context, msg *nats.Msg, expected uint64) (end bool, err error) {
-	meta, err := msg.Metadata()
-	if err != nil {
-		return false, natsError(fmt.Errorf("read the stream: %w", err))
-	}
-	if meta.Sequence.Consumer != expected {
-		return false, natsError(fmt.Errorf("%w after message %d", errGap, r.done.Through))
-	}
-	seq := int64(meta.Sequence.Stream)
-	if seq > r.done.Last {
-		return true, nil
-	}
-	kind, partition, tenant, agent, ok := ingest.ParseStored(msg.Subject)
-	if !ok || partition >= len(r.lanes) {
-		return false, fmt.Errorf("%w: message %d has subject %q, which stream %s cannot have made: check its subject transform",
-			ErrUnfit, seq, msg.Subject, ingest.StreamName)
+// take hands a message to its partition.
+func (r *replay) take(ctx context.Context, m *ingest.Message) error {
+	seq := m.Position.Seq
+	if m.Partition < 0 || m.Partition >= len(r.lanes) {
+		return fmt.Errorf("%w: message %d has subject %q, which stream %s cannot have made: check its subject transform",
+			ErrUnfit, seq, m.Subject, ingest.StreamName)
 	}
 	r.done.Read++
 	r.done.Through = seq
-	l := r.lanes[partition]
+	l := r.lanes[m.Partition]
 	if seq > l.begin.Seq {
 		r.done.Unread++
-	} else {
-		stored := meta.Timestamp.UTC().Truncate(time.Microsecond)
-		err = r.add(ctx, l, item{mark: mark{seq: seq, storedAt: stored}, message: &ingest.Message{
-			Kind: kind, TenantToken: tenant, AgentToken: agent,
-			Header: msg.Header, Data: msg.Data, StoredAt: stored, Position: r.at.epochs.of(seq),
-		}})
+		return nil
 	}
-	return seq == r.done.Last || meta.NumPending == 0, err
+	m.Position = r.at.epochs.of(seq)
+	return r.add(ctx, l, item{mark: mark{seq: seq, storedAt: m.StoredAt}, message: m})
 }
 
 // lane is one partition's way through a replay.

@@ -13,7 +13,6 @@ var (
 	errGained       = errors.New("a further partition became free")
 	errMoved        = errors.New("the position was moved by another reader")
 	errRulesChanged = errors.New("the terms have changed")
-	errGap          = errors.New("the stream's messages did not arrive without a gap")
 	errStream       = errors.New("the stream is not the one that was attached")
 )
 

@@ -194,7 +194,7 @@ func (m *matcher) stray(msg *message, r *record, found []difference) []differenc
 func (m *matcher) heldAt(seq int64) bool {
 	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 	defer cancel()
-	stored, err := m.storedTime(ctx, seq)
+	stored, err := ingest.StoredTime(ctx, m.NATS, seq)
 	return err == nil && stored != nil
 }
 

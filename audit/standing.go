@@ -2,7 +2,6 @@ package audit
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"slices"
@@ -162,7 +161,7 @@ func (a *auditor) checkPlace(ctx context.Context, p place) error {
 	case p.Seq < int64(state.FirstSeq), p.StoredAt == nil:
 		return nil
 	}
-	stored, err := a.storedTime(ctx, p.Seq)
+	stored, err := ingest.StoredTime(ctx, a.NATS, p.Seq)
 	if err != nil {
 		return err
 	}
@@ -178,34 +177,6 @@ func (a *auditor) checkPlace(ctx context.Context, p place) error {
 		}
 	}
 	return nil
-}
-
-// storedTime is when the stream stored a message, nil when it has none there.
-// It asks the API itself: the client library also reads the message's headers,
-// by which an agent could forge the time.
-func (a *auditor) storedTime(ctx context.Context, seq int64) (*time.Time, error) {
-	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
-	defer cancel()
-	answer, err := a.NATS.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+ingest.StreamName, fmt.Appendf(nil, `{"seq":%d}`, seq))
-	if err != nil {
-		return nil, fmt.Errorf("look at message %d: %w", seq, err)
-	}
-	var said struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Time time.Time `json:"time"`
-		} `json:"message"`
-	}
-	err = json.Unmarshal(answer.Data, &said)
-	switch {
-	case err != nil:
-		return nil, fmt.Errorf("look at message %d: %w", seq, err)
-	case said.Error != nil && said.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return nil, nil
-	case said.Error != nil:
-		return nil, fmt.Errorf("look at message %d: %w", seq, said.Error)
-	}
-	return &said.Message.Time, nil
 }
 
 // position is a message's place as people and commands write it.

@@ -7,7 +7,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -145,15 +144,16 @@ func (a *auditor) read(ctx context.Context, from, to int64, since time.Time, eac
 	if from > to {
 		return nil
 	}
-	p, err := newPull(ctx, a.NATS, a.at.stream, from, since, a.subjects())
+	stream, err := ingest.OpenReader(ctx, a.NATS, a.at.stream, ingest.ReadOptions{From: from, Since: since, To: to, Subjects: a.subjects()})
 	if err != nil {
 		return err
 	}
-	defer p.stop(a.at.stream)
+	defer stream.Close()
+	sought := !since.IsZero() // the first message says where the range begins
 	began := int64(0)
 	for through := from - 1; through < to; {
 		c := &chunk{from: through + 1, to: through}
-		if through, err = a.fill(ctx, p, c, through, to); err != nil {
+		if through, err = a.fill(ctx, stream, c, through, to, &sought); err != nil {
 			return err
 		}
 		if began == 0 {
@@ -169,18 +169,18 @@ func (a *auditor) read(ctx context.Context, from, to int64, since time.Time, eac
 
 // fill reads until the chunk is full, to is reached or the stream is at its
 // end, and returns the sequence through which was read.
-func (a *auditor) fill(ctx context.Context, p *pull, c *chunk, through, to int64) (int64, error) {
+func (a *auditor) fill(ctx context.Context, stream *ingest.StreamReader, c *chunk, through, to int64, sought *bool) (int64, error) {
 	for through < to && len(c.messages) < chunkMessages && c.bytes < chunkBytes {
-		msg, meta, err := p.receive(ctx)
+		m, err := stream.Next(ctx)
 		if err != nil {
 			return through, err
 		}
 		seq := to + 1
-		if msg != nil {
-			seq = int64(meta.Sequence.Stream)
+		if m != nil {
+			seq = m.Position.Seq
 		}
-		if p.sought {
-			p.sought, c.from, through = false, seq, seq-1
+		if *sought {
+			*sought, c.from, through = false, seq, seq-1
 			a.report.Stream.First = seq
 		}
 		if err := a.gap(ctx, through+1, min(seq, to+1)-1); err != nil {
@@ -188,29 +188,25 @@ func (a *auditor) fill(ctx context.Context, p *pull, c *chunk, through, to int64
 		}
 		through = min(seq, to)
 		c.to = through
-		if msg != nil && seq <= to {
-			a.add(c, msg, meta)
+		if m != nil {
+			a.add(c, m)
 		}
 	}
 	return through, nil
 }
 
 // add takes a message in, if its partition has read it.
-func (a *auditor) add(c *chunk, msg *nats.Msg, meta *nats.MsgMetadata) {
-	seq := int64(meta.Sequence.Stream)
-	kind, partition, tenant, agent, ok := ingest.ParseStored(msg.Subject)
-	if ok && seq > a.at.through(partition) {
+func (a *auditor) add(c *chunk, m *ingest.Message) {
+	seq := m.Position.Seq
+	if m.Partition >= 0 && seq > a.at.through(m.Partition) {
 		c.waiting++ // of a partition that is read less far than another
 	}
-	if !ok || seq > a.at.through(partition) {
+	if m.Partition < 0 || seq > a.at.through(m.Partition) {
 		return
 	}
-	c.messages = append(c.messages, message{Message: ingest.Message{
-		Kind: kind, TenantToken: tenant, AgentToken: agent, Header: msg.Header, Data: msg.Data,
-		StoredAt: meta.Timestamp.UTC().Truncate(time.Microsecond),
-		Position: odometer.Position{Epoch: a.at.of(seq), Seq: seq},
-	}})
-	c.bytes += c.messages[len(c.messages)-1].Bytes()
+	m.Position.Epoch = a.at.of(seq)
+	c.messages = append(c.messages, message{Message: *m})
+	c.bytes += m.Bytes()
 }
 
 // subjects are those of the tenant asked for, nil for all.

@@ -11,10 +11,12 @@ import (
 	"odometer"
 )
 
-// Message is one message as the stream holds it. Kind and the tokens are what
-// ParseStored reads from its subject.
+// Message is one message as the stream holds it. Kind, partition and tokens are
+// what ParseStored reads from its subject; Decode does not need the subject.
 type Message struct {
+	Subject     string // as stored
 	Kind        odometer.Kind
+	Partition   int // -1: a subject that the stream's configuration cannot make
 	TenantToken string
 	AgentToken  string
 	Header      nats.Header
