@@ -63,12 +63,12 @@ func (m *matcher) bury(c *chunk, msg *message, l *letter) {
 		d.Kind, d.Cause = DeadChanged, "the row was changed after it was written"
 		d.Expected, d.Found = fmt.Sprintf("the message's %d bytes, stored %s", len(msg.Data), msg.StoredAt.Format(time.RFC3339Nano)),
 			fmt.Sprintf("%d bytes, stored %s", len(l.Payload), l.Received.UTC().Format(time.RFC3339Nano))
-		d.Repair = fmt.Sprintf("no repair is defined: the message is right; delete the row, then: odometer replay --from-seq %d", l.Seq)
+		d.Repair = byHand("no repair is defined: the message is right; delete the row, then: odometer replay --from-seq %d", l.Seq)
 		m.report.differs(streamEvents, d)
 	case (was == counted || was == altered) && !settled && l.Epoch == msg.Position.Epoch:
 		d.Kind, d.Cause = DeadCounted, "its row was written, or its state changed, by hand"
 		d.Expected, d.Found = "an event or a dead letter", "both, the dead letter "+l.State
-		d.Repair = fmt.Sprintf("odometer deadletters discard %d-%d --why \"it is an event\"", l.Epoch, l.Seq)
+		d.Repair = command("deadletters", "discard", fmt.Sprintf("%d-%d", l.Epoch, l.Seq), "--why", "it is an event")
 		m.report.differs(streamEvents, d)
 	}
 }
@@ -132,7 +132,8 @@ func (m *matcher) unlike(msg *message, r *record) difference {
 		Expected: fmt.Sprintf("agent %s, action_type %s, quantity %d, as its repeat says", msg.event.Agent, msg.event.Action, msg.event.Quantity),
 		Found:    fmt.Sprintf("agent %s, action_type %s, quantity %d, stored at %d-%d", r.agent, r.action, r.quantity, r.Epoch, r.Seq),
 		Cause:    "the event was changed after this message was found to repeat it, or the dead letter of a conflict was deleted",
-		Repair:   fmt.Sprintf("odometer replay --from-seq %d --tenant %s (books the conflict); a changed event: see its own message", msg.seq(), uuid.UUID(r.tenant)),
+		Repair: command("replay", "--from-seq", fmt.Sprint(msg.seq()), "--tenant", uuid.UUID(r.tenant).String()).
+			note(" (books the conflict); a changed event: see its own message"),
 	}}
 }
 
@@ -166,8 +167,7 @@ func (m *matcher) missing(msg *message) difference {
 	d := difference{msg: msg, Difference: Difference{
 		Kind: EventMissing, Tenant: tenantOf(msg), Agent: msg.event.Agent, Where: m.at.position(msg.seq()),
 		Expected: "a dead letter", Found: "nothing",
-		Cause:  "its row was deleted",
-		Repair: "odometer replay", // from the first on: a repeat must not take its original's place
+		Cause: "its row was deleted",
 	}}
 	if msg.reject == nil {
 		d.Where += fmt.Sprintf(", key %q", msg.event.Key)
@@ -175,9 +175,11 @@ func (m *matcher) missing(msg *message) difference {
 	} else {
 		d.msg = nil
 	}
+	args := []string{"replay"} // from the first message on: a repeat must not be counted in its original's place
 	if d.Tenant != nil {
-		d.Repair += " --tenant " + d.Tenant.String()
+		args = append(args, "--tenant", d.Tenant.String())
 	}
+	d.Repair = command(args...)
 	return d
 }
 

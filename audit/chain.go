@@ -76,7 +76,7 @@ func (a *auditor) compareLinks(ctx context.Context, tx pgx.Tx) error {
 }
 
 // restoreLedger is what can be done about a ledger that is not what it was.
-const restoreLedger = "no repair is defined: what Stripe was told cannot be made up; restore overage_reports from a backup, then: odometer jobs run verify"
+var restoreLedger = byHand("no repair is defined: what Stripe was told cannot be made up; restore overage_reports from a backup, then: odometer jobs run verify")
 
 func (a *auditor) compareLink(c *chain, l *link) {
 	missing := l.revision - c.revision - 1

@@ -135,7 +135,7 @@ func (a *auditor) tellAhead(s *sums) {
 		Kind: EventUnknown, Tenant: &tenant, Agent: s.Agent, Period: &period,
 		Expected: "no event beyond what was read of the stream", Found: "one or more",
 		Cause:  "rows were written by hand",
-		Repair: fmt.Sprintf("no repair is defined: no message of the stream says this; delete the rows of the tenant whose stream_seq is beyond stream_positions, then: odometer reconcile --tenant %s", tenant),
+		Repair: byHand("no repair is defined: no message of the stream says this; delete the rows of the tenant whose stream_seq is beyond stream_positions, then: odometer reconcile --tenant %s", tenant),
 	})
 }
 
@@ -149,9 +149,9 @@ func (a *auditor) tellDrift(s *sums) {
 	d := Difference{
 		Kind: CounterDiffers, Tenant: &tenant, Agent: s.Agent, Period: &period,
 		Expected: fmt.Sprintf("%d, the sum of its events", events), Found: fmt.Sprint(counter),
-		Cause:  "the counter was changed by hand, or an event was",
-		Repair: "odometer reconcile --tenant " + s.Tenant.String(),
+		Cause: "the counter was changed by hand, or an event was",
 	}
+	args := []string{"reconcile", "--tenant", tenant.String()}
 	switch {
 	case s.Counter == nil:
 		d.Kind, d.Found, d.Cause = CounterMissing, "no counter", "its row was deleted"
@@ -161,13 +161,15 @@ func (a *auditor) tellDrift(s *sums) {
 	switch {
 	case !a.report.proven(s.Tenant):
 		d.Cause = "this tenant's events are not what the stream says: see there"
-		d.Repair = "first what stream and events say, then: odometer reconcile --tenant " + s.Tenant.String()
+		d.Repair = byHand("first what stream and events say, then: odometer reconcile --tenant %s", tenant)
 	case s.Closed && s.Total != nil && *s.Total != events:
-		d.Repair = fmt.Sprintf("no repair is defined: the period is closed with %d, which its events do not bear out", *s.Total)
+		d.Repair = byHand("no repair is defined: the period is closed with %d, which its events do not bear out", *s.Total)
 	case a.beyond(period):
-		d.Repair += " --force (the stream no longer holds the period's first messages: nothing proves its events)"
+		d.Repair = command(append(args, "--force")...).note(" (the stream no longer holds the period's first messages: nothing proves its events)")
 	case !within(events, counter, smallDrift):
-		d.Repair += " --force (the drift is 5 % or more)"
+		d.Repair = command(append(args, "--force")...).note(" (the drift is 5 % or more)")
+	default:
+		d.Repair = command(args...)
 	}
 	a.report.differs(eventsCounters, d)
 }

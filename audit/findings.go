@@ -88,7 +88,7 @@ func resolveOthers(ctx context.Context, pool *pgxpool.Pool, current map[[2]strin
 func (d *Difference) finding() findings.Finding {
 	f := findings.Finding{
 		Kind: d.Kind, Agent: d.Agent, FoundBy: foundBy,
-		Detail: fmt.Sprintf("%s: expected %s, found %s: %s; %s", d.Where, d.Expected, d.Found, d.Cause, d.Repair),
+		Detail: fmt.Sprintf("%s: expected %s, found %s: %s; %s", d.Where, d.Expected, d.Found, d.Cause, d.Repair.Text),
 	}
 	subject := []string{d.Agent, d.Where}
 	if d.Tenant != nil && *d.Tenant != uuid.Nil {

@@ -221,7 +221,7 @@ func (h *house) finds(scope Scope, kinds ...string) *Report {
 	var found []string
 	for _, d := range r.Differences {
 		found = append(found, d.Kind)
-		if d.Expected == "" || d.Found == "" || d.Cause == "" || d.Repair == "" {
+		if d.Expected == "" || d.Found == "" || d.Cause == "" || d.Repair.Text == "" {
 			h.t.Errorf("a difference does not tell all: %+v", d)
 		}
 	}

@@ -144,20 +144,20 @@ func (a *auditor) compareOwed(o *owed) {
 	switch {
 	case o.Closed && o.Total == nil && o.Counter != 0:
 		d.Kind, d.Expected, d.Found = TotalDiffers, "the frozen total of a closed period", "none"
-		d.Cause, d.Repair = "its row was deleted", "no repair is defined: a closed period is not closed again; restore the row from a backup"
+		d.Cause, d.Repair = "its row was deleted", byHand("no repair is defined: a closed period is not closed again; restore the row from a backup")
 	case o.Closed && o.Total != nil && *o.Total != o.Counter:
 		d.Kind, d.Expected, d.Found = TotalDiffers, fmt.Sprintf("%d, the frozen total", *o.Total), fmt.Sprintf("%d in the counter", o.Counter)
 		d.Cause = "the counter or the total was changed after the close"
-		d.Repair = "odometer reconcile --tenant " + tenant.String() + " (sets the counter where the events agree with the total)"
+		d.Repair = command("reconcile", "--tenant", tenant.String()).note(" (sets the counter where the events agree with the total)")
 	case !o.Consistent:
 		d.Kind, d.Expected, d.Found = TotalDiffers, "an overage that follows from count and limit", fmt.Sprint(o.Overage)
-		d.Cause, d.Repair = "the frozen total was changed by hand", "no repair is defined: a closed period does not change; restore the row from a backup"
+		d.Cause, d.Repair = "the frozen total was changed by hand", byHand("no repair is defined: a closed period does not change; restore the row from a backup")
 	case o.Told == o.Overage && o.Undecided == 0:
 		a.report.equal(countersLedger, 1)
 		return
 	case o.Settled && o.Unbillable == 0:
 		d.Kind, d.Expected, d.Found = ToldDiffers, fmt.Sprintf("%d, the overage of the settled period", o.Overage), fmt.Sprintf("%d told", o.Told)
-		d.Cause, d.Repair = "rows of the ledger were deleted, doubled or changed, or the frozen total was", "no repair is defined: the period is settled; restore the ledger from a backup, then: odometer jobs run verify"
+		d.Cause, d.Repair = "rows of the ledger were deleted, doubled or changed, or the frozen total was", byHand("no repair is defined: the period is settled; restore the ledger from a backup, then: odometer jobs run verify")
 	default:
 		a.report.unsettled(countersLedger, 1, unsettledWhy(o))
 		return

@@ -161,7 +161,7 @@ func (m *matcher) own(c *chunk, msg *message, r *record, found []difference) []d
 		Kind: EventChanged, Tenant: r.tenantID(), Agent: msg.event.Agent, Period: &r.period, Where: m.at.position(r.Seq),
 		Expected: field + " " + expected, Found: field + " " + is,
 		Cause: "the row was changed after it was counted",
-		Repair: fmt.Sprintf("no repair is defined: the message is right; delete the row with event_id %s, then: odometer replay --from-seq %d --tenant %s",
+		Repair: byHand("no repair is defined: the message is right; delete the row with event_id %s, then: odometer replay --from-seq %d --tenant %s",
 			uuid.UUID(r.id), r.Seq, uuid.UUID(r.tenant)),
 	}})
 }
@@ -184,7 +184,7 @@ func (m *matcher) stray(msg *message, r *record, found []difference) []differenc
 		Where:    fmt.Sprintf("%s, key %q", m.at.position(r.Seq), r.key),
 		Expected: "no event", Found: fmt.Sprintf("an event of %d units", r.quantity),
 		Cause: "the row was written by hand, or its tenant, key or position was changed",
-		Repair: fmt.Sprintf("no repair is defined: no message of the stream says this; delete the row with event_id %s if nobody can account for it, then: odometer replay --from-seq %d --tenant %s",
+		Repair: byHand("no repair is defined: no message of the stream says this; delete the row with event_id %s if nobody can account for it, then: odometer replay --from-seq %d --tenant %s",
 			uuid.UUID(r.id), r.Seq, uuid.UUID(r.tenant)),
 	}})
 }

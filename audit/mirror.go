@@ -85,7 +85,7 @@ func (a *auditor) compareMirror(ctx context.Context, was mirror, has ledger) err
 	if was.revision != now.revision || !known && !has.HasSent {
 		return nil
 	}
-	d := Difference{Kind: LedgerDiffers, Where: "ledger " + has.ID.String(), Repair: "odometer jobs run verify (compares it with Stripe; until then nothing is sent)"}
+	d := Difference{Kind: LedgerDiffers, Where: "ledger " + has.ID.String(), Repair: command("jobs", "run", "verify").note(" (compares it with Stripe; until then nothing is sent)")}
 	switch {
 	case !known:
 		d.Expected, d.Found = "a mirror in the NATS bucket "+mirrorBucket, "none"

@@ -114,7 +114,7 @@ func (a *auditor) comparePlace(d *doubtful, tenant *billing.Tenant) {
 		Where:    fmt.Sprintf("%d-%d, key %q, occurred %s", d.At.Epoch, d.At.Seq, d.Key, d.Occurred.UTC().Format(time.RFC3339Nano)),
 		Expected: expected, Found: "the period from " + period.Format(time.RFC3339),
 		Cause: "the row was moved by hand",
-		Repair: fmt.Sprintf("no repair is defined: delete the row with event_id %s, then: odometer replay --from-seq %d --tenant %s",
+		Repair: byHand("no repair is defined: delete the row with event_id %s, then: odometer replay --from-seq %d --tenant %s",
 			d.Event, d.At.Seq, d.Tenant),
 	})
 }

@@ -27,8 +27,8 @@ type How struct {
 	Force bool   // also a drift of 5 % and more, and where the stream cannot prove the events any more
 }
 
-// Repair is what was done about a counter, or why it was left alone.
-type Repair struct {
+// CounterRepair is what was done about a counter, or why it was left alone.
+type CounterRepair struct {
 	Tenant uuid.UUID `json:"tenant_id"`
 	Agent  string    `json:"agent"`
 	Period time.Time `json:"period_start"`
@@ -39,10 +39,10 @@ type Repair struct {
 
 // Repaired is what a reconciliation came to.
 type Repaired struct {
-	Report   *Report  `json:"audit"`
-	Repaired []Repair `json:"repaired"`
-	Left     []Repair `json:"left"`
-	Others   int64    `json:"others"` // differences that are no counter's
+	Report   *Report         `json:"audit"`
+	Repaired []CounterRepair `json:"repaired"`
+	Left     []CounterRepair `json:"left"`
+	Others   int64           `json:"others"` // differences that are no counter's
 }
 
 // Done reports whether nothing is left that differs.
@@ -54,7 +54,7 @@ func (r *Repaired) Done() bool { return len(r.Left) == 0 && r.Others == 0 }
 func Reconcile(ctx context.Context, o Options, scope Scope, how How, progress func(Progress)) (*Repaired, error) {
 	scope.Since = time.Time{} // a part of the stream proves no counter
 	report, a, err := run(ctx, o, scope, progress)
-	result := &Repaired{Report: report, Repaired: []Repair{}, Left: []Repair{}}
+	result := &Repaired{Report: report, Repaired: []CounterRepair{}, Left: []CounterRepair{}}
 	if err != nil {
 		return result, err
 	}
@@ -94,7 +94,7 @@ func (a *auditor) healed(result *Repaired) (n int64) {
 
 // reconcile deals with one counter; done when it is right now.
 func (a *auditor) reconcile(ctx context.Context, key drift, how How, result *Repaired) (done bool, err error) {
-	r := Repair{Tenant: key.Tenant, Agent: key.Agent, Period: key.Period}
+	r := CounterRepair{Tenant: key.Tenant, Agent: key.Agent, Period: key.Period}
 	err = pgx.BeginFunc(ctx, a.Pool, func(tx pgx.Tx) error {
 		if err := billing.Lock(ctx, tx, key.Tenant); err != nil {
 			return err
@@ -206,7 +206,7 @@ where tenant_id = $1
 var errNoPeriod = errors.New("its events are in a period that does not exist")
 
 // repair sets the counter and writes down who did it and why.
-func (a *auditor) repair(ctx context.Context, tx pgx.Tx, s *sums, how How, r *Repair) error {
+func (a *auditor) repair(ctx context.Context, tx pgx.Tx, s *sums, how How, r *CounterRepair) error {
 	tag, err := tx.Exec(ctx, setCounterSQL, s.Tenant, s.Agent, s.Period, r.After)
 	if err != nil {
 		return fmt.Errorf("set the counter of %s/%s: %w", s.Tenant, s.Agent, err)
@@ -259,13 +259,13 @@ func keepQuiet(ctx context.Context, tx pgx.Tx, f findings.Finding) error {
 }
 
 // leave writes down that a counter is left alone, and why.
-func (a *auditor) leave(ctx context.Context, r *Repair, how How) error {
+func (a *auditor) leave(ctx context.Context, r *CounterRepair, how How) error {
 	f := r.finding(kindError, how.Who)
 	f.Detail = fmt.Sprintf("the counter of agent %s says %d and its events come to %d; it is left alone: %s", r.Agent, r.Before, r.After, r.Why)
 	return findings.Record(ctx, a.Pool, f)
 }
 
-func (r *Repair) finding(kind, who string) findings.Finding {
+func (r *CounterRepair) finding(kind, who string) findings.Finding {
 	return findings.Finding{
 		Kind: kind, Subject: fmt.Sprintf("%s %s %s", r.Tenant, r.Agent, r.Period.UTC().Format(time.RFC3339Nano)),
 		Tenant: r.Tenant, Agent: r.Agent, Period: r.Period, Before: &r.Before, After: &r.After, FoundBy: who,

@@ -2,6 +2,8 @@ package audit
 
 import (
 	"fmt"
+	"strconv"
+	"strings"
 	"sync"
 	"time"
 
@@ -49,8 +51,35 @@ type Difference struct {
 	Expected   string     `json:"expected"`
 	Found      string     `json:"found"`
 	Cause      string     `json:"cause"`
-	Repair     string     `json:"repair"`
+	Repair
 }
+
+// Repair says how a difference is repaired.
+type Repair struct {
+	Text string   `json:"repair"`                // for people
+	Args []string `json:"repair_args,omitempty"` // of the odometer command that repairs it; nil when no command alone does
+}
+
+// command is a repair by a command of this program.
+func command(args ...string) Repair {
+	text := "odometer"
+	for _, arg := range args {
+		if strings.ContainsAny(arg, " \"'") {
+			arg = strconv.Quote(arg)
+		}
+		text += " " + arg
+	}
+	return Repair{Text: text, Args: args}
+}
+
+// note adds what people should know of a command.
+func (r Repair) note(text string) Repair {
+	r.Text += text
+	return r
+}
+
+// byHand is a repair that no command does.
+func byHand(format string, args ...any) Repair { return Repair{Text: fmt.Sprintf(format, args...)} }
 
 // Comparison is what comparing two books came to.
 type Comparison struct {

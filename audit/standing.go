@@ -120,7 +120,7 @@ func (a *auditor) look(ctx context.Context) error {
 }
 
 // startAgain is how the books come to know of a stream that was cut.
-const startAgain = "odometer run aggregator (it begins a new epoch and takes nothing back), then odometer audit"
+var startAgain = command("run", "aggregator").note(" (it begins a new epoch and takes nothing back), then odometer audit")
 
 // checkStream compares the stream with the positions. It is not ok when it is
 // another stream: then no message of it can be compared.

@@ -235,7 +235,7 @@ func (a *auditor) gap(ctx context.Context, from, to int64) error {
 	a.report.differs(streamEvents, Difference{Kind: StreamGap, Where: fmt.Sprintf("%d to %d", from, to),
 		Expected: fmt.Sprintf("%d messages", to-from+1), Found: "none",
 		Cause:  "the stream lost messages from its middle: a failed disk, or somebody deleted them",
-		Repair: "no repair is defined: what they said is in the events that were counted from them, and nowhere else"})
+		Repair: byHand("no repair is defined: what they said is in the events that were counted from them, and nowhere else")})
 	return nil
 }
 

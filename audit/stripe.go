@@ -51,11 +51,11 @@ func (a *auditor) compareMeter(c StripeCheck) {
 		Where:    fmt.Sprintf("customer %s, meter %s", c.Customer, c.Meter),
 		Expected: fmt.Sprintf("%d, as the ledger has it", c.Ledger), Found: fmt.Sprintf("%d in Stripe's summary", c.Stripe),
 		Cause:  "something else reported to this meter, or a row of the ledger was lost",
-		Repair: "no repair is defined: nothing is sent again; the final invoice decides and what it has too much is carried into the next period. After a restored backup: odometer jobs run verify",
+		Repair: byHand("no repair is defined: nothing is sent again; the final invoice decides and what it has too much is carried into the next period. After a restored backup: odometer jobs run verify"),
 	}
 	if c.Stripe < c.Ledger {
 		d.Cause = "Stripe dropped a report after it was accepted, or a row of the ledger was added by hand"
-		d.Repair = "no repair is defined: nothing is sent again; the final invoice decides and what it lacks is carried into the next period"
+		d.Repair = byHand("no repair is defined: nothing is sent again; the final invoice decides and what it lacks is carried into the next period")
 	}
 	a.report.differs(ledgerStripe, d)
 }

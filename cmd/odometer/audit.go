@@ -160,7 +160,7 @@ func differenceLine(d *audit.Difference) string {
 	if d.Where != "" {
 		line += "at " + d.Where + " "
 	}
-	return fmt.Sprintf("%s| expected %s, found %s | %s | %s", line, d.Expected, d.Found, d.Cause, d.Repair)
+	return fmt.Sprintf("%s| expected %s, found %s | %s | %s", line, d.Expected, d.Found, d.Cause, d.Repair.Text)
 }
 
 // steps shows how far an audit is: a bar with rate and time left on a

@@ -106,7 +106,7 @@ func (d *demo) suffer(ctx context.Context, what damage) (row table.Row, repaired
 	for range 3 {
 		commands := repairsOf(report)
 		for _, c := range commands {
-			if _, err := d.command(ctx, strings.Fields(c)...); err != nil {
+			if _, err := d.command(ctx, c...); err != nil {
 				return nil, false, err
 			}
 			done = append(done, "odometer "+shortened(c))
@@ -139,24 +139,20 @@ func kindsOf(r *audit.Report) []string {
 	return kinds
 }
 
-// repairsOf are the commands that the differences name, each once.
-func repairsOf(r *audit.Report) []string {
-	var commands []string
+// repairsOf are the arguments of the commands that repair the differences, each once.
+func repairsOf(r *audit.Report) (commands [][]string) {
 	for _, d := range r.Differences {
-		c, named := strings.CutPrefix(d.Repair, "odometer ")
-		if i := strings.IndexAny(c, "(;,:"); i >= 0 {
-			c = c[:i]
-		}
-		if c = strings.TrimSpace(c); named && !slices.Contains(commands, c) {
-			commands = append(commands, c)
+		same := func(args []string) bool { return slices.Equal(args, d.Repair.Args) }
+		if d.Repair.Args != nil && !slices.ContainsFunc(commands, same) {
+			commands = append(commands, d.Repair.Args)
 		}
 	}
 	return commands
 }
 
-// shortened leaves out most of a tenant's id.
-func shortened(command string) string {
-	words := strings.Fields(command)
+// shortened is a command without most of a tenant's id.
+func shortened(args []string) string {
+	words := slices.Clone(args)
 	for i, w := range words {
 		if len(w) == 36 && strings.Count(w, "-") == 4 {
 			words[i] = w[:4] + "…" + w[32:]

@@ -52,7 +52,7 @@ func (c *reconcileCmd) Run(ctx context.Context, t *terminal) error {
 }
 
 func printRepairs(t *terminal, result *audit.Repaired) {
-	print := func(what string, repairs []audit.Repair) {
+	print := func(what string, repairs []audit.CounterRepair) {
 		if len(repairs) == 0 {
 			return
 		}

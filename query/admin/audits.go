@@ -72,6 +72,7 @@ type AuditDifference struct {
 	Found       string     `json:"found"`
 	Cause       string     `json:"cause" doc:"The likely one."`
 	Repair      string     `json:"repair" doc:"The command that repairs it, or that none is defined."`
+	RepairArgs  []string   `json:"repair_args,omitempty" nullable:"false" doc:"The arguments of that odometer command."`
 }
 
 const lastAuditSQL = `
