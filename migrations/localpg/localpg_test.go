@@ -34,7 +34,7 @@ func startTest(t *testing.T, o Options) *Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { s.Stop() })
+	t.Cleanup(func() { _ = s.Stop() })
 	return s
 }
 
@@ -88,7 +88,7 @@ func TestServerIsReachedOnlyThroughItsOwnDirectory(t *testing.T) {
 	if got := ask(t, s.URL(), "show listen_addresses"); got != "" {
 		t.Errorf("the server listens on %q", got)
 	}
-	info, err := os.Stat(s.home.run)
+	info, err := os.Stat(s.dir.run)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -111,7 +111,7 @@ func TestSettingsReachTheServerExceptThoseThatKeepItPrivate(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Stop()
+	defer func() { _ = s.Stop() }()
 	for name, want := range map[string]string{
 		"work_mem": "7MB", "shared_buffers": "16MB", "max_wal_size": "4GB", "fsync": "on", "TimeZone": "UTC",
 		"listen_addresses": "", "port": "5432",
@@ -130,7 +130,7 @@ func TestStopRemovesATemporaryDirectory(t *testing.T) {
 			t.Errorf("Stop = %v", err)
 		}
 	}
-	if _, err := os.Stat(s.home.dir); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(s.dir.path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the directory is still there: %v", err)
 	}
 	if s.PID() != 0 {
@@ -210,7 +210,7 @@ func TestKilledServerCanBeStopped(t *testing.T) {
 	if err := errors.Join(s.Kill(), s.Stop()); err != nil {
 		t.Error(err)
 	}
-	if _, err := os.Stat(s.home.dir); !errors.Is(err, os.ErrNotExist) {
+	if _, err := os.Stat(s.dir.path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the directory is still there: %v", err)
 	}
 }
@@ -221,7 +221,7 @@ func TestNextStartFindsTheData(t *testing.T) {
 	dir := filepath.Join(openDir(t), strings.Repeat("long", 25), "pg")
 	first := startTest(t, Options{Dir: dir})
 	execute(t, first.URL(), "create table kept as select 'kept' as word")
-	elsewhere := filepath.Dir(first.home.run)
+	elsewhere := filepath.Dir(first.dir.run)
 	if err := first.Stop(); err != nil {
 		t.Fatal(err)
 	}
@@ -301,7 +301,7 @@ func TestLongTMPDIRIsAvoided(t *testing.T) {
 	}
 	t.Setenv("TMPDIR", long)
 	s := startTest(t, Options{})
-	conn, err := net.Dial("unix", filepath.Join(s.home.run, socketName))
+	conn, err := net.Dial("unix", filepath.Join(s.dir.run, socketName))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,14 +3,19 @@
 package localpg
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"net/url"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"time"
@@ -22,29 +27,29 @@ import (
 // Server is a private PostgreSQL. Its methods may be called from any
 // goroutine.
 type Server struct {
-	home     *home
+	dir      *directory
 	as       account
 	bin      string // directory of initdb and postgres
 	settings map[string]string
 
 	mu      sync.Mutex
 	proc    *process // nil while it does not run
-	stopped bool     // for good: the directory is given up
+	stopped bool     // Stop was called, and the directory is released
 }
 
-// Start finds or fetches PostgreSQL, makes the data directory unless it is
-// there, and returns once the server answers. ctx bounds the start only, not
+// Start finds or fetches PostgreSQL, creates the data directory unless it
+// exists, and returns once the server answers. ctx bounds the start only, not
 // the server's life.
 func Start(ctx context.Context, o Options) (*Server, error) {
-	s, err := start(ctx, o, installed)
+	s, err := start(ctx, o, installed())
 	if err != nil {
 		return nil, fmt.Errorf("start a private PostgreSQL: %w", err)
 	}
 	return s, nil
 }
 
-// start is Start with the places to look for binaries given.
-func start(ctx context.Context, o Options, places func() []string) (_ *Server, err error) {
+// start is Start with the directories to search for programs given.
+func start(ctx context.Context, o Options, candidates []string) (_ *Server, err error) {
 	if o.Dir != "" {
 		if o.Dir, err = filepath.Abs(o.Dir); err != nil {
 			return nil, err
@@ -58,22 +63,23 @@ func start(ctx context.Context, o Options, places func() []string) (_ *Server, e
 	if s.as, err = accountFor(o.Dir); err != nil {
 		return nil, err
 	}
-	if s.home, err = openHome(o.Dir, s.as); err != nil {
+	if s.dir, err = openDirectory(o.Dir, s.as); err != nil {
 		return nil, err
 	}
-	if err := s.prepare(ctx, places, o.Log); err != nil {
+	if err := s.prepare(ctx, candidates, o.Log); err != nil {
 		return nil, errors.Join(err, s.Stop())
 	}
 	return s, nil
 }
 
-// prepare brings a server with nothing but its directory to life.
-func (s *Server) prepare(ctx context.Context, places func() []string, log func(string, ...any)) (err error) {
-	major, err := s.home.dataVersion()
+// prepare finds programs that fit the data, creates the data unless it exists,
+// and runs the server.
+func (s *Server) prepare(ctx context.Context, candidates []string, log func(string, ...any)) error {
+	major, err := s.dir.dataVersion()
 	if err != nil {
 		return err
 	}
-	if s.bin, err = find(ctx, major, s.as, places, log); err != nil {
+	if s.bin, err = find(ctx, major, s.as, candidates, log); err != nil {
 		return err
 	}
 	if major == 0 {
@@ -90,7 +96,7 @@ func (s *Server) prepare(ctx context.Context, places func() []string, log func(s
 // It stays the same over restarts.
 func (s *Server) URL() string {
 	u := url.URL{Scheme: "postgres", User: url.User("postgres"), Path: "/postgres"}
-	u.RawQuery = url.Values{"host": {s.home.run}, "port": {"5432"}, "sslmode": {"disable"}}.Encode()
+	u.RawQuery = url.Values{"host": {s.dir.run}, "port": {"5432"}, "sslmode": {"disable"}}.Encode()
 	return u.String()
 }
 
@@ -98,15 +104,10 @@ func (s *Server) URL() string {
 func (s *Server) PID() int {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.proc == nil {
+	if s.proc == nil || s.proc.endsWithin(0) {
 		return 0
 	}
-	select {
-	case <-s.proc.ended: // by itself
-		return 0
-	default:
-		return s.proc.pid
-	}
+	return s.proc.cmd.Process.Pid
 }
 
 // Stop shuts the server down in order, waits for it, and removes a temporary
@@ -118,7 +119,7 @@ func (s *Server) Stop() error {
 		return nil
 	}
 	s.stopped = true
-	return errors.Join(s.halt(), s.home.close())
+	return errors.Join(s.shutDown(), s.dir.close())
 }
 
 // Restart stops the server if it runs, and starts it again with the same data
@@ -127,19 +128,20 @@ func (s *Server) Restart(ctx context.Context) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.stopped {
-		return errors.New("restart PostgreSQL: it was stopped for good, start a new one")
+		return errors.New("restart PostgreSQL: Stop has released its directory; call Start")
 	}
-	if err := s.halt(); err != nil {
-		return fmt.Errorf("restart PostgreSQL: %w", err)
+	err := s.shutDown()
+	if err == nil {
+		err = s.run(ctx)
 	}
-	if err := s.run(ctx); err != nil {
+	if err != nil {
 		return fmt.Errorf("restart PostgreSQL: %w", err)
 	}
 	return nil
 }
 
-// Kill ends the server as a crash would, without a word to its clients and
-// without writing anything down. [Server.Restart] brings it back.
+// Kill ends the server as a crash would: clients are cut off, and nothing more
+// is written. [Server.Restart] starts it again.
 func (s *Server) Kill() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -149,9 +151,9 @@ func (s *Server) Kill() error {
 	return s.kill()
 }
 
-// halt shuts down fast: clients are cut off, everything is written. Should
-// that hang, it is done without writing; the next start then recovers.
-func (s *Server) halt() error {
+// shutDown asks for a fast shutdown: clients are cut off and everything is
+// written. If that hangs, the server is killed; the next start then recovers.
+func (s *Server) shutDown() error {
 	if s.proc == nil {
 		return nil
 	}
@@ -160,13 +162,11 @@ func (s *Server) halt() error {
 		s.proc = nil
 		return nil
 	}
-	s.proc.signal(syscall.SIGQUIT)
-	s.proc.endsWithin(5 * time.Second)
 	if err := s.kill(); err != nil {
 		return err
 	}
 	return fmt.Errorf("PostgreSQL did not shut down within a minute and was killed; "+
-		"its data is intact, see %s", s.home.log())
+		"its data is intact, see %s", s.dir.log())
 }
 
 // kill ends the postmaster and then its children, which hold the shared
@@ -176,7 +176,7 @@ func (s *Server) kill() error {
 	<-s.proc.ended
 	s.proc = nil
 	for deadline := time.Now().Add(10 * time.Second); ; time.Sleep(5 * time.Millisecond) {
-		orphans := processesIn(s.home.data())
+		orphans := processesIn(s.dir.data())
 		if len(orphans) == 0 {
 			return nil
 		}
@@ -184,22 +184,40 @@ func (s *Server) kill() error {
 			return fmt.Errorf("kill PostgreSQL: its processes %v do not end", orphans)
 		}
 		for _, pid := range orphans {
-			syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
+			_ = syscall.Kill(pid, syscall.SIGKILL) // it may have ended by itself
 		}
 	}
 }
 
-// errHeld means that an earlier server is still letting go of the data.
-var errHeld = errors.New("the data directory is in use by another server")
+// initdb creates the data directory. It gets its name only when it is complete,
+// so that an interrupted start leaves nothing that looks like data.
+func (s *Server) initdb(ctx context.Context) error {
+	fresh := s.dir.data() + ".new"
+	if err := os.RemoveAll(fresh); err != nil {
+		return err
+	}
+	if err := s.as.mkdir(fresh); err != nil {
+		return err
+	}
+	cmd := s.as.command(ctx, s.dir.run, filepath.Join(s.bin, "initdb"),
+		"-D", fresh, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("initdb: %w: %s", err, lastLines(out))
+	}
+	return os.Rename(fresh, s.dir.data())
+}
+
+// errInUse means that the data is still in use by an earlier server.
+var errInUse = errors.New("the data directory is in use by another server")
 
 // run starts the server and waits until it answers. A process that was killed
-// leaves a server that is still shutting down, so a directory in use is asked
-// for again, for ten seconds.
+// leaves a server that is still shutting down, so it tries for ten seconds
+// while the data is in use.
 func (s *Server) run(ctx context.Context) error {
 	deadline := time.Now().Add(10 * time.Second)
 	for {
 		err := s.runOnce(ctx)
-		if !errors.Is(err, errHeld) || time.Now().After(deadline) {
+		if !errors.Is(err, errInUse) || time.Now().After(deadline) {
 			return err
 		}
 		select {
@@ -211,23 +229,27 @@ func (s *Server) run(ctx context.Context) error {
 }
 
 func (s *Server) runOnce(ctx context.Context) error {
-	log, err := openLog(s.home.log())
+	// Not through a link: as root we would write wherever it points.
+	log, err := os.OpenFile(s.dir.log(), os.O_CREATE|os.O_RDWR|os.O_APPEND|syscall.O_NOFOLLOW, 0o644)
 	if err != nil {
 		return err
 	}
 	defer log.Close()
-	// Not ctx: the server lives on when the start is over.
-	cmd := s.as.command(context.Background(), s.home.run, filepath.Join(s.bin, "postgres"), s.args()...)
-	cmd.Stdout, cmd.Stderr = log.File, log.File
+	begin, err := log.Seek(0, io.SeekEnd)
+	if err != nil {
+		return err
+	}
+	// Not ctx: the server lives on after the start.
+	cmd := s.as.command(context.Background(), s.dir.run, filepath.Join(s.bin, "postgres"), s.args()...)
+	cmd.Stdout, cmd.Stderr = log, log
 	if s.proc, err = spawn(cmd); err != nil {
-		s.proc = nil
 		return fmt.Errorf("run %s: %w", cmd.Path, err)
 	}
 	for !s.answers(ctx) {
 		select {
 		case <-s.proc.ended:
 			s.proc = nil
-			return log.failure()
+			return startFailure(log, begin)
 		case <-ctx.Done():
 			return errors.Join(fmt.Errorf("wait for PostgreSQL to answer: %w", ctx.Err()), s.kill())
 		case <-time.After(20 * time.Millisecond):
@@ -237,15 +259,15 @@ func (s *Server) runOnce(ctx context.Context) error {
 }
 
 // args are the server's settings. The last three make it private and cannot
-// be given.
+// be overridden.
 func (s *Server) args() []string {
-	args := []string{"-D", s.home.data()}
+	args := []string{"-D", s.dir.data()}
 	for _, name := range slices.Sorted(maps.Keys(s.settings)) {
 		args = append(args, "-c", name+"="+s.settings[name])
 	}
 	return append(args,
 		"-c", "listen_addresses=",
-		"-c", "unix_socket_directories="+s.home.run,
+		"-c", "unix_socket_directories="+s.dir.run,
 		"-c", "port=5432")
 }
 
@@ -261,20 +283,66 @@ func (s *Server) answers(ctx context.Context) bool {
 	return errors.As(err, &refusal) && refusal.Code != "57P03" // cannot_connect_now
 }
 
-// initdb makes the data directory. It becomes data only when it is whole, so
-// that an interrupted start leaves nothing that looks like one.
-func (s *Server) initdb(ctx context.Context) error {
-	fresh := s.home.data() + ".new"
-	if err := os.RemoveAll(fresh); err != nil {
+// startFailure is why the server ended, by what it has logged since begin.
+func startFailure(log *os.File, begin int64) error {
+	text, err := io.ReadAll(io.NewSectionReader(log, begin, 1<<20))
+	if err != nil {
 		return err
 	}
-	if err := s.as.mkdir(fresh); err != nil {
-		return err
+	reason := errors.New("PostgreSQL ended while it started")
+	if bytes.Contains(text, []byte(`lock file "postmaster.pid" already exists`)) ||
+		bytes.Contains(text, []byte("shared memory block")) {
+		reason = errInUse
 	}
-	cmd := s.as.command(ctx, s.home.run, filepath.Join(s.bin, "initdb"),
-		"-D", fresh, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("initdb: %w: %s", err, lastLines(out))
+	return fmt.Errorf("%w: %s", reason, lastLines(text))
+}
+
+// lastLines is the end of a program's output, on one line.
+func lastLines(output []byte) string {
+	lines := strings.Split(strings.TrimSpace(string(output)), "\n")
+	return strings.Join(lines[max(0, len(lines)-5):], " | ")
+}
+
+// process is a running postmaster.
+type process struct {
+	cmd   *exec.Cmd
+	ended chan struct{} // closed when it has ended and was waited for
+}
+
+// spawn starts cmd so that it ends when this process does.
+func spawn(cmd *exec.Cmd) (*process, error) {
+	dieWithParent(cmd.SysProcAttr)
+	p := &process{cmd, make(chan struct{})}
+	started := make(chan error, 1)
+	go func() {
+		// To the kernel the parent is the thread that forked, not the process:
+		// that thread must stay for as long as the child runs.
+		runtime.LockOSThread()
+		defer runtime.UnlockOSThread()
+
+		err := cmd.Start()
+		started <- err
+		if err == nil {
+			_ = cmd.Wait() // how it ended is in its log
+			close(p.ended)
+		}
+	}()
+	if err := <-started; err != nil {
+		return nil, err
 	}
-	return os.Rename(fresh, s.home.data())
+	return p, nil
+}
+
+func (p *process) signal(s syscall.Signal) {
+	_ = p.cmd.Process.Signal(s) // fails only when it has ended
+}
+
+// endsWithin waits for the process to end.
+func (p *process) endsWithin(d time.Duration) bool {
+	select {
+	case <-p.ended:
+		return true
+	case <-time.After(d):
+		return false
+	}
 }

@@ -3,9 +3,6 @@
 package localpg
 
 import (
-	"archive/tar"
-	"bytes"
-	"compress/gzip"
 	"io/fs"
 	"os"
 	"os/exec"
@@ -45,9 +42,9 @@ func TestFirstFittingProgramsAreTaken(t *testing.T) {
 	t.Parallel()
 	old, fifteen, eighteen := fakePostgres(t, "9.6.24"), fakePostgres(t, "15.18 (Debian)"), fakePostgres(t, "18beta1")
 	missing := filepath.Join(old, "missing")
-	places := func() []string { return []string{missing, old, fifteen, eighteen} }
+	candidates := []string{missing, old, fifteen, eighteen}
 	for major, want := range map[int]string{0: fifteen, 15: fifteen, 18: eighteen} {
-		got, err := find(t.Context(), major, self(t), places, quiet)
+		got, err := find(t.Context(), major, self(t), candidates, quiet)
 		if err != nil || got != want {
 			t.Errorf("find(%d) = %s, %v; want %s", major, got, err, want)
 		}
@@ -90,21 +87,19 @@ func TestDataOfAVersionThatIsNotHereIsExplained(t *testing.T) {
 
 func TestNamedProgramsAreTakenOrTheReasonGiven(t *testing.T) {
 	t.Setenv(BinEnv, fakePostgres(t, "16.1"))
-	got, err := find(t.Context(), 0, self(t), installed, quiet)
+	got, err := find(t.Context(), 0, self(t), installed(), quiet)
 	if err != nil || got != os.Getenv(BinEnv) {
 		t.Errorf("find = %s, %v; want the named %s", got, err, os.Getenv(BinEnv))
 	}
 	t.Setenv(BinEnv, fakePostgres(t, "13.1"))
-	if _, err := find(t.Context(), 0, self(t), installed, quiet); err == nil || !strings.Contains(err.Error(), BinEnv) {
+	if _, err := find(t.Context(), 0, self(t), installed(), quiet); err == nil || !strings.Contains(err.Error(), BinEnv) {
 		t.Errorf("find with programs named that are too old = %v", err)
 	}
 }
 
-func nowhere() []string { return nil }
-
 func TestPrebuiltServerStarts(t *testing.T) {
 	t.Parallel()
-	s, err := start(t.Context(), Options{Log: t.Logf}, nowhere)
+	s, err := start(t.Context(), Options{Log: t.Logf}, nil)
 	if _, missing := exec.LookPath("npm"); missing != nil {
 		if err == nil || !strings.Contains(err.Error(), "install") {
 			t.Errorf("without PostgreSQL and without npm: %v, want what to install", err)
@@ -114,49 +109,37 @@ func TestPrebuiltServerStarts(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer s.Stop()
+	defer func() { _ = s.Stop() }()
 	if got := ask(t, s.URL(), "show server_version"); !strings.HasPrefix(got, "18.") {
 		t.Errorf("the prebuilt server is of version %s, want %d", got, newest)
 	}
 	execute(t, s.URL(), "create extension btree_gist") // the schema needs it
 }
 
-// archive makes an npm package's archive of names and their contents.
-func archive(t *testing.T, files ...[2]string) string {
+// programsDir holds files by their names, and links as a package lists them.
+func programsDir(t *testing.T, links string, files ...string) string {
 	t.Helper()
-	var packed bytes.Buffer
-	zipped := gzip.NewWriter(&packed)
-	w := tar.NewWriter(zipped)
-	for _, f := range files {
-		header := &tar.Header{Name: f[0], Mode: 0o755, Size: int64(len(f[1])), Typeflag: tar.TypeReg}
-		if err := w.WriteHeader(header); err != nil {
+	dir := filepath.Join(t.TempDir(), "native")
+	for _, name := range append(files, "pg-symlinks.json") {
+		if err := os.MkdirAll(filepath.Dir(filepath.Join(dir, name)), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		w.Write([]byte(f[1]))
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(links), 0o700); err != nil {
+			t.Fatal(err)
+		}
 	}
-	w.Close()
-	zipped.Close()
-	name := filepath.Join(t.TempDir(), "package.tgz")
-	if err := os.WriteFile(name, packed.Bytes(), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	return name
+	return dir
 }
 
-func TestUnpackingCannotLeaveItsDirectory(t *testing.T) {
+func TestLinksCannotLeaveTheirDirectory(t *testing.T) {
 	t.Parallel()
-	for what, files := range map[string][][2]string{
-		"a file":        {{"package/native/../../evil", "evil"}},
-		"a rooted file": {{"package/native//tmp/../../evil", "evil"}},
-		"a link's target": {
-			{"package/native/pg-symlinks.json", `[{"source":"native/../../evil","target":"native/lib/x"}]`},
-			{"package/native/lib/y", ""}},
-		"a link's place": {
-			{"package/native/pg-symlinks.json", `[{"source":"native/lib/y","target":"native/../../evil"}]`},
-			{"package/native/lib/y", ""}},
+	for what, links := range map[string]string{
+		"a link's target": `[{"source":"native/../../evil","target":"native/lib/x"}]`,
+		"a link":          `[{"source":"native/lib/y","target":"native/../../evil"}]`,
+		"a rooted link":   `[{"source":"native/lib/y","target":"/tmp/../../evil"}]`,
 	} {
-		dir := filepath.Join(t.TempDir(), "in")
-		if err := unpack(archive(t, files...), dir); err == nil {
+		dir := programsDir(t, links, "lib/y")
+		if err := createLinks(dir); err == nil {
 			t.Errorf("%s may lead out of the package", what)
 		}
 		if _, err := os.Lstat(filepath.Join(filepath.Dir(dir), "evil")); err == nil {
@@ -165,26 +148,36 @@ func TestUnpackingCannotLeaveItsDirectory(t *testing.T) {
 	}
 }
 
-func TestUnpackedProgramsCanBeRunByAnyone(t *testing.T) {
+func TestLibrariesGetTheirLinks(t *testing.T) {
 	t.Parallel()
-	dir := filepath.Join(t.TempDir(), "pg")
-	err := unpack(archive(t,
-		[2]string{"package/package.json", "{}"},
-		[2]string{"package/native/bin/postgres", "program"},
-		[2]string{"package/native/lib/libpq.so.5.18", "library"},
-		[2]string{"package/native/pg-symlinks.json",
-			`[{"source":"native/lib/libpq.so.5.18","target":"native/lib/libpq.so.5"}]`},
-	), dir)
-	if err != nil {
+	dir := programsDir(t, `[{"source":"native/lib/libpq.so.5.18","target":"native/lib/libpq.so.5"}]`, "lib/libpq.so.5.18")
+	if err := createLinks(dir); err != nil {
 		t.Fatal(err)
-	}
-	for name, want := range map[string]fs.FileMode{".": 0o755, "bin": 0o755, "bin/postgres": 0o755} {
-		info, err := os.Stat(filepath.Join(dir, name))
-		if err != nil || info.Mode().Perm() != want {
-			t.Errorf("%s has mode %v, %v; want %v", name, info.Mode().Perm(), err, want)
-		}
 	}
 	if got, err := os.Readlink(filepath.Join(dir, "lib/libpq.so.5")); err != nil || got != "libpq.so.5.18" {
 		t.Errorf("the library's link leads to %q, %v", got, err)
+	}
+}
+
+// A umask that closes new files to others must not close the programs to the
+// account that runs them.
+func TestFetchedProgramsCanBeRunByAnyone(t *testing.T) {
+	t.Parallel()
+	npm := filepath.Join(t.TempDir(), "npm")
+	script := `#!/bin/sh
+[ "$1" = install ] && mkdir -p "$4/node_modules/$(echo "$2" | sed 's/@1$//')/native/bin" && cd "$4"/node_modules/*/native/bin &&
+	echo >postgres && chmod +x postgres`
+	if err := os.WriteFile(npm, []byte(script), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	home := filepath.Join(t.TempDir(), "home")
+	if err := fetch(t.Context(), npm, "pg", "1", home); err != nil {
+		t.Fatal(err)
+	}
+	for name, want := range map[string]fs.FileMode{".": 0o755, "bin": 0o755, "bin/postgres": 0o755} {
+		info, err := os.Stat(filepath.Join(home, name))
+		if err != nil || info.Mode().Perm() != want {
+			t.Errorf("%s has mode %v, %v; want %v", name, info.Mode().Perm(), err, want)
+		}
 	}
 }

@@ -23,7 +23,7 @@ func beParent() {
 		fmt.Println(err)
 		os.Exit(1)
 	}
-	fmt.Println(s.home.dir, s.URL())
+	fmt.Println(s.dir.path, s.URL())
 	select {}
 }
 
@@ -38,8 +38,10 @@ func TestServerDiesWithItsParent(t *testing.T) {
 	if err := parent.Start(); err != nil {
 		t.Fatal(err)
 	}
-	defer parent.Wait()
-	defer parent.Process.Kill()
+	defer func() {
+		_ = parent.Process.Kill()
+		_ = parent.Wait()
+	}()
 	line, _ := bufio.NewReader(stdout).ReadString('\n')
 	dir, url, ok := strings.Cut(strings.TrimSpace(line), " ")
 	if !ok {
@@ -69,24 +71,24 @@ func TestServerDiesWithItsParent(t *testing.T) {
 	if _, err := os.Stat(data + "/postmaster.pid"); err == nil {
 		t.Error("the server did not shut down in order")
 	}
-	testSweep(t, dir)
+	testAbandonedIsRemoved(t, dir)
 }
 
-// testSweep checks that the next start clears away what the killed process
-// left, and nothing else.
-func testSweep(t *testing.T, dead string) {
-	alive := startTest(t, Options{}).home.dir
+// testAbandonedIsRemoved checks that the next start removes the directory of a
+// killed process, and no other.
+func testAbandonedIsRemoved(t *testing.T, dead string) {
+	alive := startTest(t, Options{}).dir.path
 	for _, dir := range []string{dead, alive} {
 		old := time.Now().Add(-time.Hour)
 		if err := os.Chtimes(dir, old, old); err != nil {
 			t.Fatal(err)
 		}
 	}
-	sweep()
+	removeAbandoned()
 	if _, err := os.Stat(dead); err == nil {
 		t.Error("what the killed process left is still there")
 	}
 	if _, err := os.Stat(alive); err != nil {
-		t.Error("a living server's directory was swept away")
+		t.Error("a living server's directory was removed")
 	}
 }
