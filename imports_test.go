@@ -37,7 +37,9 @@ var allowedImports = map[string][]string{
 	"audit":              {"", "ingest", "aggregator", "aggregator/position", "aggregator/apply", "billing", "audit/findings"},
 	"migrations":         {},
 	"migrations/localpg": {},
+	"cmd/internal/jobs":  {},
 	"cmd/odometer": {
+		"cmd/internal/jobs",
 		"", "ingest", "billing", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
 		"aggregator/position", "aggregator/apply", "aggregator/replay", "aggregator/deadletter", "aggregator/retention", "api", "query", "query/admin", "query/web", "ingest/httpingest", "audit", "migrations", "migrations/localpg",
 	},

@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -10,6 +11,7 @@ import (
 
 	"odometer"
 	"odometer/aggregator"
+	"odometer/cmd/internal/jobs"
 	"odometer/ingest"
 	"odometer/query/admin"
 )
@@ -54,27 +56,24 @@ func retryNamed(ctx context.Context, pool *pgxpool.Pool, ids []odometer.Position
 }
 
 func jobsForAdmin(ctx context.Context, pool *pgxpool.Pool) ([]admin.Job, error) {
-	rows, err := listJobs(ctx, pool, known(jobTable(nil)), time.Now())
+	states, err := jobs.List(ctx, pool, time.Now())
 	if err != nil {
 		return nil, err
 	}
-	jobs := make([]admin.Job, len(rows))
-	for i, r := range rows {
-		jobs[i] = admin.Job{
-			Name: r.Name, DueAt: r.DueAt, LastStartedAt: r.LastStartedAt, LastSuccessAt: r.LastSuccessAt,
-			LastError: r.LastError, Paused: r.Paused, LastAct: (*admin.JobAct)(r.LastAct),
+	all := make([]admin.Job, len(states))
+	for i, s := range states {
+		all[i] = admin.Job{
+			Name: s.Name, DueAt: s.DueAt, LastStartedAt: s.LastStartedAt, LastSuccessAt: s.LastSuccessAt,
+			LastError: s.LastError, Paused: s.Paused, LastAct: (*admin.JobAct)(s.LastAct),
 		}
 	}
-	return jobs, nil
+	return all, nil
 }
 
 func setPausedForAdmin(ctx context.Context, pool *pgxpool.Pool, name string, paused bool, who string) error {
-	if _, err := withParts(jobTable(nil), name); err != nil {
+	err := jobs.SetPaused(ctx, pool, name, paused, who)
+	if errors.Is(err, jobs.ErrUnknown) {
 		return fmt.Errorf("%w: %w", admin.ErrNoJob, err)
 	}
-	act := resumeJob
-	if paused {
-		act = pauseJob
-	}
-	return setPaused(ctx, pool, jobTable(nil), name, who, act)
+	return err
 }

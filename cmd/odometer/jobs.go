@@ -2,156 +2,191 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"os"
+	"os/user"
 	"slices"
-	"strings"
 	"time"
+
+	"github.com/jedib0t/go-pretty/v6/table"
+	"github.com/nats-io/nats.go"
+
+	"odometer"
+	"odometer/cmd/internal/jobs"
+	"odometer/reporter"
 )
 
-// work is what a job does at a slot.
-type work func(ctx context.Context, s slot) error
-
-// job is scheduled work. River runs it, from a queue of its own name: to pause
-// the job is to pause its queue. What it does must be safe to do twice.
-type job struct {
-	name   string
-	every  time.Duration // 0: only at a time of the day
-	at     string        // its time of the day in UTC, as "02:00"; "": none
-	within time.Duration // after this it is ended and taken up again; 0 for an hour
-	partOf string        // the job that people know it as; "" when it stands for itself
-	run    work
+type jobsCmd struct {
+	List   jobsListCmd   `cmd:"" help:"Show the jobs: when each is due, and how it went. Example: odometer jobs list"`
+	Run    jobsRunCmd    `cmd:"" help:"Do a job now and wait for its end; needs no service. Example: odometer jobs run report"`
+	Pause  jobsPauseCmd  `cmd:"" help:"Keep a job from being run by the services. Example: odometer jobs pause report"`
+	Resume jobsResumeCmd `cmd:"" help:"Let a paused job be run again. Example: odometer jobs resume report"`
 }
 
-// The jobs, and when they are due. Their functions come by name, because they
-// need settings; without its function a job is not run.
-func jobTable(does map[string]work) []job {
-	table := []job{
-		{name: "rollover", every: time.Minute},
-		{name: "report", every: time.Minute, at: "01:00"},
-		{name: "verify", every: time.Hour},
-		{name: "reconcile", at: "03:00", within: 6 * time.Hour},
-		{name: "deadletters_retry", every: time.Minute, partOf: "rollover"}, // what they lacked may have come
-		{name: "alerts", every: time.Minute},
-		{name: "alerts_delivery", every: time.Minute, partOf: "alerts"}, // its own, so that Slack delays no look
-		{name: "retention", at: "02:00"},
-		{name: "subscriptions", every: time.Hour},
-	}
-	for i := range table {
-		table[i].run = does[table[i].name]
-	}
-	return table
+type jobsListCmd struct {
+	databaseSettings
+	JSON bool `help:"Print JSON."`
 }
 
-// slot is one time at which a job is due.
-type slot struct {
-	at     time.Time
-	daily  bool // its time of the day, not one of its intervals
-	byHand bool // somebody wants it now
-}
-
-// timeOfDay is how long after midnight the job is due.
-func (j *job) timeOfDay() time.Duration {
-	at, err := time.Parse("15:04", j.at)
+// Run lists the jobs.
+func (c *jobsListCmd) Run(ctx context.Context, t *terminal) error {
+	pool, err := c.openMigrated(ctx)
 	if err != nil {
-		panic(fmt.Sprintf("job %s: %v", j.name, err)) // the table is wrong
+		return err
 	}
-	return time.Duration(at.Hour())*time.Hour + time.Duration(at.Minute())*time.Minute
+	defer pool.Close()
+	states, err := jobs.List(ctx, pool, time.Now())
+	if err != nil {
+		return err
+	}
+	if c.JSON {
+		return t.json(states)
+	}
+	var rows []table.Row
+	for _, s := range states {
+		rows = append(rows, jobRow(s))
+	}
+	t.table(table.Row{"job", "due", "last success", "last error", "paused", "last act"}, rows)
+	return nil
 }
 
-// latest are the job's newest slots at now: one of its interval, one of its
-// time of the day.
-func (j *job) latest(now time.Time) []slot {
-	now = now.UTC()
-	var slots []slot
-	if j.every > 0 {
-		slots = append(slots, slot{at: now.Truncate(j.every)})
+func jobRow(s jobs.State) table.Row {
+	success, paused, act := "never", "no", ""
+	if s.LastSuccessAt != nil {
+		success = s.LastSuccessAt.Format(time.RFC3339)
 	}
-	if j.at != "" {
-		at := now.Truncate(24 * time.Hour).Add(j.timeOfDay())
-		if at.After(now) {
-			at = at.AddDate(0, 0, -1)
-		}
-		slots = append(slots, slot{at: at, daily: true})
+	if s.Paused {
+		paused = "yes"
 	}
-	return slots
+	if s.LastAct != nil {
+		act = fmt.Sprintf("%s by %s at %s", s.LastAct.Act, s.LastAct.Who, s.LastAct.At.Format(time.RFC3339))
+	}
+	return table.Row{s.Name, s.DueAt.Format(time.RFC3339), success, orNone(s.LastError), paused, act}
 }
 
-// after is the slot that takes the place of s.
-func (j *job) after(s slot) time.Time {
-	if s.daily {
-		return s.at.AddDate(0, 0, 1)
-	}
-	return s.at.Add(j.every)
+type jobsRunCmd struct {
+	Name string `arg:"" help:"The job."`
+	databaseSettings
+	natsSettings
+	reportingSettings
+	EventRetention days `help:"How long events are kept after they were stored." default:"90d" env:"ODOMETER_EVENT_RETENTION"`
 }
 
-// due is when the job is to run next, given when it started last. It lies in
-// the past when nobody runs it.
-func (j *job) due(now time.Time, started *time.Time) time.Time {
-	from := now
-	if started != nil {
-		from = *started
+// Run runs a job now.
+func (c *jobsRunCmd) Run(ctx context.Context, t *terminal) error {
+	if err := c.check(); err != nil {
+		return err
 	}
-	var first time.Time
-	for _, s := range j.latest(from) {
-		due := s.at
-		if started != nil {
-			due = j.after(s)
-		}
-		if first.IsZero() || due.Before(first) {
-			first = due
-		}
+	pool, err := c.openWide(ctx, reportConnections)
+	if err != nil {
+		return err
 	}
-	return first
+	defer pool.Close()
+	nc, err := c.connectIfNeeded()
+	if err != nil {
+		return err
+	}
+	if nc != nil {
+		defer nc.Close()
+	}
+	r, err := c.reporting(t, pool, nc, time.Duration(c.EventRetention), nil)
+	if err != nil {
+		return err
+	}
+	job, err := jobs.Find(jobs.Table(r.works()), c.Name)
+	if err != nil {
+		return err
+	}
+	if err := jobs.RunOnce(ctx, pool, job, operator()); errors.Is(err, jobs.ErrFound) {
+		return errSaid
+	} else if err != nil {
+		return err
+	}
+	fmt.Fprintf(t.out, "%s is done\n", c.Name)
+	return nil
 }
 
-// timeout is how long one run may take.
-func (j *job) timeout() time.Duration {
-	if j.within > 0 {
-		return j.within
+func (c *jobsRunCmd) check() error {
+	if err := checkJob(c.Name); err != nil {
+		return err
 	}
-	return time.Hour
+	if time.Duration(c.EventRetention) < odometer.MaxAge {
+		return usagef("--event-retention %s: keys are remembered for 90 days by the events themselves: give at least 90d", c.EventRetention)
+	}
+	return nil
 }
 
-// runnable are the jobs that have a function.
-func runnable(jobs []job) []job {
-	return slices.DeleteFunc(slices.Clone(jobs), func(j job) bool { return j.run == nil })
+// connectIfNeeded connects to NATS for a job that reads the stream, or that
+// keeps the ledger's mirror in NATS when it reports to Stripe; nil for others.
+func (c *jobsRunCmd) connectIfNeeded() (*nats.Conn, error) {
+	_, sink, err := c.account()
+	if err != nil {
+		return nil, err
+	}
+	reports := slices.Contains([]string{"report", "verify"}, c.Name) && sink != reporter.DryRun
+	if c.Name != "reconcile" && !reports {
+		return nil, nil
+	}
+	return c.connect("jobs", false)
 }
 
-// known are the jobs that people may name.
-func known(jobs []job) []job {
-	return slices.DeleteFunc(slices.Clone(jobs), func(j job) bool { return j.partOf != "" })
+// checkJob is wrong usage when there is no job of that name.
+func checkJob(name string) error {
+	if _, err := jobs.Find(jobs.Table(nil), name); err != nil {
+		return usageError{err}
+	}
+	return nil
 }
 
-// knownAs is the job that people know a job or its part as.
-func knownAs(name string) string {
-	for _, j := range jobTable(nil) {
-		if j.name == name && j.partOf != "" {
-			return j.partOf
-		}
-	}
-	return name
+type jobsPauseCmd struct {
+	Name string `arg:"" help:"The job."`
+	databaseSettings
 }
 
-// withParts is the job of that name, and after it what belongs to it.
-func withParts(jobs []job, name string) ([]job, error) {
-	var found []job
-	for _, j := range jobs {
-		if j.partOf == "" && j.name == name {
-			found = slices.Insert(found, 0, j)
-		} else if j.partOf == name {
-			found = append(found, j)
-		}
-	}
-	if len(found) == 0 {
-		return nil, usagef("job %q: there is none, want one of %s", name, strings.Join(namesOf(known(jobs)), ", "))
-	}
-	return found, nil
+// Run pauses a job. What is running runs to its end.
+func (c *jobsPauseCmd) Run(ctx context.Context, t *terminal) error {
+	return pauseJob(ctx, t, &c.databaseSettings, c.Name, true)
 }
 
-func namesOf(jobs []job) []string {
-	var names []string
-	for _, j := range jobs {
-		names = append(names, j.name)
+type jobsResumeCmd struct {
+	Name string `arg:"" help:"The job."`
+	databaseSettings
+}
+
+// Run lets a job be run again.
+func (c *jobsResumeCmd) Run(ctx context.Context, t *terminal) error {
+	return pauseJob(ctx, t, &c.databaseSettings, c.Name, false)
+}
+
+// pauseJob pauses or resumes a job.
+func pauseJob(ctx context.Context, t *terminal, s *databaseSettings, name string, paused bool) error {
+	if err := checkJob(name); err != nil {
+		return err
 	}
-	return names
+	pool, err := s.openMigrated(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	if err := jobs.SetPaused(ctx, pool, name, paused, operator()); err != nil {
+		return err
+	}
+	done := "resumed"
+	if paused {
+		done = "paused"
+	}
+	fmt.Fprintf(t.out, "%s is %s\n", name, done)
+	return nil
+}
+
+// operator is the person at this terminal, as far as the system knows.
+func operator() string {
+	if u, err := user.Current(); err == nil && u.Username != "" {
+		return u.Username
+	}
+	if name := os.Getenv("USER"); name != "" {
+		return name
+	}
+	return "unknown"
 }

@@ -1,330 +1,129 @@
 package main
 
 import (
+	"bytes"
 	"context"
-	"errors"
-	"log/slog"
-	"slices"
+	"encoding/json"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"strings"
-	"sync"
 	"testing"
-	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"odometer/cmd/internal/jobs"
 	"odometer/migrations/pgtest"
 )
 
-// diary is what jobs did, in order.
-type diary struct {
-	mu    sync.Mutex
-	slots []slot
-	wrote chan struct{}
-}
-
-func newDiary() *diary { return &diary{wrote: make(chan struct{}, 1000)} }
-
-// note is a job that only writes itself down.
-func (d *diary) note(_ context.Context, s slot) error {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.slots = append(d.slots, s)
-	d.wrote <- struct{}{}
-	return nil
-}
-
-func (d *diary) read() []slot {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Clone(d.slots)
-}
-
-// wait waits for n more entries.
-func (d *diary) wait(t *testing.T, n int) {
+// jobsDo runs a command of odometer jobs.
+func jobsDo(t *testing.T, args ...string) answer {
 	t.Helper()
-	for range n {
-		await(t, d.wrote, "a job to run")
+	var cli struct {
+		Jobs jobsCmd `cmd:""`
 	}
-}
-
-func await(t *testing.T, what <-chan struct{}, name string) {
-	t.Helper()
-	select {
-	case <-what:
-	case <-time.After(15 * time.Second):
-		t.Fatalf("waited too long for %s", name)
-	}
-}
-
-// start runs the jobs until the returned function is called or the test ends.
-func start(t *testing.T, pool *pgxpool.Pool, now func() time.Time, jobs ...job) (stop func()) {
-	t.Helper()
-	r := newJobRunner(pool, jobs, slog.New(slog.DiscardHandler))
-	r.tick = 50 * time.Millisecond
-	if now != nil {
-		r.now = now
-	}
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- r.run(ctx) }()
-	stop = sync.OnceFunc(func() {
-		cancel()
-		if err := <-done; err != nil {
-			t.Errorf("the runner ended with %v", err)
-		}
-	})
-	t.Cleanup(stop)
-	return stop
-}
-
-func TestEachSlotIsDoneOnceByTwoRunners(t *testing.T) {
-	t.Parallel()
-	pool, d := pgtest.New(t), newDiary()
-	other, err := pgxpool.NewWithConfig(t.Context(), pool.Config())
+	parser, err := kong.New(&cli, kong.Name("odometer"), kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) {}))
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(other.Close)
-	j := job{name: "often", every: time.Second, at: "00:00", run: d.note}
-	stop, stopOther := start(t, pool, nil, j), start(t, other, nil, j)
-	d.wait(t, 4)
-	stop()
-	d.wait(t, 1) // the other one goes on alone
-	stopOther()
-	seen := map[slot]bool{}
-	for _, s := range d.read() {
-		if seen[s] {
-			t.Errorf("slot %v was done twice", s)
-		}
-		seen[s] = true
+	command, err := parser.Parse(append([]string{"jobs"}, args...))
+	if err != nil {
+		return answer{exitUsage, "", err.Error()}
 	}
+	var out, log bytes.Buffer
+	command.BindTo(t.Context(), (*context.Context)(nil))
+	if err := command.Run(newTerminal(&out, &log, "text", "info")); err != nil {
+		return answer{exitCode(err), out.String(), oneLine(err)}
+	}
+	return answer{exitDone, out.String(), ""}
 }
 
-func TestAMissedTimeIsMadeUpOnceAfterARestart(t *testing.T) {
+func TestActsOnJobsAreRecorded(t *testing.T) {
 	t.Parallel()
-	pool, d := pgtest.New(t), newDiary()
-	clock := time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
-	now := func() time.Time { return clock }
-	j := job{name: "daily", at: "02:00", run: d.note}
-	stop := start(t, pool, now, j)
-	d.wait(t, 1)
-	stop()
-	stop = start(t, pool, now, j, job{name: "mark", every: time.Minute, run: d.note})
-	d.wait(t, 1) // only the mark: the day's slot is done
-	stop()
-
-	clock = clock.AddDate(0, 0, 3) // nobody was there for three midnights
-	stop = start(t, pool, now, j)
-	d.wait(t, 1)
-	stop()
-	var daily []string
-	for _, s := range d.read() {
-		if s.daily {
-			daily = append(daily, s.at.Format(time.RFC3339))
+	database := pgtest.URL(t)
+	do := func(args ...string) string {
+		t.Helper()
+		got := jobsDo(t, append(args, "--database-url", database)...)
+		if got.code != exitDone {
+			t.Fatalf("jobs %v: exit %d: %s", args, got.code, got.err)
 		}
+		return got.out
 	}
-	if want := []string{"2026-11-20T02:00:00Z", "2026-11-23T02:00:00Z"}; !slices.Equal(daily, want) {
-		t.Errorf("done were %q, want %q", daily, want)
-	}
-}
-
-func TestPausingSurvivesARestartAndPilesNothingUp(t *testing.T) {
-	t.Parallel()
-	pool, d, mark := pgtest.New(t), newDiary(), newDiary()
-	jobs := []job{{name: "often", every: time.Second, run: d.note}, {name: "mark", every: time.Second, run: mark.note}}
-	for range 2 { // it is idempotent, and needs neither a service nor a queue
-		if err := setPaused(t.Context(), pool, jobs, "often", "me", pauseJob); err != nil {
+	list := func() map[string]jobs.State {
+		t.Helper()
+		var rows []jobs.State
+		if err := json.Unmarshal([]byte(do("list", "--json")), &rows); err != nil {
 			t.Fatal(err)
 		}
-	}
-	// Even after the time in which River forgets a queue.
-	if _, err := pool.Exec(t.Context(), `update river_queue set updated_at = now() - interval '3 days'`); err != nil {
-		t.Fatal(err)
-	}
-	for range 2 {
-		stop := start(t, pool, nil, jobs...)
-		mark.wait(t, 3)
-		stop()
-	}
-	if got := d.read(); len(got) > 0 {
-		t.Errorf("a paused job ran: %v", got)
-	}
-	var waiting int
-	if err := pool.QueryRow(t.Context(), `select count(*) from river_job where queue = 'often'`).Scan(&waiting); err != nil || waiting != 1 {
-		t.Errorf("%d slots wait, %v; want one", waiting, err)
-	}
-	start(t, pool, nil, jobs...)
-	mark.wait(t, 1)
-	for range 2 {
-		if err := setPaused(t.Context(), pool, jobs, "often", "me", resumeJob); err != nil {
-			t.Fatal(err)
+		byName := map[string]jobs.State{}
+		for _, r := range rows {
+			byName[r.Name] = r
 		}
+		return byName
 	}
-	d.wait(t, 2)
-}
-
-// A process that was killed leaves its slot running; River takes it up again
-// only after the job's longest time.
-func TestASlotThatDiedHoldsUpNoLaterOne(t *testing.T) {
-	t.Parallel()
-	pool, d := pgtest.New(t), newDiary()
-	j := job{name: "often", every: time.Second, run: d.note}
-	stop := start(t, pool, nil, j)
-	d.wait(t, 1)
-	stop()
-	if _, err := pool.Exec(t.Context(), `update river_job set state = 'running', finalized_at = null, attempted_at = now()`); err != nil {
-		t.Fatal(err)
+	if got := list(); len(got) != len(jobs.Table(nil)) || got["rollover"].LastSuccessAt != nil {
+		t.Errorf("at first: %+v", got)
 	}
-	start(t, pool, nil, j)
-	d.wait(t, 1)
-}
-
-func TestAFailedDailySlotIsTriedAgainAndAFailedMinuteIsLeftToTheNext(t *testing.T) {
-	t.Parallel()
-	pool := pgtest.New(t)
-	broken := newDiary()
-	fail := func(ctx context.Context, s slot) error {
-		return errors.Join(broken.note(ctx, s), errors.New("Stripe is away"))
+	do("run", "rollover")
+	do("run", "retention")
+	do("pause", "alerts")
+	do("pause", "alerts")
+	got := list()
+	if r := got["rollover"]; r.LastSuccessAt == nil || r.LastAct == nil || r.LastAct.Act != "run" || r.LastAct.Who != operator() || *r.LastAct.Result != "done" || r.Paused {
+		t.Errorf("after a run: %+v", r)
 	}
-	stop := start(t, pool, nil, job{name: "daily", at: "00:00", run: fail}, job{name: "minute", every: time.Minute, run: fail})
-	broken.wait(t, 2)
-	stop()
-	for queue, want := range map[string]string{"daily": "retryable", "minute": "cancelled"} {
-		var state string
-		err := pool.QueryRow(t.Context(), `select state::text from river_job where queue = $1 order by id limit 1`, queue).Scan(&state)
-		if err != nil || state != want {
-			t.Errorf("the slot of %s is %s, %v; want %s", queue, state, err, want)
-		}
+	if r := got["alerts"]; !r.Paused || r.LastAct.Act != "pause" {
+		t.Errorf("after a pause: %+v", r)
 	}
-	var failed int
-	if err := pool.QueryRow(t.Context(), `select count(*) from jobs where last_error = 'Stripe is away' and last_success_at is null and last_started_at is not null`).Scan(&failed); err != nil || failed != 2 {
-		t.Errorf("%d jobs say why they failed, %v", failed, err)
+	if out := do("list"); !strings.Contains(out, "pause by "+operator()) {
+		t.Errorf("the table:\n%s", out)
+	}
+	do("resume", "alerts")
+	if r := list()["alerts"]; r.Paused || r.LastAct.Act != "resume" {
+		t.Errorf("after resume: %+v", r)
 	}
 }
 
-func TestAPanicIsTheErrorOfItsJobAlone(t *testing.T) {
+func TestUnknownJobIsAUsageErrorThatListsTheJobs(t *testing.T) {
 	t.Parallel()
-	pool, d := pgtest.New(t), newDiary()
-	err := runJobOnce(t.Context(), pool, []job{{name: "bad", run: func(context.Context, slot) error { panic("oops") }}}, "bad", "me")
-	if err == nil || !strings.Contains(err.Error(), "panic: oops") {
-		t.Errorf("it says %v", err)
-	}
-	if err := runJobOnce(t.Context(), pool, []job{{name: "bad", run: d.note}}, "bad", "me"); err != nil {
-		t.Error(err)
-	}
-}
-
-func TestARunByHandWaitsItsTurnAndAScheduledOneIsSkipped(t *testing.T) {
-	t.Parallel()
-	pool, d := pgtest.New(t), newDiary()
-	entered, leave := make(chan struct{}, 1), make(chan struct{})
-	slow := job{name: "slow", every: time.Hour, run: func(ctx context.Context, s slot) error {
-		entered <- struct{}{}
-		<-leave
-		return nil
-	}}
-	first := make(chan error, 1)
-	go func() { first <- runJobOnce(t.Context(), pool, []job{slow}, "slow", "me") }()
-	await(t, entered, "the first run")
-
-	quick := job{name: "slow", every: time.Hour, run: d.note}
-	if err := execute(t.Context(), pool, quick, slot{}, false); !errors.Is(err, errTaken) {
-		t.Errorf("a scheduled run beside it: %v", err)
-	}
-	second := make(chan error, 1)
-	go func() { second <- runJobOnce(t.Context(), pool, []job{quick}, "slow", "you") }()
-	select {
-	case err := <-second:
-		t.Fatalf("the second run did not wait: %v", err)
-	case <-time.After(300 * time.Millisecond):
-	}
-	close(leave)
-	for _, done := range []chan error{first, second} {
-		if err := <-done; err != nil {
-			t.Error(err)
-		}
-	}
-	if got := d.read(); len(got) != 1 || !got[0].byHand {
-		t.Errorf("the second run did %v", got)
-	}
-}
-
-func TestAStopIsNeitherSuccessNorFailureAndLeavesTheSlot(t *testing.T) {
-	t.Parallel()
-	pool, d := pgtest.New(t), newDiary()
-	entered := make(chan struct{}, 1)
-	ctx, cancel := context.WithCancel(t.Context())
-	wait := job{name: "long", run: func(ctx context.Context, _ slot) error {
-		entered <- struct{}{}
-		<-ctx.Done()
-		return errors.New("cut off")
-	}}
-	done := make(chan error, 1)
-	go func() { done <- execute(ctx, pool, wait, slot{}, false) }()
-	await(t, entered, "the run")
-	cancel()
-	if err := <-done; !errors.Is(err, context.Canceled) {
-		t.Errorf("it says %v", err)
-	}
-	var clean bool
-	if err := pool.QueryRow(t.Context(), `select last_error is null and last_success_at is null from jobs`).Scan(&clean); err != nil || !clean {
-		t.Errorf("the stop was written down as a result: %v", err)
-	}
-	if err := execute(t.Context(), pool, job{name: "long", run: d.note}, slot{}, false); err != nil {
-		t.Errorf("the lock was not given back: %v", err)
-	}
-}
-
-func TestSlotsAreTimesOfTheClock(t *testing.T) {
-	t.Parallel()
-	at := func(s string) time.Time {
-		parsed, err := time.Parse(time.RFC3339, s)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return parsed
-	}
-	j := job{name: "report", every: time.Minute, at: "01:00"}
-	for now, want := range map[string][2]string{
-		"2026-11-23T00:59:59Z":      {"2026-11-23T00:59:00Z", "2026-11-22T01:00:00Z"},
-		"2026-11-23T01:00:00Z":      {"2026-11-23T01:00:00Z", "2026-11-23T01:00:00Z"},
-		"2026-11-23T02:00:01+01:00": {"2026-11-23T01:00:00Z", "2026-11-23T01:00:00Z"},
-	} {
-		got := j.latest(at(now))
-		if !got[0].at.Equal(at(want[0])) || !got[1].at.Equal(at(want[1])) || got[0].daily || !got[1].daily {
-			t.Errorf("at %s the slots are %v, want %v", now, got, want)
-		}
-	}
-	started := at("2026-11-23T14:00:00Z")
-	daily := job{name: "retention", at: "02:00"}
-	for _, c := range []struct {
-		started *time.Time
-		want    string
-	}{{nil, "2026-11-25T02:00:00Z"}, {&started, "2026-11-24T02:00:00Z"}} {
-		if got := daily.due(at("2026-11-25T12:00:00Z"), c.started); !got.Equal(at(c.want)) {
-			t.Errorf("started %v it is due %s, want %s", c.started, got, c.want)
+	for _, act := range []string{"run", "pause", "resume"} {
+		for _, name := range []string{"frobnicate", "alerts_delivery"} {
+			got := jobsDo(t, act, name, "--database-url", "postgres://127.0.0.1:1/none")
+			if got.code != exitUsage || !strings.Contains(got.err, "rollover, report") || !strings.Contains(got.err, name) {
+				t.Errorf("jobs %s %s: exit %d: %s", act, name, got.code, got.err)
+			}
 		}
 	}
 }
 
-func TestTheJobsGoOnAfterTheDatabaseWasAway(t *testing.T) {
+func TestRunByHandFailsWithItsJob(t *testing.T) {
 	t.Parallel()
-	server, d := pgtest.Server(t), newDiary()
-	pool, err := pgxpool.New(t.Context(), server.URL())
+	database := pgtest.URL(t)
+	slack := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		w.WriteHeader(http.StatusInternalServerError)
+	}))
+	t.Cleanup(slack.Close)
+	if got := jobsDo(t, "run", "alerts", "--database-url", database, "--slack-webhook-url", slack.URL); got.code != exitDone {
+		t.Errorf("with nothing to deliver: exit %d: %s", got.code, got.err)
+	}
+	pool, err := pgxpool.New(t.Context(), database)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	start(t, pool, nil, job{name: "often", every: time.Second, run: d.note})
-	d.wait(t, 1)
-	if err := server.Kill(); err != nil {
+	if _, err := pool.Exec(t.Context(), `insert into audit_findings (kind, subject, detail, found_by) values ('a', 'b', 'c', 'd')`); err != nil {
 		t.Fatal(err)
 	}
-	for len(d.wrote) > 0 {
-		<-d.wrote
+	if got := jobsDo(t, "run", "alerts", "--database-url", database, "--slack-webhook-url", slack.URL+"/verysecret"); got.code != exitFound ||
+		!strings.Contains(got.err, "Slack answered 500") || strings.Contains(got.err, "verysecret") {
+		t.Errorf("with a Slack that fails: exit %d: %s", got.code, got.err)
 	}
-	if err := server.Restart(t.Context()); err != nil {
-		t.Fatal(err)
+	var result string
+	if err := pool.QueryRow(t.Context(), `select result from job_acts order by act_id desc limit 1`).Scan(&result); err != nil || !strings.Contains(result, "500") {
+		t.Errorf("the recorded result is %q, %v", result, err)
 	}
-	d.wait(t, 2)
+	if got := jobsDo(t, "run", "retention", "--database-url", database, "--event-retention", "10d"); got.code != exitUsage || !strings.Contains(got.err, "90d") {
+		t.Errorf("with too short a retention: exit %d: %s", got.code, got.err)
+	}
 }

@@ -58,3 +58,12 @@ func (w *billed) told() bool {
 	}
 	return true
 }
+
+func await(t *testing.T, what <-chan struct{}, name string) {
+	t.Helper()
+	select {
+	case <-what:
+	case <-time.After(15 * time.Second):
+		t.Fatalf("waited too long for %s", name)
+	}
+}

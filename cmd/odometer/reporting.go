@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"time"
@@ -14,6 +15,7 @@ import (
 	"odometer/aggregator/retention"
 	"odometer/audit"
 	"odometer/billing"
+	"odometer/cmd/internal/jobs"
 	"odometer/reporter"
 	"odometer/reporter/alerts"
 	"odometer/reporter/subscriptions"
@@ -58,7 +60,7 @@ func (s *reportingSettings) reporting(t *terminal, pool *pgxpool.Pool, nc *nats.
 	}
 	r := &reporting{
 		t: t, pool: pool, nats: nc, grace: s.CloseGrace, keep: keep,
-		alerts: alerts.New(alerts.Options{Pool: pool, Log: t.log, SlackURL: slack, Known: knownAs}),
+		alerts: alerts.New(alerts.Options{Pool: pool, Log: t.log, SlackURL: slack}),
 	}
 	if nc != nil || sink == reporter.DryRun {
 		if r.reporter, err = s.reporter(pool, nc, t.log, metrics); err != nil {
@@ -78,24 +80,33 @@ func (r *reporting) lookAt(ctx context.Context, customer string) error {
 	return reporter.LookAt(ctx, r.pool, customer, time.Now())
 }
 
-// works are what the jobs do.
-func (r *reporting) works() map[string]work {
-	return map[string]work{
-		"rollover":          r.rollOver,
-		"deadletters_retry": r.retryLetters,
-		"report":            r.report,
-		"verify":            r.verify,
-		"reconcile":         r.reconcile,
-		"alerts":            r.look,
-		"alerts_delivery":   r.deliver,
-		"retention":         r.retain,
-		"subscriptions":     r.compare,
+// works is what the jobs do, by name.
+func (r *reporting) works() map[string]jobs.Work {
+	works := map[string]jobs.Work{
+		"rollover":      r.rollOver,
+		"report":        r.report,
+		"verify":        r.verify,
+		"reconcile":     r.reconcile,
+		"alerts":        r.alert,
+		"retention":     r.retain,
+		"subscriptions": r.compare,
 	}
+	for name, work := range works {
+		works[name] = func(ctx context.Context, s jobs.Slot) error {
+			err := work(ctx, s)
+			if errors.Is(err, errSaid) {
+				return jobs.ErrFound
+			}
+			return err
+		}
+	}
+	return works
 }
 
-// rollOver lays the periods that have become due, and closes those that have
-// ended and are read to their end.
-func (r *reporting) rollOver(ctx context.Context, _ slot) error {
+// rollOver creates the periods that have become due, retries dead letters whose
+// reason may be gone, and closes the periods that have ended and are read to
+// their end.
+func (r *reporting) rollOver(ctx context.Context, _ jobs.Slot) error {
 	const atOnce = 500
 	for {
 		now := time.Now()
@@ -112,30 +123,31 @@ func (r *reporting) rollOver(ctx context.Context, _ slot) error {
 			break
 		}
 	}
+	retryErr := r.retryDeadLetters(ctx)
 	if err := aggregator.Replaying(ctx, r.pool); err != nil {
-		return err
+		return errors.Join(retryErr, err)
 	}
 	closed, err := reporter.Close(ctx, r.pool, time.Now(), r.grace)
 	if closed > 0 {
 		r.t.log.Info("billing periods closed", "periods", closed)
 	}
-	return err
+	return errors.Join(retryErr, err)
 }
 
 // report makes a pass: by hand over everything, daily over everything that is
 // not parked, else over what is due.
-func (r *reporting) report(ctx context.Context, s slot) error {
+func (r *reporting) report(ctx context.Context, s jobs.Slot) error {
 	if r.reporter == nil {
 		return missing("nats-url")
 	}
-	if s.byHand && r.reporter.Sink == reporter.DryRun {
+	if s.ByHand && r.reporter.Sink == reporter.DryRun {
 		return showStatement(ctx, r.t, r.pool, r.reporter, nil, false)
 	}
 	if err := aggregator.Replaying(ctx, r.pool); err != nil {
 		return err
 	}
-	result, err := r.reporter.Pass(ctx, reporter.Scope{ByHand: s.byHand, Due: !s.daily && !s.byHand && !r.eager})
-	if s.byHand {
+	result, err := r.reporter.Pass(ctx, reporter.Scope{ByHand: s.ByHand, Due: !s.Daily && !s.ByHand && !r.eager})
+	if s.ByHand {
 		printPass(r.t, result)
 		return leftOr(result, err)
 	}
@@ -149,12 +161,12 @@ func (r *reporting) report(ctx context.Context, s slot) error {
 }
 
 // verify compares what Stripe accepted with what it shows.
-func (r *reporting) verify(ctx context.Context, s slot) error {
+func (r *reporting) verify(ctx context.Context, s jobs.Slot) error {
 	if r.reporter == nil {
 		return missing("nats-url")
 	}
-	v, err := r.reporter.Verify(ctx, s.byHand)
-	if s.byHand {
+	v, err := r.reporter.Verify(ctx, s.ByHand)
+	if s.ByHand {
 		if v.Released {
 			fmt.Fprintf(r.t.out, "the ledger was compared with Stripe, which had %d totals beyond it; the reporter may go on\n", v.Appended)
 		}
@@ -166,18 +178,17 @@ func (r *reporting) verify(ctx context.Context, s slot) error {
 	return err
 }
 
-// retryLetters judges dead letters again whose reason may have gone.
-func (r *reporting) retryLetters(ctx context.Context, _ slot) error {
+func (r *reporting) retryDeadLetters(ctx context.Context) error {
 	retried, err := aggregator.RetryLacking(ctx, r.pool)
 	if retried > 0 {
-		r.t.log.Info("dead letters count now", "letters", retried)
+		r.t.log.Info("dead letters counted by a retry", "dead_letters", retried)
 	}
 	return err
 }
 
 // reconcile audits the books and repairs counters from events that the stream
 // bears out. What the audit found is kept.
-func (r *reporting) reconcile(ctx context.Context, s slot) error {
+func (r *reporting) reconcile(ctx context.Context, s jobs.Slot) error {
 	if r.nats == nil {
 		return missing("nats-url")
 	}
@@ -195,7 +206,7 @@ func (r *reporting) reconcile(ctx context.Context, s slot) error {
 	if err := audit.Keep(ctx, r.pool, result.Report, byWhom(s)); err != nil {
 		return err
 	}
-	if s.byHand {
+	if s.ByHand {
 		printAudit(r.t, result.Report)
 		printRepairs(r.t, result)
 		if !result.Done() {
@@ -213,41 +224,36 @@ func (r *reporting) reconcile(ctx context.Context, s slot) error {
 }
 
 // byWhom is who repairs: a person by hand, else the job.
-func byWhom(s slot) string {
-	if s.byHand {
+func byWhom(s jobs.Slot) string {
+	if s.ByHand {
 		return operator()
 	}
 	return "job reconcile"
 }
 
-// look records what people should be told.
-func (r *reporting) look(ctx context.Context, _ slot) error {
+// alert records what customers and operators should know, and tells Slack.
+func (r *reporting) alert(ctx context.Context, _ jobs.Slot) error {
 	_, err := r.alerts.Look(ctx)
-	return err
-}
-
-// deliver tells them.
-func (r *reporting) deliver(ctx context.Context, _ slot) error {
-	_, _, err := r.alerts.Deliver(ctx)
-	return err
+	_, _, deliverErr := r.alerts.Deliver(ctx)
+	return errors.Join(err, deliverErr)
 }
 
 // retain removes what is older than the retention.
-func (r *reporting) retain(ctx context.Context, _ slot) error {
+func (r *reporting) retain(ctx context.Context, _ jobs.Slot) error {
 	_, err := retention.Run(ctx, r.pool, retention.Options{Retention: r.keep, Log: r.t.log})
 	return err
 }
 
 // compare brings our subscriptions to Stripe's.
-func (r *reporting) compare(ctx context.Context, s slot) error {
+func (r *reporting) compare(ctx context.Context, s jobs.Slot) error {
 	if r.sync == nil {
-		if s.byHand {
+		if s.ByHand {
 			return missing("stripe-api-key")
 		}
 		return nil
 	}
 	compared, err := r.sync.Compare(ctx)
-	if s.byHand {
+	if s.ByHand {
 		fmt.Fprintf(r.t.out, "looked at %d subscriptions: changed %d, findings %d\n", compared.Looked, compared.Changed, compared.Findings)
 	}
 	return err

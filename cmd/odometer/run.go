@@ -16,6 +16,7 @@ import (
 	"odometer/aggregator"
 	"odometer/api"
 	"odometer/audit"
+	"odometer/cmd/internal/jobs"
 	"odometer/ingest"
 	"odometer/query/web"
 	"odometer/reporter"
@@ -284,16 +285,17 @@ func (s *services) report(ctx context.Context, received <-chan struct{}) error {
 			return nil
 		})
 	}
-	jobs := jobTable(s.reporting.works())
-	for i := range jobs {
+	table := jobs.Table(s.reporting.works())
+	for i := range table {
 		switch {
-		case s.jobsEvery > 0 && jobs[i].every > 0:
-			jobs[i].every = s.jobsEvery
-		case s.auditEvery > 0 && jobs[i].name == "reconcile":
-			jobs[i].every = s.auditEvery
+		case s.jobsEvery > 0 && table[i].Every > 0:
+			table[i].Every = s.jobsEvery
+		case s.auditEvery > 0 && table[i].Name == "reconcile":
+			table[i].Every = s.auditEvery
 		}
 	}
-	group.Go(func() error { return runJobs(ctx, s.pool, jobs, s.t.log, s.registry) })
+	service := jobs.Service{Pool: s.pool, Jobs: table, Log: s.t.log, Registry: s.registry}
+	group.Go(func() error { return service.Run(ctx) })
 	return group.Wait()
 }
 
