@@ -53,6 +53,7 @@ var allowedImports = map[string][]string{
 	"aggregator/retention":   {"", "billing"},
 
 	// For tests only.
+	"internal/soak":                  {},
 	"migrations/pgtest":              {"migrations", "migrations/localpg"},
 	"migrations/pgtest/withpostgres": {"migrations/pgtest"},
 	"ingest/natstest":                {},
@@ -68,7 +69,7 @@ var allowedImports = map[string][]string{
 }
 
 // anyTest may import these: the real servers.
-var anyTest = []string{"internal/testenv", "migrations/pgtest", "migrations/localpg", "ingest/natstest", "reporter/stripetest", "api/apitest"}
+var anyTest = []string{"internal/testenv", "internal/soak", "migrations/pgtest", "migrations/localpg", "ingest/natstest", "reporter/stripetest", "api/apitest"}
 
 func TestImportsPointOneWay(t *testing.T) {
 	t.Parallel()
