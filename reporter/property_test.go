@@ -9,12 +9,14 @@ import (
 	"strconv"
 	"testing"
 	"time"
+
+	"odometer/internal/soak"
 )
 
-// The property is tried on this many tenants, each a schedule of its own. The
-// tenants of a world share its clock and its passes.
+// The property is tried in several worlds on this many tenants each, each of
+// which has a schedule of its own. The tenants of a world share its clock and
+// its passes.
 const (
-	propertyWorlds  = 20
 	propertyTenants = 500
 	propertySteps   = 8
 )
@@ -38,9 +40,10 @@ func TestAnyOrderEndsInTheRightInvoice(t *testing.T) {
 		}
 		seed = n
 	}
+	worlds := soak.Rounds(t, 1, 5)
 	t.Logf("seed %d: %d worlds of %d tenants, %d steps each; repeat by %s=%d",
-		seed, propertyWorlds, propertyTenants, propertySteps, seedEnv, seed)
-	for i := range propertyWorlds {
+		seed, worlds, propertyTenants, propertySteps, seedEnv, seed)
+	for i := range worlds {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
 			t.Parallel()
 			s := newSimulation(t, seed+uint64(i), propertyTenants)
