@@ -10,7 +10,6 @@ import (
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/shopspring/decimal"
 
 	"odometer"
 )
@@ -76,8 +75,10 @@ func ApplyCatalogue(ctx context.Context, pool *pgxpool.Pool, c odometer.Catalogu
 	if err != nil && !errors.Is(err, ErrNoCatalogue) {
 		return err
 	}
-	if err == nil && bytes.Equal(FormatCatalogue(present), FormatCatalogue(c)) {
-		return nil
+	if err == nil {
+		if equal, err := equalCatalogues(present, c); err != nil || equal {
+			return err
+		}
 	}
 	if err := rollOverAll(ctx, pool, time.Now()); err != nil {
 		return fmt.Errorf("apply catalogue: %w", err)
@@ -85,6 +86,9 @@ func ApplyCatalogue(ctx context.Context, pool *pgxpool.Pool, c odometer.Catalogu
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		if err := LockAll(ctx, tx); err != nil {
 			return err
+		}
+		if c.Plans == nil {
+			c.Plans = []odometer.Plan{} // [] in JSON, not null
 		}
 		if err := checkUse(ctx, tx, c); err != nil {
 			return err
@@ -95,6 +99,15 @@ func ApplyCatalogue(ctx context.Context, pool *pgxpool.Pool, c odometer.Catalogu
 		return fmt.Errorf("apply catalogue: %w", err)
 	}
 	return nil
+}
+
+func equalCatalogues(a, b odometer.Catalogue) (bool, error) {
+	textA, err := FormatCatalogue(a)
+	if err != nil {
+		return false, err
+	}
+	textB, err := FormatCatalogue(b)
+	return bytes.Equal(textA, textB), err
 }
 
 // rollOverAll freezes the terms of what has ended at now. A period that ends
@@ -112,142 +125,165 @@ func rollOverAll(ctx context.Context, pool *pgxpool.Pool, now time.Time) error {
 	}
 }
 
-func replaceCatalogue(ctx context.Context, tx pgx.Tx, c odometer.Catalogue) error {
-	if err := writeCurrency(ctx, tx, c.Currency); err != nil {
-		return err
-	}
-	if err := writeAgents(ctx, tx, c.Agents); err != nil {
-		return err
-	}
-	if err := writeActions(ctx, tx, c.Agents); err != nil {
-		return err
-	}
-	if err := writePlans(ctx, tx, c.Plans); err != nil {
-		return err
-	}
-	return writeAllowances(ctx, tx, c.Plans)
-}
-
-const writeCurrencySQL = `
+// Each statement's argument is the whole catalogue as JSON, under the names of
+// the Go fields.
+var replaceCatalogueSQL = []string{
+	`
 insert into catalogue (currency, applied_at)
-values ($1, now())
+values ($1::jsonb ->> 'Currency', now())
 on conflict (only_row) do update
 set currency = excluded.currency,
-    applied_at = excluded.applied_at`
+    applied_at = excluded.applied_at`,
 
-func writeCurrency(ctx context.Context, tx pgx.Tx, currency string) error {
-	if _, err := tx.Exec(ctx, writeCurrencySQL, currency); err != nil {
-		return fmt.Errorf("write currency %q: %w", currency, err)
-	}
-	return nil
-}
+	// Deleted and inserted, not updated: two agents may exchange their limit keys,
+	// which are unique at each moment. Only actions and allowances refer to an
+	// agent's row, and they are deleted with it.
+	`
+delete from agents
+where $1::jsonb is not null`,
 
-// Deleted and inserted, not updated: two agents may exchange their limit keys,
-// which are unique at each moment. Nothing but actions and allowances refers to
-// an agent's row, and they go with it.
-const deleteAgentsSQL = `
-delete from agents`
-
-const insertAgentsSQL = `
+	`
 insert into agents (agent, position, noun, limit_key, unit_price, meter, lookup_key)
-select agent, position, noun, limit_key, unit_price, meter, lookup_key
-from unnest($1::text[], $2::text[], $3::text[], $4::numeric[], $5::text[], $6::text[]) with ordinality
-    as a (agent, noun, limit_key, unit_price, meter, lookup_key, position)`
+select
+    a ->> 'ID', position, a ->> 'Noun', a ->> 'LimitKey', (a ->> 'UnitPrice')::numeric, a ->> 'Meter', a ->> 'LookupKey'
+from jsonb_array_elements($1::jsonb -> 'Agents') with ordinality as agents (a, position)`,
 
-func writeAgents(ctx context.Context, tx pgx.Tx, agents []odometer.Agent) error {
-	var ids, nouns, limitKeys, meters, lookupKeys []string
-	var prices []decimal.Decimal
-	for _, a := range agents {
-		ids = append(ids, a.ID)
-		nouns = append(nouns, a.Noun)
-		limitKeys = append(limitKeys, a.LimitKey)
-		prices = append(prices, a.UnitPrice)
-		meters = append(meters, a.Meter)
-		lookupKeys = append(lookupKeys, a.LookupKey)
-	}
-	if _, err := tx.Exec(ctx, deleteAgentsSQL); err != nil {
-		return fmt.Errorf("delete agents: %w", err)
-	}
-	if _, err := tx.Exec(ctx, insertAgentsSQL, ids, nouns, limitKeys, prices, meters, lookupKeys); err != nil {
-		return fmt.Errorf("write agents %s: %w", strings.Join(ids, ", "), err)
-	}
-	return nil
-}
-
-const insertActionsSQL = `
+	`
 insert into actions (agent, action_type, position)
-select agent, action_type, position
-from unnest($1::text[], $2::text[]) with ordinality
-    as a (agent, action_type, position)`
+select a ->> 'ID', action_type, position
+from
+    jsonb_array_elements($1::jsonb -> 'Agents') as a,
+    jsonb_array_elements_text(a -> 'Actions') with ordinality as actions (action_type, position)`,
 
-func writeActions(ctx context.Context, tx pgx.Tx, agents []odometer.Agent) error {
-	var ids, actions []string
-	for _, a := range agents {
-		for _, action := range a.Actions {
-			ids = append(ids, a.ID)
-			actions = append(actions, action)
-		}
-	}
-	if _, err := tx.Exec(ctx, insertActionsSQL, ids, actions); err != nil {
-		return fmt.Errorf("write %d actions: %w", len(actions), err)
-	}
-	return nil
-}
-
-const deletePlansSQL = `
+	`
 delete from plans
-where plan_id <> all($1)`
+where plan_id not in (select p ->> 'ID' from jsonb_array_elements($1::jsonb -> 'Plans') as p)`,
 
-// Updated where they are: subscriptions refer to them.
-const upsertPlansSQL = `
+	// Updated where they are: subscriptions refer to them.
+	`
 insert into plans (plan_id, position, name, price)
-select plan_id, position, name, price
-from unnest($1::text[], $2::text[], $3::numeric[]) with ordinality
-    as p (plan_id, name, price, position)
+select p ->> 'ID', position, p ->> 'Name', (p ->> 'Price')::numeric
+from jsonb_array_elements($1::jsonb -> 'Plans') with ordinality as plans (p, position)
 on conflict (plan_id) do update
 set position = excluded.position,
     name = excluded.name,
-    price = excluded.price`
+    price = excluded.price`,
 
-func writePlans(ctx context.Context, tx pgx.Tx, plans []odometer.Plan) error {
-	ids := planIDs(plans)
-	var names []string
-	var prices []decimal.Decimal
-	for _, p := range plans {
-		names = append(names, p.Name)
-		prices = append(prices, p.Price)
-	}
-	if _, err := tx.Exec(ctx, deletePlansSQL, ids); err != nil {
-		return fmt.Errorf("delete plans other than %s: %w", strings.Join(ids, ", "), err)
-	}
-	if _, err := tx.Exec(ctx, upsertPlansSQL, ids, names, prices); err != nil {
-		return fmt.Errorf("write plans %s: %w", strings.Join(ids, ", "), err)
+	`
+insert into allowances (plan_id, agent, "limit")
+select p ->> 'ID', agent, case when not (allowance ->> 'Unlimited')::boolean then (allowance ->> 'Limit')::bigint end
+from
+    jsonb_array_elements($1::jsonb -> 'Plans') as p,
+    jsonb_each(p -> 'Allowances') as allowances (agent, allowance)`,
+}
+
+func replaceCatalogue(ctx context.Context, tx pgx.Tx, c odometer.Catalogue) error {
+	for _, sql := range replaceCatalogueSQL {
+		if _, err := tx.Exec(ctx, sql, c); err != nil {
+			return fmt.Errorf("replace catalogue: %w", err)
+		}
 	}
 	return nil
 }
 
-// The rows before went with the agents they named.
-const insertAllowancesSQL = `
-insert into allowances (plan_id, agent, "limit")
-select plan_id, agent, "limit"
-from unnest($1::text[], $2::text[], $3::bigint[])
-    as l (plan_id, agent, "limit")`
+// InUseError says that a new catalogue lacks what is still needed. It is an
+// ErrRefused.
+type InUseError struct {
+	Agents []InUse // counted in periods that are still open
+	Plans  []InUse // of a subscription of any status, or of an open period
+}
 
-func writeAllowances(ctx context.Context, tx pgx.Tx, plans []odometer.Plan) error {
-	var ids, agents []string
-	var limits []*int64
-	for _, p := range plans {
-		for agent, allowance := range p.Allowances {
-			ids = append(ids, p.ID)
-			agents = append(agents, agent)
-			limits = append(limits, nil)
-			if !allowance.Unlimited {
-				limits[len(limits)-1] = &allowance.Limit
-			}
-		}
+// InUse is how many tenants still need an agent or a plan.
+type InUse struct {
+	ID      string
+	Tenants int
+}
+
+func (e *InUseError) Error() string {
+	var needs []string
+	for _, a := range e.Agents {
+		needs = append(needs, fmt.Sprintf("agent %q (counted for %s in open periods)", a.ID, tenants(a.Tenants)))
 	}
-	if _, err := tx.Exec(ctx, insertAllowancesSQL, ids, agents, limits); err != nil {
-		return fmt.Errorf("write %d allowances: %w", len(ids), err)
+	for _, p := range e.Plans {
+		needs = append(needs, fmt.Sprintf("plan %q (of %s)", p.ID, tenants(p.Tenants)))
+	}
+	text := "the new catalogue lacks what is in use: " + strings.Join(needs, ", ") + ": keep it in the file"
+	if len(e.Agents) > 0 {
+		text += "; an agent can go when the periods that count it are closed"
+	}
+	if len(e.Plans) > 0 {
+		text += "; a plan can go when its tenants were moved by: odometer subscription set, and its periods are closed"
+	}
+	return text
+}
+
+// Unwrap makes it an ErrRefused.
+func (e *InUseError) Unwrap() error { return ErrRefused }
+
+func tenants(n int) string {
+	if n == 1 {
+		return "1 tenant"
+	}
+	return fmt.Sprintf("%d tenants", n)
+}
+
+func checkUse(ctx context.Context, tx pgx.Tx, c odometer.Catalogue) error {
+	agents, err := inUse(ctx, tx, agentsInUseSQL, c)
+	if err != nil {
+		return err
+	}
+	plans, err := inUse(ctx, tx, plansInUseSQL, c)
+	if err != nil {
+		return err
+	}
+	if len(agents)+len(plans) > 0 {
+		return &InUseError{Agents: agents, Plans: plans}
 	}
 	return nil
+}
+
+// An agent is in use where it still counts, or has overage that was not
+// reported to Stripe in full.
+const agentsInUseSQL = `
+select
+    u.agent as id,
+    count(distinct u.tenant_id) as tenants
+from agents a
+join usage_counters u using (agent)
+join billing_periods p using (tenant_id, period_start)
+where u.agent not in (select a ->> 'ID' from jsonb_array_elements($1::jsonb -> 'Agents') as a)
+  and u.count > 0
+  and (
+      p.status = 'open'
+      or p.settled_at is null and exists (
+          select from period_totals t
+          where t.tenant_id = p.tenant_id and t.period_start = p.period_start and t.agent = u.agent and t.overage > 0
+      )
+  )
+group by u.agent
+order by u.agent`
+
+// Canceled subscriptions use their plan too: they still name it.
+const plansInUseSQL = `
+select
+    u.plan_id as id,
+    count(*) as tenants
+from plans p
+join (
+    select plan_id, tenant_id from subscriptions
+    union
+    select plan_id, tenant_id from billing_periods where status = 'open'
+) u using (plan_id)
+where u.plan_id not in (select p ->> 'ID' from jsonb_array_elements($1::jsonb -> 'Plans') as p)
+group by u.plan_id
+order by u.plan_id`
+
+// inUse lists what is used and not part of c.
+func inUse(ctx context.Context, tx pgx.Tx, sql string, c odometer.Catalogue) ([]InUse, error) {
+	rows, _ := tx.Query(ctx, sql, c)
+	used, err := pgx.CollectRows(rows, pgx.RowToStructByName[InUse])
+	if err != nil {
+		return nil, fmt.Errorf("look up what of the catalogue is in use: %w", err)
+	}
+	return used, nil
 }

@@ -120,7 +120,7 @@ func TestCataloguesAppliedAtOnceDoNotMix(t *testing.T) {
 	second.Currency = "eur"
 	second.Agents = second.Agents[1:]
 	second.Plans = second.Plans[1:2]
-	texts := []string{string(FormatCatalogue(first)), string(FormatCatalogue(second))}
+	texts := []string{string(formatted(t, first)), string(formatted(t, second))}
 	var writers sync.WaitGroup
 	for i := range 40 {
 		writers.Go(func() {
@@ -132,7 +132,7 @@ func TestCataloguesAppliedAtOnceDoNotMix(t *testing.T) {
 			if err != nil {
 				t.Error(err)
 			}
-			if text := string(FormatCatalogue(got)); text != texts[0] && text != texts[1] {
+			if text := string(formatted(t, got)); text != texts[0] && text != texts[1] {
 				t.Errorf("a mixture is in force:\n%s", text)
 			}
 		})

@@ -4,226 +4,254 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"unicode"
 	"unicode/utf8"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/lexer"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
+	"github.com/shopspring/decimal"
 )
 
-// PositionError is what is wrong with the text of a catalogue, and where.
-type PositionError struct {
-	Line, Column int // both from 1; a column is a character
-	Problem      string
-}
+// Bounds of a file, checked before it is parsed: the parser's memory and time
+// grow with the square of the nesting and of a mapping's length.
+const (
+	MaxCatalogueBytes = 128 << 10 // some 1,000 agents
+	maxBrackets       = 16        // nested [ and {
+	maxIndent         = 100       // the column of a line's first token and of a list item's dash
+)
 
-// Error has the form "4:5: problem", so that a file's name and a colon before
-// it make what editors understand: fmt.Errorf("%s:%w", file, err).
-func (e *PositionError) Error() string {
-	return fmt.Sprintf("%d:%d: %s", e.Line, e.Column, e.Problem)
-}
-
-// parseYAML is the syntax tree of the only document in the text.
+// parseYAML parses the one document of a file.
 func parseYAML(text []byte) (ast.Node, error) {
+	if len(text) > MaxCatalogueBytes {
+		return nil, fmt.Errorf("1:1: the file is too large: at most %d bytes are allowed", MaxCatalogueBytes)
+	}
 	text = bytes.ReplaceAll(text, []byte("\r\n"), []byte("\n"))
-	if problem := checkCharacters(text); problem != nil {
-		return nil, problem
+	if err := checkCharacters(text); err != nil {
+		return nil, err
 	}
-	// Keys given twice are found by the reader, which names them as it names
-	// everything else.
-	file, err := parser.ParseBytes(text, 0, parser.AllowDuplicateMapKey())
+	tokens := lexer.Tokenize(string(text))
+	if err := checkDepth(tokens); err != nil {
+		return nil, err
+	}
+	file, err := parser.Parse(tokens, 0)
 	if err != nil {
-		return nil, syntaxProblem(err)
+		return nil, inOneLine(err)
 	}
-	if len(file.Docs) == 0 || len(file.Docs) == 1 && file.Docs[0].Body == nil {
-		return nil, &PositionError{1, 1, "the file is empty: " + catalogueShape.list()}
+	documents := slices.DeleteFunc(file.Docs, func(d *ast.DocumentNode) bool { return d.Body == nil })
+	switch len(documents) {
+	case 0:
+		return nil, errors.New("1:1: the file is empty: " + schema)
+	case 1:
+		return documents[0].Body, checkNodes(documents[0].Body)
 	}
-	// The parser takes a directive for a document of its own; the reader has a
-	// better word for it.
-	if _, ok := file.Docs[0].Body.(*ast.DirectiveNode); !ok && len(file.Docs) > 1 {
-		p := &PositionError{1, 1, "several documents in one file: a catalogue is one document"}
-		if start := file.Docs[1].Start; start != nil {
-			p.Line, p.Column = start.Position.Line, start.Position.Column
-		}
-		return nil, p
-	}
-	return file.Docs[0].Body, nil
+	return nil, refuse(documents[1].Body.GetToken(), "several documents or directives in one file: a catalogue is one document")
 }
 
-// checkCharacters finds what no YAML of ours holds and what the parser would
-// take in silence or tell the wrong column for.
-func checkCharacters(text []byte) *PositionError {
-	line, column := 1, 1
-	for len(text) > 0 {
-		c, size := utf8.DecodeRune(text)
-		switch {
-		case c == utf8.RuneError && size == 1:
-			return &PositionError{line, column, fmt.Sprintf("byte %#02x is not UTF-8: save the file as UTF-8", text[0])}
-		case c == '\uFEFF':
-			return &PositionError{line, column, "a byte order mark: save the file as UTF-8 without one"}
-		case c == '\t':
-			return &PositionError{line, column, "a tab: use spaces"}
-		case c == '\n':
-			line, column = line+1, 0
-		case unicode.IsControl(c), c == '\u2028', c == '\u2029':
-			return &PositionError{line, column, fmt.Sprintf("control character %U", c)}
-		}
-		text = text[size:]
-		column++
+func refuse(at *token.Token, format string, args ...any) error {
+	return fmt.Errorf("%d:%d: "+format, append([]any{at.Position.Line, at.Position.Column}, args...)...)
+}
+
+// refuseNode names the field too: the parser's column is not exact everywhere.
+func refuseNode(n ast.Node, format string, args ...any) error {
+	path := strings.TrimPrefix(strings.TrimPrefix(n.GetPath(), "$"), ".")
+	if path != "" {
+		path += ": "
+	}
+	return refuse(n.GetToken(), "%s"+format, append([]any{path}, args...)...)
+}
+
+// inOneLine is the library's error without its excerpt of the text.
+func inOneLine(err error) error {
+	var located yaml.Error
+	if !errors.As(err, &located) || located.GetToken() == nil {
+		return err
+	}
+	switch located.(type) {
+	case *yaml.SyntaxError:
+		return refuse(located.GetToken(), "%s", located.GetMessage())
+	default: // not of the schema
+		return refuse(located.GetToken(), "%s: %s", located.GetMessage(), schema)
+	}
+}
+
+// checkCharacters refuses what the parser would accept silently or report at
+// the wrong column.
+func checkCharacters(text []byte) error {
+	if at := bytes.IndexFunc(text, func(c rune) bool {
+		return c == utf8.RuneError || c == '\uFEFF' || c == '\u2028' || c == '\u2029' || unicode.IsControl(c) && c != '\n'
+	}); at >= 0 {
+		line := 1 + bytes.Count(text[:at], []byte("\n"))
+		column := 1 + utf8.RuneCount(text[bytes.LastIndexByte(text[:at], '\n')+1:at])
+		c, _ := utf8.DecodeRune(text[at:])
+		return fmt.Errorf("%d:%d: character %U is not allowed: save the file as UTF-8 without a byte order mark, and use spaces for tabs",
+			line, column, c)
 	}
 	return nil
 }
 
-func syntaxProblem(err error) *PositionError {
-	var located yaml.Error
-	if !errors.As(err, &located) || located.GetToken() == nil {
-		return &PositionError{1, 1, err.Error()}
-	}
-	at := located.GetToken().Position
-	return &PositionError{at.Line, at.Column, "not YAML: " + located.GetMessage()}
-}
-
-// yamlShape is which fields a mapping has, and how a message begins that lists
-// them.
-type yamlShape struct {
-	takes              string
-	required, optional []string
-}
-
-func (s *yamlShape) list() string {
-	return s.takes + " " + strings.Join(slices.Concat(s.required, s.optional), ", ")
-}
-
-func (s *yamlShape) has(name string) bool {
-	return slices.Contains(s.required, name) || slices.Contains(s.optional, name)
-}
-
-// yamlReader reads values out of a syntax tree and keeps the problem that
-// comes first in the text. Its methods take a nil node, a field that is not
-// there, for the zero value.
-type yamlReader struct {
-	problem *PositionError
-}
-
-func (r *yamlReader) refuse(at *token.Token, format string, args ...any) {
-	line, column := at.Position.Line, at.Position.Column
-	if p := r.problem; p != nil && (p.Line < line || p.Line == line && p.Column <= column) {
-		return
-	}
-	r.problem = &PositionError{line, column, fmt.Sprintf(format, args...)}
-}
-
-// yamlEntry is one field of a mapping.
-type yamlEntry struct {
-	name  string
-	key   *token.Token
-	value ast.Node
-}
-
-// entries are a mapping's fields in order; want says what should have been
-// there when it is something else.
-func (r *yamlReader) entries(n ast.Node, want string) []yamlEntry {
-	if n == nil {
-		return nil
-	}
-	mapping, ok := n.(*ast.MappingNode)
-	if !ok {
-		r.mismatch(n, want)
-		return nil
-	}
-	var entries []yamlEntry
-	given := map[string]int{}
-	for _, v := range mapping.Values {
-		name, ok := r.text(v.Key, "a field's name")
-		if !ok {
+func checkDepth(tokens token.Tokens) error {
+	brackets, line := 0, 0
+	for _, t := range tokens {
+		switch t.Type {
+		case token.CommentType:
 			continue
+		case token.SequenceStartType, token.MappingStartType:
+			brackets++
+		case token.SequenceEndType, token.MappingEndType:
+			brackets--
 		}
-		at := v.Key.GetToken()
-		if first, ok := given[name]; ok {
-			r.refuse(at, "field %q is given twice, first in line %d", name, first)
-			continue
+		indents := t.Position.Line != line || t.Type == token.SequenceEntryType
+		if brackets > maxBrackets || indents && t.Position.Column > maxIndent {
+			return refuse(t, "nested too deeply: a catalogue has 4 levels")
 		}
-		// The parser's column for a value that is not there is off by one or
-		// more, depending on what follows.
-		if null, ok := v.Value.(*ast.NullNode); ok && null.Token.Type == token.ImplicitNullType {
-			null.Token.Position = at.Position
-		}
-		given[name] = at.Position.Line
-		entries = append(entries, yamlEntry{name, at, v.Value})
+		line = t.Position.Line
 	}
-	return entries
+	return nil
 }
 
-// fields are the values of a mapping of a known shape, by name.
-func (r *yamlReader) fields(n ast.Node, shape yamlShape) map[string]ast.Node {
-	values := map[string]ast.Node{}
-	strange := false
-	for _, e := range r.entries(n, "fields are expected here: "+shape.list()) {
-		if !shape.has(e.name) {
-			r.refuse(e.key, "unknown field %q (%s)", e.name, shape.list())
-			strange = true
-			continue
-		}
-		values[e.name] = e.value
-	}
-	mapping, ok := n.(*ast.MappingNode)
-	// A field that is missing beside an unknown one is most likely that one,
-	// mistyped.
-	if !ok || strange {
-		return values
-	}
-	for _, name := range shape.required {
-		if _, ok := values[name]; !ok {
-			r.refuse(firstToken(mapping), "field %q is missing (%s)", name, shape.list())
-		}
-	}
-	return values
+// checkNodes refuses what YAML allows and different readers understand
+// differently, and what decoding would accept as an empty value.
+func checkNodes(root ast.Node) error {
+	c := &nodeChecker{}
+	ast.Walk(c, root)
+	return c.err
 }
 
-// firstToken is where a mapping begins: the token of a block mapping itself is
-// the colon behind its first key.
-func firstToken(n *ast.MappingNode) *token.Token {
-	if n.IsFlowStyle || len(n.Values) == 0 {
-		return n.GetToken()
+type nodeChecker struct{ err error }
+
+// Visit keeps the first error.
+func (c *nodeChecker) Visit(n ast.Node) ast.Visitor {
+	if c.err == nil {
+		c.err = checkNode(n)
 	}
-	return n.Values[0].Key.GetToken()
+	return c
 }
 
-func (r *yamlReader) list(n ast.Node, what string) []ast.Node {
-	if n == nil {
-		return nil
-	}
-	sequence, ok := n.(*ast.SequenceNode)
-	if !ok {
-		r.mismatch(n, what+" must be a list")
-		return nil
-	}
-	return sequence.Values
-}
+const maxTextBytes = 255
 
-// mismatch refuses a node of a kind that is not wanted there. What YAML has
-// and a catalogue has not is named instead.
-func (r *yamlReader) mismatch(n ast.Node, want string) {
-	at := n.GetToken()
+func checkNode(n ast.Node) error {
 	switch n := n.(type) {
-	case *ast.AnchorNode, *ast.AliasNode:
-		want = "anchors and aliases are not supported: write the value out"
-	case *ast.MergeKeyNode:
-		want = "merge keys are not supported: write the fields out"
-	case *ast.TagNode:
-		want = "tags are not supported: write the value without " + at.Value
-	case *ast.DirectiveNode:
-		want = "directives are not supported: leave the line out"
-	case *ast.LiteralNode:
-		want += ", on one line"
-	case *ast.MappingKeyNode:
-		want = "complex keys are not supported: write name: value"
-	case *ast.MappingNode:
-		at = firstToken(n)
+	case *ast.AnchorNode, *ast.AliasNode, *ast.MergeKeyNode, *ast.TagNode, *ast.DirectiveNode, *ast.MappingKeyNode, *ast.LiteralNode:
+		return refuseNode(n, "%s is not allowed: anchors, aliases, merge keys, tags, directives, complex keys and blocks of text are not supported; write the value out",
+			n.Type())
+	case *ast.BoolNode, *ast.InfinityNode, *ast.NanNode:
+		return refuseNode(n, "%s is neither text nor a number: put text in quotes, as %q", n.GetToken().Value, n.GetToken().Value)
+	case *ast.NullNode:
+		if n.Token.Type == token.ImplicitNullType {
+			return refuseNode(n, "the value is missing")
+		}
+		if n.Token.Value != "null" || !strings.Contains(n.GetPath(), ".allowances.") {
+			return refuseNode(n, `%s is not allowed: only an allowance may be null, for unlimited; put text in quotes, as "null"`, n.Token.Value)
+		}
+	case *ast.StringNode:
+		if len(n.Value) > maxTextBytes {
+			return refuse(n.Token, "text of %d bytes; at most %d are allowed", len(n.Value), maxTextBytes)
+		}
+		if strings.Contains(strings.TrimSpace(n.Token.Origin), "\n") {
+			return refuseNode(n, "text must be on one line")
+		}
+		if isPlain(n.Token) && isAmbiguous(n.Value) {
+			return refuseNode(n, "%s is not clear: put text in quotes, as %q, and write a number in plain digits, as 29 or 0.02", n.Value, n.Value)
+		}
 	}
-	r.refuse(at, "%s", want)
+	return nil
 }
+
+func isPlain(t *token.Token) bool {
+	return t.Type != token.SingleQuoteType && t.Type != token.DoubleQuoteType
+}
+
+// otherWords are booleans or null to readers of YAML 1.1 or 1.2.
+var otherWords = []string{"y", "n", "yes", "no", "on", "off", "true", "false", "null"}
+
+// numberLike matches numbers, dates and times of any YAML: 1e3, 1_000,
+// 2026-01-01, 12:30.
+var numberLike = regexp.MustCompile(`^[-+.]*[0-9][-+.,:_0-9a-fA-FxXoOtTzZ]*$`)
+
+// isAmbiguous reports whether s without quotes is text to some readers and
+// something else to others.
+func isAmbiguous(s string) bool {
+	return slices.Contains(otherWords, strings.ToLower(s)) || numberLike.MatchString(s)
+}
+
+// yamlText is a string that is only read from text, not from a number.
+type yamlText string
+
+// UnmarshalYAML accepts text alone.
+func (s *yamlText) UnmarshalYAML(n ast.Node) error {
+	switch n := n.(type) {
+	case *ast.StringNode:
+		*s = yamlText(n.Value)
+		return nil
+	case ast.ScalarNode:
+		return refuseNode(n, "must be text: put a word or number in quotes, as %q", n.GetToken().Value)
+	}
+	return refuseNode(n, "must be text")
+}
+
+// plainForm matches text that every YAML reader reads as a string, in blocks
+// and between brackets.
+var plainForm = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_./-]*( [A-Za-z0-9_./-]+)*$`)
+
+// MarshalYAML puts in quotes what could be read as something else.
+func (s yamlText) MarshalYAML() ([]byte, error) {
+	if plainForm.MatchString(string(s)) && !isAmbiguous(string(s)) {
+		return []byte(s), nil
+	}
+	return []byte(strconv.Quote(string(s))), nil
+}
+
+// yamlPrice is a decimal that never passes through a float.
+type yamlPrice struct{ amount *decimal.Decimal }
+
+const maxPriceDigits = 12 // before the point, and after it
+
+var priceForm = regexp.MustCompile(`^(?:0|[1-9][0-9]{0,11})(?:\.[0-9]{1,12})?$`)
+
+// UnmarshalYAML reads the digits as they are written.
+func (p *yamlPrice) UnmarshalYAML(n ast.Node) error {
+	digits := n.GetToken().Value
+	if !isNumber(n) || !priceForm.MatchString(digits) {
+		return refuseNode(n, "%q is not a number from 0 in plain digits and without quotes, as 29 or 0.02, with at most %d digits before and after the point",
+			digits, maxPriceDigits)
+	}
+	amount := decimal.RequireFromString(digits)
+	p.amount = &amount
+	return nil
+}
+
+// MarshalYAML writes 29, 0.10 and 0.0125: never one decimal alone.
+func (p yamlPrice) MarshalYAML() ([]byte, error) {
+	if !p.amount.IsInteger() && p.amount.Equal(p.amount.Truncate(1)) {
+		return []byte(p.amount.StringFixed(2)), nil
+	}
+	return []byte(p.amount.String()), nil
+}
+
+// yamlUnits is the number of units of an allowance.
+type yamlUnits int64
+
+const maxLimit = 1 << 53 // beyond it, a reader of our JSON may round
+
+var wholeForm = regexp.MustCompile(`^(0|[1-9][0-9]*)$`)
+
+// UnmarshalYAML accepts plain digits.
+func (u *yamlUnits) UnmarshalYAML(n ast.Node) error {
+	digits := n.GetToken().Value
+	limit, err := strconv.ParseInt(digits, 10, 64)
+	if !isNumber(n) || !wholeForm.MatchString(digits) || err != nil || limit > maxLimit {
+		return refuseNode(n, "%q is not a whole number from 0 to %d in plain digits and without quotes, as 500, or null for unlimited",
+			digits, int64(maxLimit))
+	}
+	*u = yamlUnits(limit)
+	return nil
+}
+
+func isNumber(n ast.Node) bool { return n.Type() == ast.IntegerType || n.Type() == ast.FloatType }

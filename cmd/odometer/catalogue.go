@@ -53,7 +53,7 @@ func (c *catalogueApplyCmd) read() (odometer.Catalogue, error) {
 		}
 		defer file.Close()
 	}
-	text, err := io.ReadAll(io.LimitReader(file, maxCatalogueBytes))
+	text, err := io.ReadAll(io.LimitReader(file, billing.MaxCatalogueBytes+1))
 	if err != nil {
 		return odometer.Catalogue{}, usagef("read %s: %w", name, err)
 	}
@@ -63,9 +63,6 @@ func (c *catalogueApplyCmd) read() (odometer.Catalogue, error) {
 	}
 	return catalogue, nil
 }
-
-// maxCatalogueBytes is far more than a catalogue for people needs.
-const maxCatalogueBytes = 16 << 20
 
 type catalogueShowCmd struct {
 	databaseSettings
@@ -82,6 +79,10 @@ func (c *catalogueShowCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.out.Write(billing.FormatCatalogue(catalogue))
+	text, err := billing.FormatCatalogue(catalogue)
+	if err != nil {
+		return err
+	}
+	_, err = t.out.Write(text)
 	return err
 }
