@@ -28,7 +28,7 @@ func TestMain(m *testing.M) {
 		os.Exit(migrateAsProcess(database))
 	}
 	var err error
-	server, err = localpg.Start(context.Background(), localpg.Options{Settings: map[string]string{"fsync": "off"}})
+	server, err = localpg.Start(context.Background(), localpg.Options{InMemory: true, Settings: map[string]string{"fsync": "off"}})
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		os.Exit(1)

@@ -56,15 +56,18 @@ func (d *directory) dataVersion() (int, error) {
 	return major, nil
 }
 
-// openDirectory creates the directory unless it exists, and locks it. An empty
-// path means a temporary one.
-func openDirectory(path string, as account) (d *directory, err error) {
-	d = &directory{path: path, temporary: path == ""}
-	if d.temporary {
-		removeAbandoned()
-		d.path, err = temporaryDir(as)
-	} else {
-		err = as.mkdirAll(path)
+// openDirectory creates the directory of o unless it exists, and locks it.
+func openDirectory(o Options, as account) (d *directory, err error) {
+	d = &directory{path: o.Dir, temporary: o.Dir == ""}
+	switch memory := memoryDir(); {
+	case !d.temporary:
+		err = as.mkdirAll(d.path)
+	case o.InMemory && memory != "":
+		removeAbandoned(memory)
+		d.path, err = temporaryDir(as, memory)
+	default:
+		removeAbandoned(os.TempDir())
+		d.path, err = temporaryDir(as, temporaryBases()...)
 	}
 	if err != nil {
 		return nil, err
@@ -84,7 +87,7 @@ func (d *directory) createRun(as account) error {
 	parent := d.path
 	if len(filepath.Join(parent, "run", socketName)) > maxSocketPath {
 		var err error
-		if parent, err = temporaryDir(as); err != nil {
+		if parent, err = temporaryDir(as, temporaryBases()...); err != nil {
 			return err
 		}
 	}
@@ -102,10 +105,12 @@ func (d *directory) close() (err error) {
 	return errors.Join(err, unlock(d.owner))
 }
 
-// temporaryDir creates a directory that the account can reach, with a path
-// short enough for a socket.
-func temporaryDir(as account) (dir string, err error) {
-	for _, base := range []string{os.TempDir(), "/tmp"} {
+func temporaryBases() []string { return []string{os.TempDir(), "/tmp"} }
+
+// temporaryDir creates a directory below the first base that the account can
+// reach and that is short enough for a socket.
+func temporaryDir(as account, bases ...string) (dir string, err error) {
+	for _, base := range bases {
 		if err = as.reach(base); err != nil {
 			continue
 		}
@@ -156,8 +161,8 @@ func unlock(owner *os.File) error {
 
 // removeAbandoned removes temporary directories of processes that were killed.
 // Nothing depends on it, so it reports nothing.
-func removeAbandoned() {
-	found, _ := filepath.Glob(filepath.Join(os.TempDir(), temporaryPrefix+"*"))
+func removeAbandoned(base string) {
+	found, _ := filepath.Glob(filepath.Join(base, temporaryPrefix+"*"))
 	for _, dir := range found {
 		info, err := os.Lstat(dir)
 		if err != nil || !info.IsDir() || ownerOf(info).Uid != uint32(os.Geteuid()) {

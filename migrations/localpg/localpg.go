@@ -21,6 +21,11 @@ type Options struct {
 	// again. Empty means a temporary directory that Stop removes.
 	Dir string
 
+	// InMemory puts a temporary directory into memory where the system offers a
+	// file system for that with 2 GiB free. Creating a database writes 300 files,
+	// which takes a tenth of the CPU there.
+	InMemory bool
+
 	// Settings are added to postgresql.conf's, e.g. {"fsync": "off"}.
 	Settings map[string]string
 

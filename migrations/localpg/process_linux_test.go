@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"testing"
 	"time"
@@ -15,10 +16,13 @@ import (
 
 // parentEnv turns this test binary into a process that starts a server in a
 // temporary directory, says where, and waits to be killed.
-const parentEnv = "ODOMETER_TEST_PARENT"
+const (
+	parentEnv = "ODOMETER_TEST_PARENT"
+	inMemory  = "in memory" // a value of it
+)
 
 func beParent() {
-	s, err := Start(context.Background(), Options{Settings: small})
+	s, err := Start(context.Background(), Options{Settings: small, InMemory: os.Getenv(parentEnv) == inMemory})
 	if err != nil {
 		fmt.Println(err)
 		os.Exit(1)
@@ -29,8 +33,19 @@ func beParent() {
 
 func TestServerDiesWithItsParent(t *testing.T) {
 	t.Parallel()
+	for _, where := range []string{"on disk", inMemory} {
+		t.Run(where, func(t *testing.T) {
+			t.Parallel()
+			dir := testServerDiesWithItsParent(t, where)
+			testAbandonedIsRemoved(t, dir, Options{InMemory: where == inMemory})
+		})
+	}
+}
+
+// testServerDiesWithItsParent returns the directory that a killed process leaves.
+func testServerDiesWithItsParent(t *testing.T, where string) (dir string) {
 	parent := exec.Command(os.Args[0])
-	parent.Env = append(os.Environ(), parentEnv+"=1")
+	parent.Env = append(os.Environ(), parentEnv+"="+where)
 	stdout, err := parent.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -47,7 +62,7 @@ func TestServerDiesWithItsParent(t *testing.T) {
 	if !ok {
 		t.Fatalf("the parent did not start a server: %s", line)
 	}
-	defer os.RemoveAll(dir)
+	t.Cleanup(func() { os.RemoveAll(dir) })
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	conn, err := pgx.Connect(ctx, url)
@@ -71,20 +86,20 @@ func TestServerDiesWithItsParent(t *testing.T) {
 	if _, err := os.Stat(data + "/postmaster.pid"); err == nil {
 		t.Error("the server did not shut down in order")
 	}
-	testAbandonedIsRemoved(t, dir)
+	return dir
 }
 
 // testAbandonedIsRemoved checks that the next start removes the directory of a
 // killed process, and no other.
-func testAbandonedIsRemoved(t *testing.T, dead string) {
-	alive := startTest(t, Options{}).dir.path
+func testAbandonedIsRemoved(t *testing.T, dead string, o Options) {
+	alive := startTest(t, o).dir.path
 	for _, dir := range []string{dead, alive} {
 		old := time.Now().Add(-time.Hour)
 		if err := os.Chtimes(dir, old, old); err != nil {
 			t.Fatal(err)
 		}
 	}
-	removeAbandoned()
+	removeAbandoned(filepath.Dir(dead))
 	if _, err := os.Stat(dead); err == nil {
 		t.Error("what the killed process left is still there")
 	}

@@ -63,7 +63,7 @@ func start(ctx context.Context, o Options, candidates []string) (_ *Server, err 
 	if s.as, err = accountFor(o.Dir); err != nil {
 		return nil, err
 	}
-	if s.dir, err = openDirectory(o.Dir, s.as); err != nil {
+	if s.dir, err = openDirectory(o, s.as); err != nil {
 		return nil, err
 	}
 	if err := s.prepare(ctx, candidates, o.Log); err != nil {

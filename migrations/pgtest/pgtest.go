@@ -41,13 +41,14 @@ const (
 	cloneTimeout = time.Minute     // longer than cloning takes: many tests may wait for the template
 )
 
-// settings trade safety in a power failure, which no test survives, for
+// settings keep what is written small, because it may be in memory, trade safety in a power failure, which no test survives, for
 // speed, and leave room for many tests at once. Shared memory in files is
 // removed with the directory, also when a test kills the server.
 var settings = map[string]string{
 	"fsync":                      "off",
 	"full_page_writes":           "off",
 	"max_connections":            "500",
+	"max_wal_size":               "256MB",
 	"shared_buffers":             "128MB",
 	"dynamic_shared_memory_type": "mmap",
 }
@@ -117,7 +118,7 @@ func Server(t testing.TB) *localpg.Server {
 // Start starts a server with the settings for tests. The caller stops it. log
 // hears of what takes long, such as a download.
 func Start(ctx context.Context, log func(format string, args ...any)) (*localpg.Server, error) {
-	return localpg.Start(ctx, localpg.Options{Settings: settings, Log: log})
+	return localpg.Start(ctx, localpg.Options{InMemory: true, Settings: settings, Log: log})
 }
 
 // sharedServer returns the URL of the server that URLEnv names, or starts a
