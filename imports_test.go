@@ -17,8 +17,9 @@ import (
 // imports billing, which owns them.
 var allowedImports = map[string][]string{
 	"":                  {},
-	"ingest":            {""},
-	"ingest/httpingest": {"", "ingest", "api"},
+	"ingest":            {"", "ingest/publisher"},
+	"ingest/publisher":  {}, // becomes the Go SDK
+	"ingest/httpingest": {"", "ingest", "ingest/publisher", "api"},
 	"billing":           {""},
 	"aggregator":        {"", "ingest", "billing", "aggregator/position", "aggregator/apply"},
 
@@ -40,7 +41,7 @@ var allowedImports = map[string][]string{
 	"cmd/internal/jobs":  {},
 	"cmd/odometer": {
 		"cmd/internal/jobs",
-		"", "ingest", "billing", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
+		"", "ingest", "ingest/publisher", "billing", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
 		"aggregator/position", "aggregator/apply", "aggregator/replay", "aggregator/deadletter", "aggregator/retention", "api", "query", "query/admin", "query/web", "ingest/httpingest", "audit", "migrations", "migrations/localpg",
 	},
 
@@ -58,8 +59,8 @@ var allowedImports = map[string][]string{
 	"migrations/pgtest/withpostgres": {"migrations/pgtest"},
 	"ingest/natstest":                {},
 	"api/apitest":                    {},
-	"deploy/examples":                {"", "ingest"},
-	"internal/testenv":               {"", "ingest", "billing", "ingest/natstest", "migrations/pgtest"},
+	"deploy/examples":                {"", "ingest", "ingest/publisher"},
+	"internal/testenv":               {"", "ingest", "ingest/publisher", "billing", "ingest/natstest", "migrations/pgtest"},
 
 	// A module of its own: it makes what query/web embeds.
 	"tools/bundle": {},
@@ -68,8 +69,8 @@ var allowedImports = map[string][]string{
 	"reporter/stripetest": {},
 }
 
-// anyTest may import these: the real servers.
-var anyTest = []string{"internal/testenv", "internal/soak", "migrations/pgtest", "migrations/localpg", "ingest/natstest", "reporter/stripetest", "api/apitest"}
+// anyTest may import these: the real servers, and what creates and fills the stream.
+var anyTest = []string{"ingest", "ingest/publisher", "internal/testenv", "internal/soak", "migrations/pgtest", "migrations/localpg", "ingest/natstest", "reporter/stripetest", "api/apitest"}
 
 func TestImportsPointOneWay(t *testing.T) {
 	t.Parallel()

@@ -15,6 +15,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // journal is a log that a test can read while it is written.
@@ -224,7 +225,7 @@ func TestRequestsToTheServerDoNotMultiply(t *testing.T) {
 	tenant := h.subscribe(1)[0]
 	const thousands = 40 // eight requests' worth
 	for i := range thousands {
-		events := make([]ingest.Event, 1000)
+		events := make([]publisher.Event, 1000)
 		for k := range events {
 			events[k] = email(tenant, fmt.Sprintf("%d-%d", i, k), 1)
 		}
@@ -252,7 +253,7 @@ func TestAQuietPartitionIsKnownDuringABacklog(t *testing.T) {
 	h := newHouse(t)
 	tenant := h.subscribe(1)[0]
 	for i := range 60 {
-		events := make([]ingest.Event, 1000)
+		events := make([]publisher.Event, 1000)
 		for k := range events {
 			events[k] = email(tenant, fmt.Sprintf("%d-%d", i, k), 1)
 		}

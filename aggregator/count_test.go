@@ -4,8 +4,7 @@ import (
 	"fmt"
 	"testing"
 
-	"odometer"
-	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 func TestEventsAreCountedByTenantAgentAndPeriod(t *testing.T) {
@@ -65,8 +64,8 @@ func TestACorrectionIsJudgedAtItsPlaceInTheStream(t *testing.T) {
 	t.Parallel()
 	h := newHouse(t)
 	tenant := h.subscribe(1)[0]
-	correct := func(key string, quantity int64) ingest.Event {
-		return ingest.Event{Kind: odometer.Adjustment, Tenant: tenant, Agent: "inbox", IdempotencyKey: key, Quantity: quantity}
+	correct := func(key string, quantity int64) publisher.Event {
+		return publisher.Event{Adjustment: true, Tenant: tenant, Agent: "inbox", IdempotencyKey: key, Quantity: quantity}
 	}
 	h.publish(
 		email(tenant, "a", 3),

@@ -19,6 +19,7 @@ import (
 	"odometer/billing"
 	"odometer/ingest"
 	"odometer/ingest/natstest"
+	"odometer/ingest/publisher"
 	"odometer/migrations/pgtest"
 )
 
@@ -29,7 +30,7 @@ type house struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	pool   *pgxpool.Pool
-	pub    *ingest.Publisher
+	pub    *publisher.Publisher
 	form   ingest.StreamConfig
 }
 
@@ -57,7 +58,7 @@ func newHouseWith(t testing.TB, pool *pgxpool.Pool, stream ingest.StreamConfig) 
 	if h.js, err = jetstream.New(h.nc); err != nil {
 		t.Fatal(err)
 	}
-	if h.pub, err = ingest.NewPublisher(h.nc); err != nil {
+	if h.pub, err = publisher.New(h.nc); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ingest.EnsureStream(t.Context(), h.js, stream); err != nil {
@@ -96,11 +97,11 @@ func (h *house) set(tenant uuid.UUID, start, end time.Time) {
 	}
 }
 
-func email(tenant uuid.UUID, key string, quantity int64) ingest.Event {
-	return ingest.Event{Tenant: tenant, Agent: "inbox", ActionType: "email_processed", IdempotencyKey: key, Quantity: quantity}
+func email(tenant uuid.UUID, key string, quantity int64) publisher.Event {
+	return publisher.Event{Tenant: tenant, Agent: "inbox", ActionType: "email_processed", IdempotencyKey: key, Quantity: quantity}
 }
 
-func (h *house) publish(events ...ingest.Event) {
+func (h *house) publish(events ...publisher.Event) {
 	h.t.Helper()
 	results, err := h.pub.PublishBatch(h.t.Context(), events)
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"odometer"
 	"odometer/billing"
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // agree sets a subscription as somebody did at a time.
@@ -69,7 +70,7 @@ func TestPeriodsRollOverByThemselves(t *testing.T) {
 	if n := h.number(`select count(*) from billing_periods`); n != 4 {
 		t.Fatalf("%d periods, want 4 before anybody has rolled them over", n)
 	}
-	at := func(tenant uuid.UUID, key string, occurred time.Time) ingest.Event {
+	at := func(tenant uuid.UUID, key string, occurred time.Time) publisher.Event {
 		e := email(tenant, key, 1)
 		e.OccurredAt = occurred
 		return e
@@ -212,7 +213,7 @@ func TestTheNextMessageHonoursAChange(t *testing.T) {
 	h.run()
 	var refused, counted int64
 	sent := 0
-	send := func(count bool, e ingest.Event) {
+	send := func(count bool, e publisher.Event) {
 		t.Helper()
 		sent++
 		e.IdempotencyKey = fmt.Sprint(sent)
@@ -236,8 +237,8 @@ func TestTheNextMessageHonoursAChange(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	phone := ingest.Event{Tenant: tenant, Agent: "phone", ActionType: "call"}
-	reply := ingest.Event{Tenant: tenant, Agent: "inbox", ActionType: "email_replied"}
+	phone := publisher.Event{Tenant: tenant, Agent: "phone", ActionType: "call"}
+	reply := publisher.Event{Tenant: tenant, Agent: "inbox", ActionType: "email_replied"}
 	withPhone := func(c *odometer.Catalogue) {
 		c.Agents = append(c.Agents, odometer.Agent{ID: "phone", Noun: "call", Actions: []string{"call"}, LimitKey: "calls_per_month",
 			UnitPrice: decimal.New(5, -2), Meter: "phone_overage", LookupKey: "phone_overage"})
@@ -282,14 +283,14 @@ func TestAPeriodIsCutUnderLoad(t *testing.T) {
 	var sent, until atomic.Int64
 	until.Store(1 << 40)
 	published := make(chan struct{})
-	pub, err := ingest.NewPublisher(h.server.Connect(t))
+	pub, err := publisher.New(h.server.Connect(t))
 	if err != nil {
 		t.Fatal(err)
 	}
 	go func() {
 		defer close(published)
 		for n := int64(0); n < until.Load() && t.Context().Err() == nil; {
-			var events []ingest.Event
+			var events []publisher.Event
 			for range 20 {
 				e := email(tenants[n%3], fmt.Sprint(n), n%4+1)
 				e.OccurredAt = start.Add(time.Duration(n*7919%(10*24*3600)) * time.Second)

@@ -15,6 +15,7 @@ import (
 	"github.com/google/uuid"
 
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // load publishes events of one unit each until it is stopped, one batch after
@@ -28,7 +29,7 @@ type load struct {
 func (h *house) load(size int, tenants ...uuid.UUID) load {
 	h.t.Helper()
 	nc := h.server.Connect(h.t)
-	pub, err := ingest.NewPublisher(nc)
+	pub, err := publisher.New(nc)
 	if err != nil {
 		h.t.Fatal(err)
 	}
@@ -39,7 +40,7 @@ func (h *house) load(size int, tenants ...uuid.UUID) load {
 	go func() {
 		defer close(done)
 		for n := 0; ctx.Err() == nil; {
-			var events []ingest.Event
+			var events []publisher.Event
 			for range 1 + n%size {
 				tenant := tenants[n%len(tenants)]
 				events = append(events, email(tenant, fmt.Sprintf("load %d", n), 1))

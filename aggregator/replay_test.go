@@ -9,6 +9,7 @@ import (
 
 	"odometer"
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 func TestFullReplayChangesNothing(t *testing.T) {
@@ -140,7 +141,7 @@ func TestRetriedEventKeepsItsPlaceInReplay(t *testing.T) {
 	start := time.Now().AddDate(0, 0, -80).UTC().Truncate(time.Microsecond)
 	h.set(tenant, start, start.AddDate(0, 0, 30))
 	stop := h.run()
-	events := []ingest.Event{reply(tenant, "one", 1), reply(tenant, "two", 2), reply(tenant, "three", 4)}
+	events := []publisher.Event{reply(tenant, "one", 1), reply(tenant, "two", 2), reply(tenant, "three", 4)}
 	for i := range events {
 		events[i].OccurredAt = start.AddDate(0, 0, 5)
 		h.publish(events[i])
@@ -184,7 +185,7 @@ func TestReplayBesideLiveReaders(t *testing.T) {
 	h := newHouse(t)
 	tenants := h.subscribe(4)
 	stop := h.run()
-	var events []ingest.Event
+	var events []publisher.Event
 	for n := range 4000 {
 		events = append(events, email(tenants[n%4], fmt.Sprint("before ", n), 1))
 	}
@@ -200,7 +201,7 @@ func TestReplayBesideLiveReaders(t *testing.T) {
 		// All of the usage that is being rebuilt, and not one unit more.
 		for _, tenant := range tenants {
 			for _, n := range []int64{-1000, -1} {
-				e := ingest.Event{Kind: odometer.Adjustment, Tenant: tenant, Agent: "inbox", IdempotencyKey: fmt.Sprint(n), Quantity: n}
+				e := publisher.Event{Adjustment: true, Tenant: tenant, Agent: "inbox", IdempotencyKey: fmt.Sprint(n), Quantity: n}
 				if _, err := h.pub.Publish(context.WithoutCancel(t.Context()), e); err != nil {
 					t.Error(err)
 				}

@@ -11,7 +11,7 @@ import (
 
 	"odometer"
 	"odometer/billing"
-	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // retry retries and tells how many letters became what; letters that were
@@ -52,8 +52,8 @@ func (h *house) apply(c odometer.Catalogue) {
 	}
 }
 
-func reply(tenant uuid.UUID, key string, quantity int64) ingest.Event {
-	return ingest.Event{Tenant: tenant, Agent: "inbox", ActionType: "email_replied", IdempotencyKey: key, Quantity: quantity}
+func reply(tenant uuid.UUID, key string, quantity int64) publisher.Event {
+	return publisher.Event{Tenant: tenant, Agent: "inbox", ActionType: "email_replied", IdempotencyKey: key, Quantity: quantity}
 }
 
 // A letter that is retried by several at once, and again, and again after one
@@ -64,7 +64,7 @@ func TestRetryCountsExactlyOnce(t *testing.T) {
 	tenants := h.subscribe(3)
 	h.run()
 	const letters = 300
-	var events []ingest.Event
+	var events []publisher.Event
 	for i := range letters {
 		events = append(events, reply(tenants[i%3], fmt.Sprint(i), 2))
 	}
@@ -189,8 +189,8 @@ func TestRetriedCorrectionsMeetTheBalance(t *testing.T) {
 	h := newHouse(t)
 	tenant := h.subscribe(1)[0]
 	stop := h.run()
-	take := func(key string, n int64) ingest.Event {
-		return ingest.Event{Kind: odometer.Adjustment, Tenant: tenant, Agent: "inbox", IdempotencyKey: key, Quantity: n}
+	take := func(key string, n int64) publisher.Event {
+		return publisher.Event{Adjustment: true, Tenant: tenant, Agent: "inbox", IdempotencyKey: key, Quantity: n}
 	}
 	h.publish(take("first", -5))
 	h.publish(take("second", -5))
@@ -217,7 +217,7 @@ func TestLettersAreRetriedWhenWhatTheyLackedHasCome(t *testing.T) {
 	tenant, stranger := h.subscribe(1)[0], tenantOf(7)
 	h.run()
 	h.publish(reply(tenant, "action", 1), email(stranger, "period", 2),
-		ingest.Event{Tenant: tenant, Agent: "phone", ActionType: "call", IdempotencyKey: "agent", Quantity: 4})
+		publisher.Event{Tenant: tenant, Agent: "phone", ActionType: "call", IdempotencyKey: "agent", Quantity: 4})
 	h.settled()
 	expect := func(want int) {
 		t.Helper()

@@ -13,6 +13,7 @@ import (
 
 	"odometer"
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // rubbish makes messages that are no events, and some that are for all that.
@@ -223,7 +224,7 @@ func TestFiftyConnectionsThatSayTheSameCountOnce(t *testing.T) {
 	h := newHouse(t)
 	tenants := h.subscribe(10)
 	h.run()
-	var events []ingest.Event
+	var events []publisher.Event
 	var all []said
 	for n := range 1000 {
 		events = append(events, email(tenants[n%10], fmt.Sprint(n), 1))
@@ -234,7 +235,7 @@ func TestFiftyConnectionsThatSayTheSameCountOnce(t *testing.T) {
 		nc := h.server.Connect(t)
 		senders.Go(func() {
 			if n%10 == 0 { // some with ids, of which the server swallows what it remembers
-				pub, err := ingest.NewPublisher(nc)
+				pub, err := publisher.New(nc)
 				if err == nil {
 					_, err = pub.PublishBatch(t.Context(), events)
 				}
@@ -284,7 +285,7 @@ func TestTheStreamsOrderDecidesBetweenConflicts(t *testing.T) {
 	const keys = 100
 	var senders sync.WaitGroup
 	for quantity := range int64(2) {
-		pub, err := ingest.NewPublisher(h.server.Connect(t))
+		pub, err := publisher.New(h.server.Connect(t))
 		if err != nil {
 			t.Fatal(err)
 		}

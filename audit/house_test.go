@@ -20,6 +20,7 @@ import (
 	"odometer/billing"
 	"odometer/ingest"
 	"odometer/ingest/natstest"
+	"odometer/ingest/publisher"
 	"odometer/migrations/pgtest"
 )
 
@@ -33,7 +34,7 @@ type house struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
 	pool    *pgxpool.Pool
-	pub     *ingest.Publisher
+	pub     *publisher.Publisher
 	tenants []uuid.UUID
 	stop    func()
 }
@@ -46,7 +47,7 @@ func newHouse(t testing.TB, tenants int) *house {
 	if h.js, err = jetstream.New(h.nc); err != nil {
 		t.Fatal(err)
 	}
-	if h.pub, err = ingest.NewPublisher(h.nc); err != nil {
+	if h.pub, err = publisher.New(h.nc); err != nil {
 		t.Fatal(err)
 	}
 	if _, err := ingest.EnsureStream(t.Context(), h.js, ingest.StreamConfig{}); err != nil {
@@ -101,11 +102,11 @@ func (h *house) run() {
 	h.t.Cleanup(h.stop)
 }
 
-func email(tenant uuid.UUID, key string, quantity int64) ingest.Event {
-	return ingest.Event{Tenant: tenant, Agent: "inbox", ActionType: "email_processed", IdempotencyKey: key, Quantity: quantity}
+func email(tenant uuid.UUID, key string, quantity int64) publisher.Event {
+	return publisher.Event{Tenant: tenant, Agent: "inbox", ActionType: "email_processed", IdempotencyKey: key, Quantity: quantity}
 }
 
-func (h *house) publish(events ...ingest.Event) {
+func (h *house) publish(events ...publisher.Event) {
 	h.t.Helper()
 	results, err := h.pub.PublishBatch(h.t.Context(), events)
 	if err != nil {
@@ -134,7 +135,7 @@ func (h *house) raw(subject, payload string, header ...string) {
 // and metadata, late ones, repeats, conflicts and rubbish.
 func (h *house) life(name string, n int) {
 	h.t.Helper()
-	var events []ingest.Event
+	var events []publisher.Event
 	for i := range n {
 		tenant := h.tenants[i%len(h.tenants)]
 		e := email(tenant, fmt.Sprintf("%s %d", name, i), int64(i%5+1))

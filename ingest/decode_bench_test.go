@@ -33,10 +33,12 @@ func BenchmarkDecode(b *testing.B) {
 	}
 }
 
-func BenchmarkMessageID(b *testing.B) {
-	payload := []byte(ordinary)
+func BenchmarkPrepare(b *testing.B) {
+	payload := []byte(`{"agent":"inbox",` + ordinary[1:])
 	b.ReportAllocs()
 	for b.Loop() {
-		ingest.MessageID("usage.0b6e1a52-7f3c-4a60-9d0a-61a3f0b7c2d5.inbox", payload)
+		if _, rejection := ingest.Prepare(tenant, payload, false, storedAt); rejection != nil {
+			b.Fatal(rejection)
+		}
 	}
 }

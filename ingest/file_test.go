@@ -13,6 +13,7 @@ import (
 
 	"odometer"
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // fileLine is a valid line of a file.
@@ -20,7 +21,7 @@ func fileLine(key string) string {
 	return `{"tenant_id":"` + tenantToken + `","agent":"inbox","idempotency_key":"` + key + `","action_type":"email_processed"}`
 }
 
-func publishFile(t *testing.T, p *ingest.Publisher, text string) (ingest.FileReport, error) {
+func publishFile(t *testing.T, p *publisher.Publisher, text string) (ingest.FileReport, error) {
 	t.Helper()
 	return ingest.PublishFile(soon(t), p, strings.NewReader(text), nil)
 }
@@ -63,7 +64,8 @@ func TestInvalidLinesAreListedAndTheRestIsSent(t *testing.T) {
 		{text: strings.Repeat("x", 2<<20), reason: odometer.Malformed, word: "more than 1048576 bytes"},
 		{text: fileLine("k10") + strings.Repeat(" ", 900<<10)},
 		{text: strings.Replace(fileLine("k11"), "}", `,"x":"`+strings.Repeat("x", 200<<10)+`"}`, 1), reason: odometer.Malformed, word: "allowed: 65536"},
-		{text: fileLine("k12")},
+		{text: strings.Replace(fileLine("k12"), `,"action_type":"email_processed"`, "", 1), key: "k12", reason: odometer.InvalidField, word: "action_type is missing; allowed: a string"},
+		{text: fileLine("k13")},
 	}
 	var file strings.Builder
 	for _, l := range lines {
@@ -73,7 +75,7 @@ func TestInvalidLinesAreListedAndTheRestIsSent(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if report.Lines != len(lines) || report.Bytes != int64(file.Len()) || report.Stored != 3 || report.Invalid != 9 || messages(t, stream) != 3 {
+	if report.Lines != len(lines) || report.Bytes != int64(file.Len()) || report.Stored != 3 || report.Invalid != 10 || messages(t, stream) != 3 {
 		t.Errorf("%+v", report.FileProgress)
 	}
 	listed := report.InvalidLines
@@ -81,8 +83,7 @@ func TestInvalidLinesAreListedAndTheRestIsSent(t *testing.T) {
 		if l.reason == "" {
 			continue
 		}
-		var rejection *odometer.Rejection
-		if len(listed) == 0 || listed[0].Number != i+1 || listed[0].Key != l.key || !errors.As(listed[0].Reason, &rejection) || rejection.Reason != l.reason || !strings.Contains(rejection.Detail, l.word) {
+		if len(listed) == 0 || listed[0].Number != i+1 || listed[0].Key != l.key || listed[0].Reason.Reason != l.reason || !strings.Contains(listed[0].Reason.Detail, l.word) {
 			t.Fatalf("line %d: listed %+v", i+1, listed)
 		}
 		listed = listed[1:]
@@ -154,7 +155,7 @@ func TestAFullStreamStopsAFileAtALineThatIsKnown(t *testing.T) {
 	t.Parallel()
 	_, stream, p := started(t, ingest.StreamConfig{MaxBytes: 2 << 20})
 	report, err := ingest.PublishFile(soon(t), p, generated(50_000, func(i int) string { return fileLine(fmt.Sprintf("k%06d", i)) }), nil)
-	if !errors.Is(err, ingest.ErrStreamFull) || !strings.Contains(err.Error(), fmt.Sprintf("settled up to line %d:", report.Lines)) {
+	if !errors.Is(err, publisher.ErrStreamFull) || !strings.Contains(err.Error(), fmt.Sprintf("done up to line %d:", report.Lines)) {
 		t.Fatalf("%+v, %v", report.FileProgress, err)
 	}
 	if report.Lines == 0 || report.Stored != report.Lines || report.Lines > messages(t, stream) {

@@ -24,7 +24,7 @@ func TestAStreamDeletedUnderThoseWhoLookForItIsMadeAnewWhole(t *testing.T) {
 			t.Fatal(err)
 		}
 		stream := ensure(t, server.Connect(t), ingest.StreamConfig{})
-		if ack, err := publisher(t, server.Connect(t)).Publish(soon(t), event("k")); err != nil || ack.Seq != 1 {
+		if ack, err := newPublisher(t, server.Connect(t)).Publish(soon(t), event("k")); err != nil || ack.Seq != 1 {
 			t.Fatal(ack, err)
 		}
 		if _, err := stream.GetMsg(soon(t), 1); err != nil {

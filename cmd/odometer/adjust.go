@@ -17,6 +17,7 @@ import (
 	"odometer"
 	"odometer/billing"
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 type adjustCmd struct {
@@ -96,13 +97,13 @@ func (c *adjustCmd) Run(ctx context.Context, t *terminal) error {
 }
 
 // event is the correction that the flags say.
-func (c *adjustCmd) event() (ingest.Event, error) {
+func (c *adjustCmd) event() (publisher.Event, error) {
 	metadata, err := json.Marshal(map[string]string{"reason": strings.TrimSpace(c.Reason), "by": operator()})
 	if err != nil {
-		return ingest.Event{}, usagef("--reason: %w", err)
+		return publisher.Event{}, usagef("--reason: %w", err)
 	}
-	e := ingest.Event{
-		Kind: odometer.Adjustment, Tenant: uuid.UUID(c.Tenant), Agent: c.Agent,
+	e := publisher.Event{
+		Adjustment: true, Tenant: uuid.UUID(c.Tenant), Agent: c.Agent,
 		IdempotencyKey: uuid.NewString(), Quantity: int64(c.Quantity), Metadata: metadata,
 	}
 	if c.Key != nil {
@@ -114,23 +115,23 @@ func (c *adjustCmd) event() (ingest.Event, error) {
 	return e, nil
 }
 
-func (c *adjustCmd) publish(ctx context.Context, config ingest.StreamConfig, e ingest.Event) (ingest.Ack, error) {
+func (c *adjustCmd) publish(ctx context.Context, config ingest.StreamConfig, e publisher.Event) (publisher.Ack, error) {
 	nc, err := c.connect("adjust", false)
 	if err != nil {
-		return ingest.Ack{}, err
+		return publisher.Ack{}, err
 	}
 	defer nc.Close()
 	if err := ensureStream(ctx, nc, config); err != nil {
-		return ingest.Ack{}, err
+		return publisher.Ack{}, err
 	}
-	publisher, err := ingest.NewPublisher(nc)
+	pub, err := publisher.New(nc)
 	if err != nil {
-		return ingest.Ack{}, err
+		return publisher.Ack{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
-	ack, err := publisher.Publish(ctx, e)
-	var rejection *odometer.Rejection
+	ack, err := pub.Publish(ctx, e)
+	var rejection *publisher.Rejection
 	switch {
 	case errors.As(err, &rejection):
 		return ack, usageError{fmt.Errorf("the correction is not valid: %w", rejection)}
@@ -154,7 +155,7 @@ type correction struct {
 }
 
 // await looks until the correction's partition is read through it.
-func (c *adjustCmd) await(ctx context.Context, pool *pgxpool.Pool, e ingest.Event, ack ingest.Ack) (*correction, error) {
+func (c *adjustCmd) await(ctx context.Context, pool *pgxpool.Pool, e publisher.Event, ack publisher.Ack) (*correction, error) {
 	deadline := time.Now().Add(c.Wait)
 	for {
 		became, through, err := look(ctx, pool, e, ack)
@@ -193,7 +194,7 @@ where e.tenant_id = $1
 
 // look tells in one snapshot what became of the correction; nil while its
 // partition is read only through an earlier message.
-func look(ctx context.Context, pool *pgxpool.Pool, e ingest.Event, ack ingest.Ack) (became *correction, through int64, err error) {
+func look(ctx context.Context, pool *pgxpool.Pool, e publisher.Event, ack publisher.Ack) (became *correction, through int64, err error) {
 	partitions, err := billing.Partitions(ctx, pool)
 	if err != nil || partitions == 0 {
 		return nil, 0, err
@@ -213,7 +214,7 @@ func look(ctx context.Context, pool *pgxpool.Pool, e ingest.Event, ack ingest.Ac
 }
 
 // outcome is what became of a correction that was read.
-func outcome(ctx context.Context, tx pgx.Tx, e ingest.Event, ack ingest.Ack, at odometer.Position) (*correction, error) {
+func outcome(ctx context.Context, tx pgx.Tx, e publisher.Event, ack publisher.Ack, at odometer.Position) (*correction, error) {
 	became := &correction{Key: e.IdempotencyKey, Seq: ack.Seq}
 	err := tx.QueryRow(ctx, refusedSQL, at.Epoch, at.Seq, e.Tenant).Scan(&became.Reason, &became.Detail)
 	if err == nil {
@@ -223,7 +224,7 @@ func outcome(ctx context.Context, tx pgx.Tx, e ingest.Event, ack ingest.Ack, at 
 	if !errors.Is(err, pgx.ErrNoRows) {
 		return nil, fmt.Errorf("look for a dead letter: %w", err)
 	}
-	identity := odometer.Event{Kind: e.Kind, Tenant: e.Tenant, Key: e.IdempotencyKey}
+	identity := odometer.Event{Kind: odometer.Adjustment, Tenant: e.Tenant, Key: e.IdempotencyKey}
 	var first bool
 	err = tx.QueryRow(ctx, correctionSQL, e.Tenant, identity.ID(), at.Epoch, at.Seq).Scan(&first, &became.PeriodStart, &became.After, &became.Before)
 	if err != nil {
@@ -237,7 +238,7 @@ func outcome(ctx context.Context, tx pgx.Tx, e ingest.Event, ack ingest.Ack, at 
 	return became, nil
 }
 
-func (c *adjustCmd) say(t *terminal, e ingest.Event, became *correction) error {
+func (c *adjustCmd) say(t *terminal, e publisher.Event, became *correction) error {
 	if c.JSON {
 		if err := t.json(became); err != nil {
 			return err

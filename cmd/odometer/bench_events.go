@@ -11,7 +11,7 @@ import (
 
 	"odometer"
 	"odometer/billing"
-	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // workload makes the events of a race. The same number is always the same
@@ -37,10 +37,10 @@ func newWorkload(tenants int) *workload {
 
 // event is the event of a number: of any tenant and agent, under a random key,
 // about 330 bytes as JSON.
-func (w *workload) event(n int) ingest.Event {
+func (w *workload) event(n int) publisher.Event {
 	r := rand.New(rand.NewPCG(w.seed, uint64(n)))
 	agent := &w.agents[r.IntN(len(w.agents))]
-	return ingest.Event{
+	return publisher.Event{
 		Tenant: w.tenants[r.IntN(len(w.tenants))], Agent: agent.ID, ActionType: agent.Actions[0],
 		IdempotencyKey: randomUUID(r).String(),
 		Quantity:       w.quantity(n),
@@ -108,7 +108,7 @@ const (
 // fill publishes the events that number names, from 0 up to n, and returns
 // where each partition ends.
 func (s *benchStream) fill(ctx context.Context, w *workload, n int, number func(int) int) (tails, error) {
-	publisher, err := ingest.NewPublisher(s.nc)
+	pub, err := publisher.New(s.nc)
 	if err != nil {
 		return nil, err
 	}
@@ -118,11 +118,11 @@ func (s *benchStream) fill(ctx context.Context, w *workload, n int, number func(
 		ends[writer] = make(tails, s.Partitions)
 		group.Go(func() error {
 			for from := writer * fillBatch; from < n; from += fillWriter * fillBatch {
-				events := make([]ingest.Event, 0, fillBatch)
+				events := make([]publisher.Event, 0, fillBatch)
 				for i := from; i < min(n, from+fillBatch); i++ {
 					events = append(events, w.event(number(i)))
 				}
-				if _, err := publishAll(ctx, publisher, events, ends[writer]); err != nil {
+				if _, err := publishAll(ctx, pub, events, ends[writer]); err != nil {
 					return fmt.Errorf("fill the stream: %w", err)
 				}
 			}
@@ -143,7 +143,7 @@ func (s *benchStream) fill(ctx context.Context, w *workload, n int, number func(
 
 // publishAll publishes a batch and notes the partitions' ends. The stream must
 // store each of the events anew.
-func publishAll(ctx context.Context, p *ingest.Publisher, events []ingest.Event, end tails) ([]ingest.Result, error) {
+func publishAll(ctx context.Context, p *publisher.Publisher, events []publisher.Event, end tails) ([]publisher.Result, error) {
 	results, err := p.PublishBatch(ctx, events)
 	if err != nil {
 		return nil, err

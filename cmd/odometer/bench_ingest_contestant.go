@@ -23,8 +23,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer/api"
-	"odometer/ingest"
 	"odometer/ingest/httpingest"
+	"odometer/ingest/publisher"
 )
 
 // What a process of the ingest race can be.
@@ -60,7 +60,7 @@ func (c *contestant) take(ctx context.Context, t *terminal) error {
 		return fmt.Errorf("connect to NATS: %w", err)
 	}
 	defer nc.Close()
-	publisher, err := ingest.NewPublisher(nc)
+	pub, err := publisher.New(nc)
 	if err != nil {
 		return err
 	}
@@ -79,7 +79,7 @@ func (c *contestant) take(ctx context.Context, t *terminal) error {
 	}
 	// Every request is logged, as in life, to where nobody reads it.
 	door := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Registerer: newRegistry()})
-	httpingest.Register(door, httpingest.Options{Publisher: publisher, Log: t.log})
+	httpingest.Register(door, httpingest.Options{Publisher: pub, Log: t.log})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return fmt.Errorf("serve the API: %w", err)

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer"
-	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // pacing is how events are published: how many a second, how many at once, and
@@ -136,7 +136,7 @@ func (b *beat) run(ctx context.Context, p pacing, span time.Duration) (delays, e
 		return delays{}, fmt.Errorf("connect to NATS: %w", err)
 	}
 	defer nc.Close()
-	publisher, err := ingest.NewPublisher(nc)
+	pub, err := publisher.New(nc)
 	if err != nil {
 		return delays{}, err
 	}
@@ -144,7 +144,7 @@ func (b *beat) run(ctx context.Context, p pacing, span time.Duration) (delays, e
 	group, watching := errgroup.WithContext(watching)
 	seen := make([][]sighting, b.s.Partitions)
 	group.Go(func() error { return b.d.watchPositions(watching, seen) })
-	published, err := b.publish(watching, publisher, p, span)
+	published, err := b.publish(watching, pub, p, span)
 	if err == nil {
 		last := make(tails, b.s.Partitions)
 		for _, one := range published {
@@ -224,7 +224,7 @@ func (d *database) lookAtPositions(ctx context.Context, seen [][]sighting) error
 
 // publish publishes for a while. Each publisher has its own slots in time,
 // evenly between those of the others; one that is late goes on at once.
-func (b *beat) publish(ctx context.Context, publisher *ingest.Publisher, p pacing, span time.Duration) ([]publication, error) {
+func (b *beat) publish(ctx context.Context, pub *publisher.Publisher, p pacing, span time.Duration) ([]publication, error) {
 	var mu sync.Mutex
 	var all []publication
 	group, ctx := errgroup.WithContext(ctx)
@@ -238,7 +238,7 @@ func (b *beat) publish(ctx context.Context, publisher *ingest.Publisher, p pacin
 				if err := pauseFor(ctx, time.Until(begin.Add(time.Duration(call)*slot))); err != nil {
 					return err
 				}
-				sent, err := b.publishOnce(ctx, publisher, b.published+call*p.batch, p.batch)
+				sent, err := b.publishOnce(ctx, pub, b.published+call*p.batch, p.batch)
 				if err != nil {
 					return err
 				}
@@ -253,13 +253,13 @@ func (b *beat) publish(ctx context.Context, publisher *ingest.Publisher, p pacin
 	return all, group.Wait()
 }
 
-func (b *beat) publishOnce(ctx context.Context, publisher *ingest.Publisher, from, n int) ([]publication, error) {
-	events := make([]ingest.Event, n)
+func (b *beat) publishOnce(ctx context.Context, pub *publisher.Publisher, from, n int) ([]publication, error) {
+	events := make([]publisher.Event, n)
 	for i := range events {
 		events[i] = b.work.event(from + i)
 	}
 	at := time.Now()
-	results, err := publishAll(ctx, publisher, events, make(tails, b.s.Partitions))
+	results, err := publishAll(ctx, pub, events, make(tails, b.s.Partitions))
 	acked := time.Now()
 	if err != nil {
 		return nil, fmt.Errorf("publish at an even pace: %w", err)

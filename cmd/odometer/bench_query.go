@@ -16,7 +16,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer/api"
-	"odometer/ingest"
+	"odometer/ingest/publisher"
 	"odometer/query"
 )
 
@@ -220,7 +220,7 @@ func (a *asking) get(ctx context.Context, tenant int) error {
 
 // crowdUnderLoad is the crowd while events are published and counted.
 func (a *asking) crowdUnderLoad(ctx context.Context) (answers, error) {
-	publisher, err := ingest.NewPublisher(a.s.nc)
+	pub, err := publisher.New(a.s.nc)
 	if err != nil {
 		return answers{}, err
 	}
@@ -232,7 +232,7 @@ func (a *asking) crowdUnderLoad(ctx context.Context) (answers, error) {
 	begin := time.Now()
 	for i := range writers {
 		writers[i].end = make(tails, a.s.Partitions)
-		group.Go(func() error { return writers[i].work(loading, a, publisher, begin, &slots) })
+		group.Go(func() error { return writers[i].work(loading, a, pub, begin, &slots) })
 	}
 	found, err := a.crowd(ctx, a.get)
 	stop()
@@ -260,20 +260,20 @@ type loadWriter struct {
 
 // work publishes at an even pace until ctx ends, and finishes what is under
 // way. The writers share the slots in time; one that is late goes on at once.
-func (w *loadWriter) work(ctx context.Context, a *asking, publisher *ingest.Publisher, begin time.Time, slots *atomic.Int64) error {
+func (w *loadWriter) work(ctx context.Context, a *asking, pub *publisher.Publisher, begin time.Time, slots *atomic.Int64) error {
 	const length = loadBatch * time.Second / loadRate
 	for {
 		slot := int(slots.Add(1) - 1)
 		if pauseFor(ctx, time.Until(begin.Add(time.Duration(slot)*length))) != nil {
 			return nil
 		}
-		events := make([]ingest.Event, loadBatch)
+		events := make([]publisher.Event, loadBatch)
 		for i := range events {
 			events[i] = a.workload.event(a.numbered + slot*loadBatch + i)
 			w.sent.units += events[i].Quantity
 		}
 		w.sent.events += loadBatch
-		if _, err := publishAll(context.WithoutCancel(ctx), publisher, events, w.end); err != nil {
+		if _, err := publishAll(context.WithoutCancel(ctx), pub, events, w.end); err != nil {
 			return fmt.Errorf("publish meanwhile: %w", err)
 		}
 	}

@@ -16,12 +16,13 @@ import (
 	"odometer"
 	"odometer/billing"
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // demoAgents are simulated agents: mostly they work, sometimes they repeat
 // themselves, and now and then they send rubbish.
 type demoAgents struct {
-	publisher *ingest.Publisher
+	publisher *publisher.Publisher
 	js        jetstream.JetStream
 	rate      int
 	keys      *demoKeys
@@ -57,11 +58,11 @@ const tick = 100 * time.Millisecond
 const remembered = 30
 
 func newDemoAgents(nc *nats.Conn, rate int, keys *demoKeys) (*demoAgents, error) {
-	publisher, err := ingest.NewPublisher(nc)
+	pub, err := publisher.New(nc)
 	if err != nil {
 		return nil, err
 	}
-	return &demoAgents{publisher: publisher, js: mustJetStream(nc), rate: rate, keys: keys, granted: map[demoKey]int64{}}, nil
+	return &demoAgents{publisher: pub, js: mustJetStream(nc), rate: rate, keys: keys, granted: map[demoKey]int64{}}, nil
 }
 
 func mustJetStream(nc *nats.Conn) jetstream.JetStream {
@@ -90,7 +91,7 @@ func (a *demoAgents) one(ctx context.Context, tenant *demoTenant, agent odometer
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	due := rand.Float64()
-	var sent [][]ingest.Event // the last few batches, oldest first
+	var sent [][]publisher.Event // the last few batches, oldest first
 	for {
 		select {
 		case <-ctx.Done():
@@ -118,10 +119,10 @@ func (a *demoAgents) one(ctx context.Context, tenant *demoTenant, agent odometer
 	}
 }
 
-func freshEvents(tenant *demoTenant, agent odometer.Agent, keys *demoKeys, n int) []ingest.Event {
-	events := make([]ingest.Event, n)
+func freshEvents(tenant *demoTenant, agent odometer.Agent, keys *demoKeys, n int) []publisher.Event {
+	events := make([]publisher.Event, n)
 	for i := range events {
-		events[i] = ingest.Event{
+		events[i] = publisher.Event{
 			Tenant: tenant.id, Agent: agent.ID, ActionType: agent.Actions[0],
 			IdempotencyKey: keys.next(), Quantity: 1,
 			OccurredAt: tenant.occurrence(time.Now()), Metadata: []byte(`{"model":"small","run":"demo"}`),
@@ -131,7 +132,7 @@ func freshEvents(tenant *demoTenant, agent odometer.Agent, keys *demoKeys, n int
 }
 
 // send publishes events and notes what the stream has promised to count.
-func (a *demoAgents) send(ctx context.Context, events []ingest.Event, again bool) error {
+func (a *demoAgents) send(ctx context.Context, events []publisher.Event, again bool) error {
 	results, err := a.publisher.PublishBatch(ctx, events)
 	if err != nil {
 		return fmt.Errorf("agents publish: %w", err)
@@ -153,7 +154,7 @@ func (a *demoAgents) send(ctx context.Context, events []ingest.Event, again bool
 }
 
 // rubbish is what agents in the field send: the sender's checks are passed by.
-func (a *demoAgents) rubbish(ctx context.Context, tenant uuid.UUID, agent odometer.Agent, fresh []ingest.Event) error {
+func (a *demoAgents) rubbish(ctx context.Context, tenant uuid.UUID, agent odometer.Agent, fresh []publisher.Event) error {
 	key, action := uuid.NewString(), agent.Actions[0]
 	payloads := []string{
 		`{"idempotency_key":`,
@@ -170,7 +171,7 @@ func (a *demoAgents) rubbish(ctx context.Context, tenant uuid.UUID, agent odomet
 		payload = fmt.Sprintf(`{"idempotency_key":"%s","action_type":"%s","quantity":7}`, fresh[0].IdempotencyKey, action)
 	}
 	subject := ingest.Subject(odometer.Usage, tenant, agent.ID)
-	_, err := a.js.Publish(ctx, subject, []byte(payload), jetstream.WithMsgID(ingest.MessageID(subject, []byte(payload))))
+	_, err := a.js.Publish(ctx, subject, []byte(payload), jetstream.WithMsgID(publisher.MessageID(subject, []byte(payload))))
 	if err != nil {
 		return fmt.Errorf("agents publish rubbish: %w", err)
 	}

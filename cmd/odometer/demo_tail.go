@@ -13,7 +13,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"odometer/billing"
-	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // lostEvents is how many events the drill has the stream lose.
@@ -88,12 +88,12 @@ func (d *demo) restart(ctx context.Context, meanwhile func(store string) error) 
 }
 
 // publishAgain publishes events and waits until the books are through them.
-func (d *demo) publishAgain(ctx context.Context, events []ingest.Event) error {
-	publisher, err := ingest.NewPublisher(d.nats)
+func (d *demo) publishAgain(ctx context.Context, events []publisher.Event) error {
+	pub, err := publisher.New(d.nats)
 	if err != nil {
 		return err
 	}
-	results, err := publisher.PublishBatch(ctx, events)
+	results, err := pub.PublishBatch(ctx, events)
 	if err != nil {
 		return err
 	}

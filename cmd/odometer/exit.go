@@ -13,6 +13,7 @@ import (
 	"odometer/aggregator"
 	"odometer/billing"
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 	"odometer/migrations"
 	"odometer/query"
 	"odometer/reporter"
@@ -62,7 +63,7 @@ func exitCode(err error) int {
 		errors.Is(err, nats.ErrNoServers),
 		errors.Is(err, nats.ErrTimeout),
 		errors.Is(err, nats.ErrNoResponders),
-		errors.Is(err, ingest.ErrNoStream),
+		errors.Is(err, publisher.ErrNoStream),
 		errors.Is(err, reporter.ErrUnreachable):
 		return exitUnreachable
 	}

@@ -10,6 +10,7 @@ import (
 	"odometer/api"
 	"odometer/ingest"
 	"odometer/ingest/httpingest"
+	"odometer/ingest/publisher"
 	"odometer/query"
 	"odometer/query/admin"
 	"odometer/query/web"
@@ -71,14 +72,14 @@ func (s *services) register(door *api.API) error {
 		web.Register(door.Mux(), web.Options{Sessions: s.sessions, Addr: s.httpAddr, Log: s.t.log})
 	}
 	if s.ingests {
-		publisher, err := ingest.NewPublisher(s.nats)
+		pub, err := publisher.New(s.nats)
 		if err != nil {
 			return err
 		}
 		if !s.answers {
 			web.RegisterDocs(door.Mux())
 		}
-		httpingest.Register(door, httpingest.Options{Publisher: publisher, Log: s.t.log})
+		httpingest.Register(door, httpingest.Options{Publisher: pub, Log: s.t.log})
 	}
 	return nil
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5/pgxpool"
 
-	"odometer/ingest"
 	"odometer/ingest/natstest"
+	"odometer/ingest/publisher"
 	"odometer/migrations/pgtest"
 )
 
@@ -32,13 +32,13 @@ func startLoad(t *testing.T, server *natstest.Server, tenants []uuid.UUID) *load
 	ctx, cancel := context.WithCancel(t.Context())
 	l := &load{tenants: tenants, acknowledged: make([]atomic.Int64, len(tenants)), stop: cancel}
 	for range 4 {
-		publisher, err := ingest.NewPublisher(server.Connect(t))
+		pub, err := publisher.New(server.Connect(t))
 		if err != nil {
 			t.Fatal(err)
 		}
 		l.done.Go(func() {
 			for ctx.Err() == nil {
-				l.publish(t, publisher)
+				l.publish(t, pub)
 			}
 		})
 	}
@@ -46,18 +46,18 @@ func startLoad(t *testing.T, server *natstest.Server, tenants []uuid.UUID) *load
 }
 
 // publish sends one batch; an agent whose answer is lost sends it again.
-func (l *load) publish(t *testing.T, publisher *ingest.Publisher) {
-	events := make([]ingest.Event, 20)
+func (l *load) publish(t *testing.T, pub *publisher.Publisher) {
+	events := make([]publisher.Event, 20)
 	from := make([]int, len(events))
 	for i := range events {
 		from[i] = rand.IntN(len(l.tenants))
-		events[i] = ingest.Event{
+		events[i] = publisher.Event{
 			Tenant: l.tenants[from[i]], Agent: "inbox", ActionType: "email_processed",
 			IdempotencyKey: uuid.NewString(), Quantity: int64(1 + rand.IntN(9)),
 		}
 	}
 	for range 1 + rand.IntN(2) {
-		if _, err := publisher.PublishBatch(context.WithoutCancel(t.Context()), events); err != nil {
+		if _, err := pub.PublishBatch(context.WithoutCancel(t.Context()), events); err != nil {
 			t.Errorf("publish: %v", err)
 			return
 		}

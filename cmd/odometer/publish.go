@@ -15,6 +15,7 @@ import (
 
 	"odometer"
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 type publishCmd struct {
@@ -53,13 +54,13 @@ func (c *publishCmd) Run(ctx context.Context, t *terminal) error {
 	if err := ensureStream(ctx, nc, config); err != nil {
 		return err
 	}
-	publisher, err := ingest.NewPublisher(nc)
+	pub, err := publisher.New(nc)
 	if err != nil {
 		return err
 	}
 	ctx, stop := giveUpWithout(ctx, nc)
 	defer stop()
-	return send(ctx, t, publisher)
+	return send(ctx, t, pub)
 }
 
 // giveUpWithout ends the context when NATS has been away for too long.
@@ -123,8 +124,8 @@ func (c *publishCmd) checkOne() error {
 }
 
 // event is what the flags say.
-func (c *publishCmd) event() ingest.Event {
-	e := ingest.Event{
+func (c *publishCmd) event() publisher.Event {
+	e := publisher.Event{
 		Tenant: uuid.UUID(*c.Tenant), Agent: c.Agent, ActionType: c.Action,
 		IdempotencyKey: uuid.NewString(),
 	}
@@ -146,12 +147,12 @@ func (c *publishCmd) event() ingest.Event {
 	return e
 }
 
-func (c *publishCmd) one(ctx context.Context, t *terminal, publisher *ingest.Publisher) error {
+func (c *publishCmd) one(ctx context.Context, t *terminal, pub *publisher.Publisher) error {
 	ctx, cancel := context.WithTimeout(ctx, patience)
 	defer cancel()
 	e := c.event()
-	ack, err := publisher.Publish(ctx, e)
-	var rejection *odometer.Rejection
+	ack, err := pub.Publish(ctx, e)
+	var rejection *publisher.Rejection
 	switch {
 	case errors.As(err, &rejection):
 		return usageError{fmt.Errorf("the event is not valid: %w", rejection)}
@@ -171,7 +172,7 @@ func (c *publishCmd) one(ctx context.Context, t *terminal, publisher *ingest.Pub
 	return nil
 }
 
-func (c *publishCmd) file(ctx context.Context, t *terminal, publisher *ingest.Publisher) error {
+func (c *publishCmd) file(ctx context.Context, t *terminal, pub *publisher.Publisher) error {
 	in, size := io.Reader(os.Stdin), int64(0)
 	if c.File != "-" {
 		file, err := os.Open(c.File)
@@ -185,7 +186,7 @@ func (c *publishCmd) file(ctx context.Context, t *terminal, publisher *ingest.Pu
 		in = file
 	}
 	bar := newBar(t, "publish", size)
-	report, err := ingest.PublishFile(ctx, publisher, in, func(p ingest.FileProgress) { bar.at(p.Bytes) })
+	report, err := ingest.PublishFile(ctx, pub, in, func(p ingest.FileProgress) { bar.at(p.Bytes) })
 	bar.done(err)
 	if printed := c.printReport(t, report); printed != nil {
 		return printed
@@ -227,12 +228,7 @@ func reportJSON(r ingest.FileReport) any {
 	}
 	lines := []invalid{}
 	for _, l := range r.InvalidLines {
-		i := invalid{Line: l.Number, Key: l.Key, Detail: l.Reason.Error()}
-		var rejection *odometer.Rejection
-		if errors.As(l.Reason, &rejection) {
-			i.Reason, i.Detail = string(rejection.Reason), rejection.Detail
-		}
-		lines = append(lines, i)
+		lines = append(lines, invalid{Line: l.Number, Key: l.Key, Reason: string(l.Reason.Reason), Detail: l.Reason.Detail})
 	}
 	return map[string]any{
 		"lines": r.Lines, "stored": r.Stored, "duplicates": r.Duplicates, "invalid": r.Invalid, "invalid_lines": lines,

@@ -14,7 +14,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
-	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 func TestAnActionIsCountedOnceHoweverOftenTheAgentIsKilled(t *testing.T) {
@@ -211,7 +211,7 @@ func checkWire(t *testing.T, published []publication) {
 	t.Helper()
 	payloads := map[string]string{}
 	for _, p := range published {
-		if want := ingest.MessageID(p.subject, []byte(p.payload)); p.messageID != want {
+		if want := publisher.MessageID(p.subject, []byte(p.payload)); p.messageID != want {
 			t.Errorf("%s was sent as message %q, want %q", p.payload, p.messageID, want)
 		}
 		key, _, _ := strings.Cut(p.payload, "occurred_at")

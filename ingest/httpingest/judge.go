@@ -11,13 +11,14 @@ import (
 	"odometer"
 	"odometer/api"
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // verdict is what becomes of one event.
 type verdict struct {
 	key       string              // "" when it could not be read
 	rejection *odometer.Rejection // nil for a valid event
-	ack       ingest.Ack          // of a valid event, once it is stored
+	ack       publisher.Ack       // of a valid event, once it is stored
 }
 
 // intake is one request's events. It is used again.
@@ -25,7 +26,7 @@ type intake struct {
 	body     []byte
 	parts    [][]byte // of the body, one for each event
 	verdicts []verdict
-	valid    []ingest.Prepared // those of the verdicts without a rejection, in their order
+	valid    []publisher.Raw // those of the verdicts without a rejection, in their order
 	answer   []byte
 }
 
@@ -68,14 +69,14 @@ func (in *intake) judge(tenant uuid.UUID, m *media) error {
 		} else if rejection.Reason == odometer.Malformed && !m.lines && !wellFormed(part) {
 			return notJSON(in.body)
 		}
-		in.verdicts = append(in.verdicts, verdict{key: e.Key(), rejection: rejection})
+		in.verdicts = append(in.verdicts, verdict{key: e.Key, rejection: rejection})
 	}
 	return nil
 }
 
 // publish stores what is valid, all of it or an error.
-func (in *intake) publish(ctx context.Context, p *ingest.Publisher) error {
-	results, err := p.PublishPrepared(ctx, in.valid)
+func (in *intake) publish(ctx context.Context, p *publisher.Publisher) error {
+	results, err := p.PublishGrouped(ctx, in.valid)
 	if err != nil {
 		return err
 	}

@@ -18,6 +18,7 @@ import (
 	"odometer/api/apitest"
 	"odometer/ingest"
 	"odometer/ingest/natstest"
+	"odometer/ingest/publisher"
 	"odometer/internal/testenv"
 )
 
@@ -55,7 +56,7 @@ func open(t testing.TB, change func(*Options), opts ...natstest.Option) *testSer
 // newAPI is the API with nothing but the route.
 func newAPI(t testing.TB, nc *nats.Conn, change func(*Options)) (http.Handler, *api.Gate) {
 	t.Helper()
-	publisher, err := ingest.NewPublisher(nc, ingest.AttemptTimeout(time.Second))
+	pub, err := publisher.New(nc, publisher.AttemptTimeout(time.Second))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -63,7 +64,7 @@ func newAPI(t testing.TB, nc *nats.Conn, change func(*Options)) (http.Handler, *
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := Options{Publisher: publisher, Log: apitest.Quiet}
+	o := Options{Publisher: pub, Log: apitest.Quiet}
 	if change != nil {
 		change(&o)
 	}

@@ -11,6 +11,7 @@ import (
 
 	"odometer"
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // anyMembers are what an event may have beside what it needs, good and bad.
@@ -97,7 +98,7 @@ func TestAnyMixIsJudgedAsIngestJudgesAndWhatIsAcceptedIsStored(t *testing.T) {
 // compare says where a result is not what ingest would say of the same bytes,
 // or not what the stream holds.
 func (h *testServer) compare(t *testing.T, got Result, part string, cloud bool, seen map[string]uint64) string {
-	raw := ingest.Raw{Tenant: tenant, Agent: agentOf(part, cloud), Payload: []byte(part), CloudEvent: cloud}
+	raw := publisher.Raw{Tenant: tenant, Agent: agentOf(part, cloud), Payload: []byte(part), CloudEvent: cloud}
 	want := ingest.Validate(raw, time.Now())
 	if want != nil {
 		want.Detail = strings.Replace(want.Detail, "the subject's tenant", "the token's tenant", 1)

@@ -11,12 +11,12 @@ import (
 	"github.com/danielgtaylor/huma/v2"
 
 	"odometer/api"
-	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // Options are what the route needs.
 type Options struct {
-	Publisher *ingest.Publisher
+	Publisher *publisher.Publisher
 	Log       *slog.Logger
 
 	BodyTimeout    time.Duration // how long a body may take to arrive; 0: 10 s
@@ -130,7 +130,7 @@ func (h *handler) publish(asked context.Context, in *intake) error {
 		return nil
 	case asked.Err() != nil:
 		return err // nobody waits for the answer any more
-	case errors.Is(err, ingest.ErrStreamFull):
+	case errors.Is(err, publisher.ErrStreamFull):
 		h.Log.ErrorContext(ctx, "events are refused", "err", err)
 		return api.Refuse(api.Unavailable, "Events cannot be stored: there is no room for more. Keep them, and send the same again later.")
 	default:

@@ -11,6 +11,7 @@ import (
 	"odometer"
 	"odometer/ingest"
 	"odometer/ingest/natstest"
+	"odometer/ingest/publisher"
 )
 
 // Stream is a NATS server with the USAGE stream, and a connection to it.
@@ -19,7 +20,7 @@ type Stream struct {
 	Server    *natstest.Server
 	NATS      *nats.Conn
 	JetStream jetstream.JetStream
-	Publisher *ingest.Publisher
+	Publisher *publisher.Publisher
 	Config    ingest.StreamConfig // what the stream was created with
 }
 
@@ -32,7 +33,7 @@ func NewStream(t testing.TB, config ingest.StreamConfig, opts ...natstest.Option
 	if s.JetStream, err = jetstream.New(s.NATS); err != nil {
 		t.Fatal(err)
 	}
-	if s.Publisher, err = ingest.NewPublisher(s.NATS); err != nil {
+	if s.Publisher, err = publisher.New(s.NATS); err != nil {
 		t.Fatal(err)
 	}
 	ctx, cancel := within()
@@ -50,12 +51,12 @@ func within() (context.Context, context.CancelFunc) {
 }
 
 // Email is an event of the agent inbox that occurred now.
-func Email(tenant uuid.UUID, key string, quantity int64) ingest.Event {
-	return ingest.Event{Tenant: tenant, Agent: "inbox", ActionType: "email_processed", IdempotencyKey: key, Quantity: quantity}
+func Email(tenant uuid.UUID, key string, quantity int64) publisher.Event {
+	return publisher.Event{Tenant: tenant, Agent: "inbox", ActionType: "email_processed", IdempotencyKey: key, Quantity: quantity}
 }
 
 // Publish stores events through the SDK's publisher, in this order.
-func (s *Stream) Publish(events ...ingest.Event) {
+func (s *Stream) Publish(events ...publisher.Event) {
 	s.t.Helper()
 	ctx, cancel := within()
 	defer cancel()

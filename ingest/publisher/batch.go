@@ -1,4 +1,4 @@
-package ingest
+package publisher
 
 import (
 	"context"
@@ -10,8 +10,6 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/synadia-io/orbit.go/jetstreamext"
-
-	"odometer"
 )
 
 const (
@@ -32,60 +30,65 @@ const (
 
 // Result is what became of one event of a batch.
 type Result struct {
-	Key string // idempotency_key, "" when it could not be read
+	Key string // idempotency_key
 	Ack Ack    // when Err is nil
-	Err error  // an *odometer.Rejection: not valid, not sent; any other as from Publish
+	Err error  // a *Rejection: not valid, not sent; any other as from Publish
 }
 
 // PublishBatch publishes many events, in atomic batches of at most 1,000: one
 // sync of the server's disk for all of them. (A few go one by one in their
 // order, which is faster.) Results are in the order of events. The error is the
-// first that is no rejection: with it, some events may be stored and others
-// not, as the results tell; publishing all of them again is safe. Events that
+// first that is no Rejection: with it, some events may be stored and others
+// not, as the results say; publishing all of them again is safe. Events that
 // are the same bytes are sent once; the later ones are duplicates of the first.
 func (p *Publisher) PublishBatch(ctx context.Context, events []Event) ([]Result, error) {
 	now := time.Now()
-	return p.publishBatch(ctx, len(events), p.sendBatch, func(i int) (outgoing, *odometer.Rejection) {
-		raw, rejection := events[i].raw()
+	return publishBatch(ctx, len(events), p.sendBatch, func(i int) (message, *Rejection) {
+		raw, rejection := Encode(events[i], now)
 		if rejection != nil {
-			return outgoing{}, rejection
+			return message{key: raw.Key}, rejection
 		}
-		return address(raw, now)
+		return raw.message()
 	})
 }
 
 // PublishRawBatch is PublishBatch for payloads that are encoded already.
 func (p *Publisher) PublishRawBatch(ctx context.Context, raws []Raw) ([]Result, error) {
-	now := time.Now()
-	return p.publishBatch(ctx, len(raws), p.sendBatch, func(i int) (outgoing, *odometer.Rejection) { return address(raws[i], now) })
+	return publishBatch(ctx, len(raws), p.sendBatch, func(i int) (message, *Rejection) { return raws[i].message() })
+}
+
+// PublishGrouped is PublishRawBatch for many callers at once, by group commit:
+// what they publish at the same time shares atomic batches, and so the cost of
+// each.
+func (p *Publisher) PublishGrouped(ctx context.Context, raws []Raw) ([]Result, error) {
+	return publishBatch(ctx, len(raws), p.sendGrouped, func(i int) (message, *Rejection) { return raws[i].message() })
 }
 
 // publishBatch publishes the n messages that at makes or rejects.
-func (p *Publisher) publishBatch(ctx context.Context, n int, send func(context.Context, *batch), at func(int) (outgoing, *odometer.Rejection)) ([]Result, error) {
+func publishBatch(ctx context.Context, n int, send func(context.Context, *batch), at func(int) (message, *Rejection)) ([]Result, error) {
 	results := make([]Result, n)
 	b := newBatch(n)
 	for i := range results {
-		o, rejection := at(i)
-		results[i].Key = o.key
+		m, rejection := at(i)
+		results[i].Key = m.key
 		if rejection != nil {
 			results[i].Err = rejection
 			continue
 		}
-		if b.full(len(o.payload)) {
+		if b.full(len(m.payload)) {
 			send(ctx, b)
 			b = newBatch(n - i)
 		}
-		b.add(o, &results[i])
+		b.add(m, &results[i])
 	}
 	send(ctx, b)
-	return results, firstRefusal(results)
+	return results, firstError(results)
 }
 
-// firstRefusal is the first error that says that a valid event may not be
-// stored.
-func firstRefusal(results []Result) error {
+// firstError is the first error that says that a valid event may not be stored.
+func firstError(results []Result) error {
 	for _, r := range results {
-		var rejection *odometer.Rejection
+		var rejection *Rejection
 		if r.Err != nil && !errors.As(r.Err, &rejection) {
 			return r.Err
 		}
@@ -95,7 +98,7 @@ func firstRefusal(results []Result) error {
 
 // batch collects messages, each once, and where their results go.
 type batch struct {
-	messages []outgoing
+	messages []message
 	results  []*Result // of messages, index by index
 	repeats  []repeat
 	index    map[string]int // by message id
@@ -111,22 +114,55 @@ type repeat struct {
 // newBatch is a batch with room for so many messages, as far as a batch has it.
 func newBatch(room int) *batch {
 	room = min(room, batchMessages)
-	return &batch{messages: make([]outgoing, 0, room), results: make([]*Result, 0, room), index: make(map[string]int, room)}
+	return &batch{messages: make([]message, 0, room), results: make([]*Result, 0, room), index: make(map[string]int, room)}
 }
 
 func (b *batch) full(payload int) bool {
 	return len(b.messages) == batchMessages || len(b.messages) > 0 && b.bytes+payload > batchBytes
 }
 
-func (b *batch) add(o outgoing, result *Result) {
-	if first, ok := b.index[o.id]; ok {
+func (b *batch) add(m message, result *Result) {
+	if first, ok := b.index[m.id]; ok {
 		b.repeats = append(b.repeats, repeat{first, result})
 		return
 	}
-	b.index[o.id] = len(b.messages)
-	b.messages = append(b.messages, o)
+	b.index[m.id] = len(b.messages)
+	b.messages = append(b.messages, m)
 	b.results = append(b.results, result)
-	b.bytes += len(o.payload)
+	b.bytes += len(m.payload)
+}
+
+// acknowledge counts back from the last sequence: a batch lies in the stream
+// without a gap, in its own order.
+func (b *batch) acknowledge(last uint64) {
+	for i, r := range b.results {
+		r.Ack = Ack{Seq: last - uint64(len(b.results)-1-i)}
+	}
+}
+
+// fail gives every message of the batch the same error.
+func (b *batch) fail(err error) {
+	for i, r := range b.results {
+		r.Err = fmt.Errorf("publish %s, key %q, in a batch of %d: %w", b.messages[i].subject, b.messages[i].key, len(b.messages), err)
+	}
+}
+
+func (b *batch) copyToRepeats() {
+	for _, r := range b.repeats {
+		first := b.results[r.of]
+		r.result.Ack, r.result.Err = first.Ack, first.Err
+		r.result.Ack.Duplicate = first.Err == nil
+	}
+}
+
+// stored reports whether every message has its acknowledgement.
+func (b *batch) stored() bool {
+	for _, r := range b.results {
+		if r.Err != nil {
+			return false
+		}
+	}
+	return true
 }
 
 // sendBatch publishes a batch until the stream holds it, or fills in why not.
@@ -141,21 +177,59 @@ func (p *Publisher) sendBatch(ctx context.Context, b *batch) {
 	default:
 		p.sendAtomically(ctx, b)
 	}
-	b.settleRepeats()
+	b.copyToRepeats()
 }
 
-func (b *batch) settleRepeats() {
-	for _, r := range b.repeats {
-		first := b.results[r.of]
-		r.result.Ack, r.result.Err = first.Ack, first.Err
-		r.result.Ack.Duplicate = first.Err == nil
+// sendFew publishes a few messages until the stream holds them: one by one, in
+// their order. What is not stored at the first attempt goes on alone.
+func (p *Publisher) sendFew(ctx context.Context, b *batch) {
+	watched, stop := p.denials.watch(ctx, b)
+	p.sendFewOnce(watched, b)
+	stop()
+	for i, r := range b.results {
+		if r.Err != nil {
+			r.Ack, r.Err = p.send(ctx, b.messages[i])
+		}
+	}
+}
+
+// sendFewOnce publishes the batches' messages in their order and waits for none
+// before the next: the server takes them as they come on the connection.
+func (p *Publisher) sendFewOnce(ctx context.Context, batches ...*batch) {
+	var waits []func()
+	for _, b := range batches {
+		for i, r := range b.results {
+			var wire nats.Msg
+			b.messages[i].write(&wire)
+			sent, err := p.js.PublishMsgAsync(&wire, jetstream.WithRetryAttempts(0))
+			if err != nil {
+				r.Err = err
+				continue
+			}
+			waits = append(waits, func() { r.Ack, r.Err = answer(ctx, sent) })
+		}
+	}
+	for _, wait := range waits {
+		wait()
+	}
+}
+
+// answer waits for the stream's answer to one message.
+func answer(ctx context.Context, sent jetstream.PubAckFuture) (Ack, error) {
+	select {
+	case ack := <-sent.Ok():
+		return Ack{Seq: ack.Sequence, Duplicate: ack.Duplicate}, nil
+	case err := <-sent.Err():
+		return Ack{}, err
+	case <-ctx.Done():
+		return Ack{}, context.Cause(ctx)
 	}
 }
 
 func (p *Publisher) sendAtomically(ctx context.Context, b *batch) {
 	watched, stop := p.denials.watch(ctx, b)
 	defer stop()
-	retry := patience{silence: p.attempt}
+	retry := retry{silence: p.attempt}
 	for again := false; ; again = true {
 		last, err := p.sendBatchOnce(watched, b)
 		if err == nil {
@@ -168,7 +242,7 @@ func (p *Publisher) sendAtomically(ctx context.Context, b *batch) {
 		if err = retry.next(watched, err); errors.Is(err, ErrNotPermitted) {
 			break
 		} else if err != nil {
-			b.refuse(err)
+			b.fail(err)
 			return
 		}
 	}
@@ -207,15 +281,15 @@ func (p *Publisher) sendBatchOnce(ctx context.Context, batches ...*batch) (uint6
 }
 
 // mustSplit reports whether the messages of a refused batch must go one by one,
-// so that each gets its own verdict. The server refuses a whole batch for one
-// message, such as one that it holds already after a lost acknowledgement. An
-// incomplete batch may only have met a restart, so it is sent again first.
+// so that each gets an answer of its own. The server refuses a whole batch for
+// one message, such as one that it holds already after a lost acknowledgement.
+// An incomplete batch may only have met a restart, so it is sent again first.
 func mustSplit(err error, again bool) bool {
 	var api *jetstream.APIError
 	if errors.As(err, &api) && api.ErrorCode == codeIncomplete {
 		return again
 	}
-	return judge(err) == final || errors.Is(err, jetstreamext.ErrInvalidBatchAck)
+	return classify(err) == final || errors.Is(err, jetstreamext.ErrInvalidBatchAck)
 }
 
 // sendEach publishes the messages of a batch one by one, many at a time.
@@ -230,18 +304,4 @@ func (p *Publisher) sendEach(ctx context.Context, b *batch) {
 		})
 	}
 	all.Wait()
-}
-
-// acknowledge counts back from the last sequence: a batch lies in the stream
-// without a gap, in its own order.
-func (b *batch) acknowledge(last uint64) {
-	for i, r := range b.results {
-		r.Ack = Ack{Seq: last - uint64(len(b.results)-1-i)}
-	}
-}
-
-func (b *batch) refuse(err error) {
-	for i, r := range b.results {
-		r.Err = fmt.Errorf("publish %s, key %q, in a batch of %d: %w", b.messages[i].subject, b.messages[i].key, len(b.messages), err)
-	}
 }

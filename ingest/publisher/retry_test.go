@@ -1,4 +1,4 @@
-package ingest_test
+package publisher_test
 
 import (
 	"context"
@@ -15,6 +15,7 @@ import (
 
 	"odometer/ingest"
 	"odometer/ingest/natstest"
+	"odometer/ingest/publisher"
 )
 
 func TestWhenTheContextEndsTheOutcomeIsSaidToBeUnknown(t *testing.T) {
@@ -40,7 +41,7 @@ func TestAFullStreamRefusesAndDropsNothing(t *testing.T) {
 	for i := 0; ; i++ {
 		results, err := p.PublishBatch(soon(t), events(fmt.Sprint(i), 20))
 		if err != nil {
-			if !errors.Is(err, ingest.ErrStreamFull) {
+			if !errors.Is(err, publisher.ErrStreamFull) {
 				t.Fatal(err)
 			}
 			break
@@ -53,7 +54,7 @@ func TestAFullStreamRefusesAndDropsNothing(t *testing.T) {
 			acked++
 		}
 	}
-	if !errors.Is(err, ingest.ErrStreamFull) {
+	if !errors.Is(err, publisher.ErrStreamFull) {
 		t.Error(err)
 	}
 	if n := messages(t, stream); n != acked || acked < 100 {
@@ -64,18 +65,18 @@ func TestAFullStreamRefusesAndDropsNothing(t *testing.T) {
 func TestWithoutAStreamTheErrorSaysWhatToStart(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Run(t).Connect(t)
-	p := publisher(t, nc, ingest.AttemptTimeout(20*time.Millisecond))
+	p := newPublisher(t, nc, publisher.AttemptTimeout(20*time.Millisecond))
 	_, err := p.Publish(t.Context(), event("k1"))
-	if !errors.Is(err, ingest.ErrNoStream) || !strings.Contains(err.Error(), "odometer run") {
+	if !errors.Is(err, publisher.ErrNoStream) || !strings.Contains(err.Error(), "odometer run") {
 		t.Errorf("got %v", err)
 	}
 	_, err = p.PublishBatch(t.Context(), events("k", 2))
-	if !errors.Is(err, ingest.ErrNoStream) {
+	if !errors.Is(err, publisher.ErrNoStream) {
 		t.Errorf("batch: %v", err)
 	}
 	ctx, cancel := context.WithTimeout(t.Context(), 50*time.Millisecond)
 	defer cancel()
-	if _, err = publisher(t, nc).Publish(ctx, event("k1")); !errors.Is(err, ingest.ErrNoStream) {
+	if _, err = newPublisher(t, nc).Publish(ctx, event("k1")); !errors.Is(err, publisher.ErrNoStream) {
 		t.Errorf("within a short deadline: %v", err)
 	}
 }
@@ -83,7 +84,7 @@ func TestWithoutAStreamTheErrorSaysWhatToStart(t *testing.T) {
 func TestPublishWaitsForAStreamThatIsAboutToBeMade(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Run(t).Connect(t)
-	p := publisher(t, nc)
+	p := newPublisher(t, nc)
 	done := make(chan error)
 	go func() {
 		_, err := p.Publish(soon(t), event("k1"))
@@ -113,7 +114,7 @@ func TestAMissingPermissionIsToldAtOnce(t *testing.T) {
 	heard := make(chan error, 100)
 	nc := s.Connect(t, nats.UserInfo("agent", "x"), nats.CustomInboxPrefix("_INBOX_agent"),
 		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { heard <- err }))
-	p := publisher(t, nc, ingest.AttemptTimeout(time.Hour))
+	p := newPublisher(t, nc, publisher.AttemptTimeout(time.Hour))
 	if _, err := p.Publish(soon(t), event("k1")); err != nil {
 		t.Fatal(err)
 	}
@@ -121,7 +122,7 @@ func TestAMissingPermissionIsToldAtOnce(t *testing.T) {
 	foreign := event("k2")
 	foreign.Tenant = uuid.New()
 	_, err := p.Publish(t.Context(), foreign)
-	if !errors.Is(err, ingest.ErrNotPermitted) || !strings.Contains(err.Error(), foreign.Tenant.String()) {
+	if !errors.Is(err, publisher.ErrNotPermitted) || !strings.Contains(err.Error(), foreign.Tenant.String()) {
 		t.Errorf("got %v", err)
 	}
 	if err := <-heard; !errors.Is(err, nats.ErrPermissionViolation) {
@@ -132,11 +133,11 @@ func TestAMissingPermissionIsToldAtOnce(t *testing.T) {
 		list := events(fmt.Sprint("batch", c), c.n)
 		list[c.at].Tenant = foreign.Tenant
 		results, err := p.PublishBatch(t.Context(), list)
-		if !errors.Is(err, ingest.ErrNotPermitted) {
+		if !errors.Is(err, publisher.ErrNotPermitted) {
 			t.Errorf("batch %v: %v", c, err)
 		}
 		for i, r := range results {
-			if errors.Is(r.Err, ingest.ErrNotPermitted) != (i == c.at) || (r.Err == nil) != (i != c.at) {
+			if errors.Is(r.Err, publisher.ErrNotPermitted) != (i == c.at) || (r.Err == nil) != (i != c.at) {
 				t.Errorf("batch %v, event %d: %v", c, i, r.Err)
 			}
 		}
@@ -162,7 +163,7 @@ func TestWhatTheServerCanNeverTakeIsReturnedAtOnce(t *testing.T) {
 		}
 	}
 	nc := natstest.Run(t).Connect(t)
-	p = publisher(t, nc)
+	p = newPublisher(t, nc)
 	nc.Close()
 	if _, err := p.Publish(t.Context(), event("k1")); !errors.Is(err, nats.ErrConnectionClosed) {
 		t.Errorf("got %v", err)

@@ -1,4 +1,4 @@
-package ingest_test
+package publisher_test
 
 import (
 	"bytes"
@@ -15,12 +15,13 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"odometer/ingest"
+	"odometer/ingest/publisher"
 )
 
 // entry is an event in the journal and how far its action has come.
 type entry struct {
 	State string // "begun", "acted", "published"
-	Event ingest.Event
+	Event publisher.Event
 }
 
 // journal is a file to which lines are only added; the last of a key holds.
@@ -78,12 +79,12 @@ func (j *journal) note(e entry) {
 // worker is an agent that processes mails.
 type worker struct {
 	journal   *journal
-	publisher *ingest.Publisher
+	publisher *publisher.Publisher
 }
 
 // process does one piece of work, unless the journal knows it already.
 func (w *worker) process(ctx context.Context, mail string) error {
-	event := ingest.Event{
+	event := publisher.Event{
 		Tenant:         uuid.MustParse("0b6e1a52-7f3c-4a60-9d0a-61a3f0b7c2d5"),
 		Agent:          "inbox",
 		ActionType:     "email_processed",
@@ -132,7 +133,7 @@ func connect(url, path string) (*worker, *nats.Conn) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	publisher, err := ingest.NewPublisher(nc)
+	pub, err := publisher.New(nc)
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -140,7 +141,7 @@ func connect(url, path string) (*worker, *nats.Conn) {
 	if err != nil {
 		log.Fatal(err)
 	}
-	return &worker{journal, publisher}, nc
+	return &worker{journal, pub}, nc
 }
 
 // An agent that stores each event in a journal on the disk before it acts, so

@@ -1,11 +1,13 @@
-package ingest
+package publisher
 
 import (
 	"context"
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"regexp"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -20,18 +22,18 @@ var (
 	ErrStreamFull = errors.New("the stream is full: keep the event and publish it later; an operator must raise its limit or its disk")
 
 	// ErrNoStream means that the server answers and no stream takes the subject.
-	ErrNoStream = errors.New("no stream takes the subject: start `odometer run`, which makes the stream " + StreamName + ", on this NATS server and account")
+	ErrNoStream = errors.New("no stream takes the subject: start `odometer run`, which makes the stream USAGE, on this NATS server and account")
 
 	// ErrNotPermitted means that the connection's credentials may not publish
 	// to the subject.
 	ErrNotPermitted = errors.New("the server does not permit publishing to the subject: use credentials of this tenant")
 )
 
-// verdict says what a failed attempt is worth.
-type verdict int
+// failure is what kind of failure ended an attempt.
+type failure int
 
 const (
-	tryAgain verdict = iota // no answer, or one that will change by itself
+	tryAgain failure = iota // no answer, or one that will change by itself
 	noStream                // nobody listens, perhaps only while a server starts
 	full                    // back-pressure
 	final                   // the same bytes will always be refused
@@ -47,11 +49,11 @@ const (
 	codeStillInProcess = 10158 // the same id is being stored right now
 )
 
-func judge(err error) verdict {
+func classify(err error) failure {
 	var api *jetstream.APIError
 	switch {
 	case errors.As(err, &api):
-		return judgeAnswer(api)
+		return classifyAnswer(api)
 	case errors.Is(err, jetstream.ErrNoStreamResponse), errors.Is(err, nats.ErrNoResponders):
 		return noStream
 	case errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, nats.ErrConnectionDraining),
@@ -61,7 +63,7 @@ func judge(err error) verdict {
 	return tryAgain
 }
 
-func judgeAnswer(api *jetstream.APIError) verdict {
+func classifyAnswer(api *jetstream.APIError) failure {
 	switch api.ErrorCode {
 	case codeAccountLimit, codeNoMemory, codeNoStorage:
 		return full
@@ -86,10 +88,10 @@ const (
 	longestPause = 5 * time.Second
 )
 
-// patience decides after each failed attempt whether another follows. Repeating
-// is safe because the bytes and their id are the same: what the stream stored
+// retry decides after each failed attempt whether another follows. Repeating is
+// safe because the bytes and their id are the same: what the stream stored
 // twice is counted once.
-type patience struct {
+type retry struct {
 	silence     time.Duration // how long nobody listening is taken for a server that starts
 	pause       time.Duration
 	silentSince time.Time
@@ -97,42 +99,112 @@ type patience struct {
 
 // next waits before another attempt, or says why there is none. ctx is the
 // publish's own; err is what the attempt failed with.
-func (p *patience) next(ctx context.Context, err error) error {
+func (r *retry) next(ctx context.Context, err error) error {
 	if ctx.Err() != nil {
-		return p.ended(ctx, err)
+		return r.ended(ctx, err)
 	}
-	switch judge(err) {
+	switch classify(err) {
 	case final:
 		return err
 	case full:
 		return fmt.Errorf("%w (%w)", ErrStreamFull, err)
 	case noStream:
-		if p.silentSince.IsZero() {
-			p.silentSince = time.Now()
-		} else if time.Since(p.silentSince) > p.silence {
+		if r.silentSince.IsZero() {
+			r.silentSince = time.Now()
+		} else if time.Since(r.silentSince) > r.silence {
 			return ErrNoStream
 		}
 	case tryAgain:
-		p.silentSince = time.Time{}
+		r.silentSince = time.Time{}
 	}
-	p.pause = min(max(2*p.pause, firstPause), longestPause)
-	wait := time.NewTimer(p.pause - rand.N(p.pause/2))
+	r.pause = min(max(2*r.pause, firstPause), longestPause)
+	wait := time.NewTimer(r.pause - rand.N(r.pause/2))
 	defer wait.Stop()
 	select {
 	case <-ctx.Done():
-		return p.ended(ctx, err)
+		return r.ended(ctx, err)
 	case <-wait.C:
 		return nil
 	}
 }
 
-func (p *patience) ended(ctx context.Context, err error) error {
+func (r *retry) ended(ctx context.Context, err error) error {
 	cause := context.Cause(ctx)
 	if errors.Is(cause, ErrNotPermitted) {
 		return cause
 	}
-	if judge(err) == noStream || !p.silentSince.IsZero() {
+	if classify(err) == noStream || !r.silentSince.IsZero() {
 		return fmt.Errorf("%w (%w)", ErrNoStream, cause)
 	}
 	return fmt.Errorf("no answer from the stream (%w; last: %v): it may have stored the event; publish the same bytes again, they are counted once", cause, err)
+}
+
+// denials ends a publish that has no permission. The server sends no answer to
+// the publish itself, which would wait for ever; the refusal comes only to the
+// connection's error handler.
+type denials struct {
+	mu        sync.Mutex
+	last      int
+	publishes map[int]publish // under way
+}
+
+type publish struct {
+	subjects map[string]struct{}
+	cancel   context.CancelCauseFunc
+}
+
+// handleErrors puts d in front of the connection's error handler.
+func (d *denials) handleErrors(nc *nats.Conn) {
+	before := nc.ErrorHandler()
+	nc.SetErrorHandler(func(nc *nats.Conn, sub *nats.Subscription, err error) {
+		if errors.Is(err, nats.ErrPermissionViolation) {
+			d.end(err)
+		}
+		if before != nil {
+			before(nc, sub, err)
+		}
+	})
+}
+
+var deniedSubject = regexp.MustCompile(`Publish to "([^"]+)"`)
+
+func (d *denials) end(err error) {
+	match := deniedSubject.FindStringSubmatch(err.Error())
+	if match == nil {
+		return
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	for _, p := range d.publishes {
+		if _, ok := p.subjects[match[1]]; ok {
+			p.cancel(fmt.Errorf("%w (%s)", ErrNotPermitted, match[1]))
+		}
+	}
+}
+
+// watch returns a context that ends with ErrNotPermitted as its cause when the
+// server denies one of the subjects. Call stop when the publish is done.
+func (d *denials) watch(ctx context.Context, batches ...*batch) (watched context.Context, stop func()) {
+	subjects := make(map[string]struct{}, 1)
+	before := ""
+	for _, b := range batches {
+		for i := range b.messages {
+			if subject := b.messages[i].subject; subject != before { // most are as the one before
+				subjects[subject] = struct{}{}
+				before = subject
+			}
+		}
+	}
+	watched, cancel := context.WithCancelCause(ctx)
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.last++
+	number := d.last
+	d.publishes[number] = publish{subjects, cancel}
+	return watched, func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.publishes, number)
+		cancel(nil)
+	}
 }
