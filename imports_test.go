@@ -62,8 +62,9 @@ var allowedImports = map[string][]string{
 	"deploy/examples":                {"", "ingest", "ingest/publisher"},
 	"internal/testenv":               {"", "ingest", "ingest/publisher", "billing", "ingest/natstest", "migrations/pgtest"},
 
-	// A module of its own: it makes what query/web embeds.
+	// A module of its own: what go generate runs.
 	"tools/bundle": {},
+	"tools/notice": {},
 
 	// For tests, the demo and the bench.
 	"reporter/stripetest": {},

@@ -11,3 +11,5 @@
 //	billing     the catalogue, subscriptions and periods that counting goes by
 //	query       Postgres -> dashboards
 package odometer
+
+//go:generate go -C tools run ./notice
