@@ -1,3 +1,44 @@
+// Package aggregator is the live loop between the stream and Postgres: it reads
+// every message once, in order, and has it counted by package apply.
+//
+// # Why each event counts exactly once
+//
+// The reader's position in the stream is a row in Postgres, one per partition. A
+// batch is one transaction: it advances that row from where this reader stands,
+// inserts the events whose keys are new, adds what was really inserted to the
+// counters, and records what became of every message. Position, events and
+// counters therefore move together or not at all. The stream keeps no memory of us (no
+// durable consumer, no acknowledgements, no redelivery), so there is nothing
+// that could disagree with the row.
+//
+// What each crash costs:
+//
+//	after the fetch, before the commit   nothing was stored; the next reader fetches it again
+//	during the commit                    Postgres decides; whoever reads the position next knows
+//	commit done, answer lost             the position says that it is done
+//	after the commit                     the next reader begins behind it
+//
+// Two readers of one partition cannot both count: both advance the row from
+// the same position, one of them succeeds, the other finds it moved, drops what
+// it holds and begins again. The advisory lock only makes that rare.
+//
+// # How it flows
+//
+//	lease      holds the partitions' advisory locks                            (lease.go)
+//	attach     checks that the stream is the one that was read                 (attach.go)
+//	session    runs the parts below until something fails, then begins again   (session.go)
+//	reader     reads for all partitions, dispatches messages to workers        (reader.go)
+//	collector  a worker's first half: decodes, gathers the next batch          (collect.go)
+//	committer  its second half: has it classified and counted, commits         (commit.go)
+//
+// While a batch commits, the next one is fetched and decoded. Each channel is
+// bounded, so a slow database slows the reading and memory stays flat.
+//
+// Replays and retries of dead letters count by the same package apply and under
+// the same locks, but neither moves a position nor writes to `batches`: there a
+// message stays what it was when it was read. The dead of all batches are the
+// rows of dead_letters in whatever state, and an event that came from a dead
+// letter lies at that letter's position.
 package aggregator
 
 import (
@@ -10,6 +51,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"odometer/aggregator/position"
 	"odometer/ingest"
 )
 
@@ -31,18 +73,24 @@ const DefaultBatchSize = 5000
 const (
 	shortestPause = 100 * time.Millisecond
 	longestPause  = 5 * time.Second
-	standbyPause  = time.Second // between looks for a free partition
+	standbyPause  = time.Second // between two tries for a free partition
 )
 
 // ErrUnfit marks what waiting does not heal: the stream or the schema is not
-// what this program was told. The text says what to do.
+// what this program was configured for. The text says what to do.
 var ErrUnfit = errors.New("cannot aggregate")
 
-// Aggregator reads the stream into the books until it is told to stop.
+// Reasons for which a session begins again.
+var (
+	errGained = errors.New("a further partition became free")
+	errStream = errors.New("the stream is not the one that was attached")
+)
+
+// Aggregator reads the stream and counts it until it is stopped.
 type Aggregator struct {
 	Options
-	js   jetstream.JetStream
-	said map[string]bool // differences of the stream that were logged
+	js     jetstream.JetStream
+	logged map[string]bool // differences of the stream
 }
 
 // New prepares an aggregator; nothing is connected or read before Run.
@@ -57,7 +105,7 @@ func New(o Options) (*Aggregator, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Aggregator{Options: o, js: js, said: map[string]bool{}}, nil
+	return &Aggregator{Options: o, js: js, logged: map[string]bool{}}, nil
 }
 
 // Run aggregates until ctx ends, then finishes the batches that are being
@@ -65,14 +113,14 @@ func New(o Options) (*Aggregator, error) {
 // growing pauses and goes on by itself. It returns an error only for what
 // waiting does not heal (ErrUnfit).
 func (a *Aggregator) Run(ctx context.Context) error {
-	pause, said := shortestPause, ""
+	pause, waitedFor := shortestPause, ""
 	for {
 		began := time.Now()
-		err := a.attend(ctx, func() {
-			if said != "" {
-				a.Log.Info("aggregator reads again", "after", said)
+		err := a.runSessions(ctx, func() {
+			if waitedFor != "" {
+				a.Log.Info("aggregator reads again", "after", waitedFor)
 			}
-			said = ""
+			waitedFor = ""
 		})
 		if ctx.Err() != nil {
 			return nil
@@ -83,9 +131,9 @@ func (a *Aggregator) Run(ctx context.Context) error {
 		if time.Since(began) > longestPause {
 			pause = shortestPause
 		}
-		if now := trouble(err); now != said {
-			a.Log.Warn("aggregator waits", "for", now, "err", err)
-			said = now
+		if reason := reasonOf(err); reason != waitedFor { // once, not at each attempt
+			a.Log.Warn("aggregator waits", "reason", reason, "err", err)
+			waitedFor = reason
 		}
 		select {
 		case <-ctx.Done():
@@ -96,9 +144,24 @@ func (a *Aggregator) Run(ctx context.Context) error {
 	}
 }
 
-// attend holds a lease on partitions and reads for them, session after
+// reasonOf names what a session waits for.
+func reasonOf(err error) string {
+	switch {
+	case errors.As(err, new(*position.StreamError)), errors.Is(err, nats.ErrConnectionClosed), errors.Is(err, jetstream.ErrNoStreamResponse):
+		return "NATS"
+	case errors.Is(err, position.ErrMoved):
+		return "position moved by another reader"
+	default:
+		return "Postgres"
+	}
+}
+
+// natsError marks a failure of the stream, as against the database.
+func natsError(err error) error { return &position.StreamError{Err: err} }
+
+// runSessions holds a lease on partitions and reads for them, session after
 // session, until something fails.
-func (a *Aggregator) attend(ctx context.Context, reading func()) error {
+func (a *Aggregator) runSessions(ctx context.Context, reading func()) error {
 	lease, err := openLease(ctx, a.Pool)
 	if err != nil {
 		return err

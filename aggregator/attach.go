@@ -6,10 +6,12 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/nats-io/nats.go"
+	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go/jetstream"
+	"golang.org/x/sync/errgroup"
 
 	"odometer"
+	"odometer/aggregator/position"
 	"odometer/billing"
 	"odometer/ingest"
 )
@@ -17,18 +19,31 @@ import (
 // attached is a stream that is known to continue what was read of it.
 type attached struct {
 	stream     *ingest.Stream
-	nc         *nats.Conn
 	partitions int
-	epochs     epochs
-	places     map[int]place
+	state      position.State
 	lastDead   odometer.Position
 	firstTime  time.Time // of the oldest message that the stream still holds
 }
 
+// attachConnected is attach as long as the connection lasts: an answer that was
+// on its way when it broke would be waited for in vain.
+func (a *Aggregator) attachConnected(ctx context.Context) (at *attached, err error) {
+	disconnected := a.NATS.StatusChanged(disconnectedStatus...)
+	defer a.NATS.RemoveStatusListener(disconnected)
+	group, ctx := errgroup.WithContext(ctx)
+	ctx, done := context.WithCancel(ctx)
+	group.Go(func() error { return untilDisconnected(ctx, disconnected) })
+	at, err = a.attach(ctx)
+	done()
+	if lost := group.Wait(); lost != nil {
+		return nil, lost
+	}
+	return at, err
+}
+
 // attach creates or checks the stream and makes sure that it is the one whose
-// positions we hold: the same creation time, no shorter than we read it, and
-// at each position the message that we read there. Anything else means that it
-// lost its tail or was made anew; then a new epoch begins (see epoch.go).
+// positions we hold. If it lost its tail or was created again, a new epoch
+// begins (see package position).
 func (a *Aggregator) attach(ctx context.Context) (*attached, error) {
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
@@ -36,22 +51,21 @@ func (a *Aggregator) attach(ctx context.Context) (*attached, error) {
 	if err != nil {
 		return nil, natsError(err)
 	}
-	a.sayDifferences(stream)
-	if err := a.knowCatalogue(ctx); err != nil {
+	a.logDifferences(stream)
+	if err := a.addSeries(ctx); err != nil {
 		return nil, err
 	}
-	at := &attached{stream: stream, nc: a.NATS, partitions: stream.Partitions}
-	if err := a.load(ctx, at, stream.CachedInfo()); err != nil {
+	at := &attached{stream: stream, partitions: stream.Partitions}
+	if err := a.load(ctx, at); err != nil {
 		return nil, err
 	}
-	// After the positions: another reader may advance them at any moment, and
-	// what it has read since the look would seem to be a lost tail.
+	// After the positions: see State.Intact.
 	info, err := stream.Info(ctx)
 	if err != nil {
-		return nil, natsError(fmt.Errorf("look at stream %s: %w", ingest.StreamName, err))
+		return nil, natsError(fmt.Errorf("read the state of stream %s: %w", ingest.StreamName, err))
 	}
 	at.firstTime = info.State.FirstTime
-	intact, err := at.intact(ctx, info)
+	intact, err := at.state.Intact(ctx, a.NATS, info)
 	if err != nil {
 		return nil, err
 	}
@@ -60,23 +74,81 @@ func (a *Aggregator) attach(ctx context.Context) (*attached, error) {
 			return nil, err
 		}
 	}
-	a.sayUnread(at, info)
+	a.logUnread(at, info)
 	return at, nil
 }
 
-// knowCatalogue shows each agent's and action's metric from the start.
-func (a *Aggregator) knowCatalogue(ctx context.Context) error {
+// load reads epochs and positions, and creates them for a stream never read.
+func (a *Aggregator) load(ctx context.Context, at *attached) (err error) {
+	for range 2 {
+		if at.state, err = position.Load(ctx, a.Pool); err != nil {
+			return err
+		}
+		if len(at.state.Epochs) > 0 {
+			break
+		}
+		if err := position.Create(ctx, a.Pool, position.Created(at.stream.CachedInfo()), at.partitions); err != nil {
+			return err
+		}
+	}
+	if at.lastDead, err = a.loadLastDead(ctx); err != nil {
+		return err
+	}
+	for _, p := range at.state.Partitions {
+		if p.At.Epoch != at.state.Epochs.Last().Epoch {
+			return fmt.Errorf("load the positions: an epoch began meanwhile: %w", position.ErrMoved)
+		}
+	}
+	if n := len(at.state.Partitions); n != at.partitions {
+		return fmt.Errorf("%w: the database counts by %d partitions, but stream %s has %d, which would split tenants: "+
+			"restore the stream, or create it with --partitions %d", ErrUnfit, n, ingest.StreamName, at.partitions, n)
+	}
+	return nil
+}
+
+const lastDeadSQL = `
+select stream_epoch, stream_seq
+from dead_letters
+order by stream_epoch desc, stream_seq desc
+limit 1`
+
+// loadLastDead is the last position of which a message became a dead letter;
+// zero for none. Behind it no message is a dead letter yet.
+func (a *Aggregator) loadLastDead(ctx context.Context) (last odometer.Position, err error) {
+	rows, _ := a.Pool.Query(ctx, lastDeadSQL)
+	_, err = pgx.ForEachRow(rows, []any{&last.Epoch, &last.Seq}, func() error { return nil })
+	if err != nil {
+		return last, fmt.Errorf("find the last dead letter: %w", err)
+	}
+	return last, nil
+}
+
+func (a *Aggregator) beginEpoch(ctx context.Context, at *attached, info *jetstream.StreamInfo) error {
+	readThrough := at.state.Furthest()
+	cut, err := at.state.BeginEpoch(ctx, a.Pool, a.NATS, info)
+	if err != nil {
+		return err
+	}
+	a.Log.Error("the stream is not what was read of it: it lost its tail or was created again; a new epoch begins, nothing counted is taken back",
+		"epoch", at.state.Epochs.Last().Epoch, "intact_through", cut.Seq, "stream_last", info.State.LastSeq, "read_through", readThrough)
+	return nil
+}
+
+// addSeries shows each agent's and action's metric from the start.
+func (a *Aggregator) addSeries(ctx context.Context) error {
 	catalogue, err := billing.LoadCatalogue(ctx, a.Pool)
 	if err != nil && !errors.Is(err, billing.ErrNoCatalogue) {
 		return err
 	}
-	a.Metrics.know(&catalogue)
+	a.Metrics.addSeries(&catalogue)
 	return nil
 }
 
-// keepKnowing shows what a later catalogue brings, also before it is used.
-func (a *Aggregator) keepKnowing(ctx context.Context) error {
-	tick := time.NewTicker(knowEvery)
+const addSeriesEvery = 5 * time.Second
+
+// keepAddingSeries shows what a later catalogue brings, also before it is used.
+func (a *Aggregator) keepAddingSeries(ctx context.Context) error {
+	tick := time.NewTicker(addSeriesEvery)
 	defer tick.Stop()
 	for {
 		select {
@@ -84,101 +156,31 @@ func (a *Aggregator) keepKnowing(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
-		if err := a.knowCatalogue(ctx); err != nil && ctx.Err() == nil {
+		if err := a.addSeries(ctx); err != nil && ctx.Err() == nil {
 			return err
 		}
 	}
 }
 
-const knowEvery = 5 * time.Second
-
-// sayDifferences names, once, where the stream is not as configured.
-func (a *Aggregator) sayDifferences(s *ingest.Stream) {
+// logDifferences names, once, where the stream is not as configured.
+func (a *Aggregator) logDifferences(s *ingest.Stream) {
 	for _, d := range s.Differences {
-		if !a.said[d] {
-			a.said[d] = true
+		if !a.logged[d] {
+			a.logged[d] = true
 			a.Log.Warn("the stream differs from its settings; it stays as it is", "difference", d)
 		}
 	}
 }
 
-// load reads epochs and positions, and makes them for a stream never read.
-func (a *Aggregator) load(ctx context.Context, at *attached, info *jetstream.StreamInfo) error {
-	for range 2 {
-		var err error
-		if at.epochs, err = loadEpochs(ctx, a.Pool); err != nil {
-			return err
-		}
-		if at.places, err = loadPlaces(ctx, a.Pool, loadPlacesSQL); err != nil {
-			return err
-		}
-		if len(at.epochs) > 0 {
-			break
-		}
-		if err := makePlaces(ctx, a.Pool, created(info), at.partitions); err != nil {
-			return err
-		}
-	}
-	var err error
-	if at.lastDead, err = loadLastDead(ctx, a.Pool); err != nil {
-		return err
-	}
-	for _, p := range at.places {
-		if p.Epoch != at.epochs.last().Epoch {
-			return fmt.Errorf("load the positions: an epoch began meanwhile: %w", errMoved)
-		}
-	}
-	if n := len(at.places); n != at.partitions {
-		return fmt.Errorf("%w: the database counts by %d partitions, but stream %s deals to %d, which would split tenants: "+
-			"restore the stream, or create it with --partitions %d", ErrUnfit, n, ingest.StreamName, at.partitions, n)
-	}
-	return nil
-}
-
-// created is the stream's time of creation as precisely as Postgres keeps it.
-func created(info *jetstream.StreamInfo) time.Time {
-	return info.Created.UTC().Truncate(time.Microsecond)
-}
-
-// intact reports whether the stream still continues what was read of it.
-func (at *attached) intact(ctx context.Context, info *jetstream.StreamInfo) (bool, error) {
-	if !at.epochs.last().StreamCreated.Equal(created(info)) {
-		return false, nil
-	}
-	for _, p := range at.places {
-		same, err := at.holds(ctx, info, p.Seq, p.storedAt)
-		if err != nil || !same {
-			return false, err
-		}
-	}
-	return true, nil
-}
-
-// holds reports whether the stream's message at seq is the one that was stored
-// at the given time. One that has aged out may well have been.
-func (at *attached) holds(ctx context.Context, info *jetstream.StreamInfo, seq int64, storedAt *time.Time) (bool, error) {
-	if seq > int64(info.State.LastSeq) {
-		return false, nil
-	}
-	if seq < int64(info.State.FirstSeq) || storedAt == nil {
-		return true, nil
-	}
-	stored, err := ingest.StoredTime(ctx, at.nc, seq)
-	if err != nil || stored == nil {
-		return false, natsError(err)
-	}
-	return stored.Truncate(time.Microsecond).Equal(*storedAt), nil
-}
-
-// sayUnread alarms when messages left the stream by age before they were read:
+// logUnread alarms when messages left the stream by age before they were read:
 // what they were is unknown, and no replay brings them back.
-func (a *Aggregator) sayUnread(at *attached, info *jetstream.StreamInfo) {
-	for partition, p := range at.places {
-		gone := int64(info.State.FirstSeq) - p.Seq - 1
+func (a *Aggregator) logUnread(at *attached, info *jetstream.StreamInfo) {
+	for _, p := range at.state.Partitions {
+		gone := int64(info.State.FirstSeq) - p.At.Seq - 1
 		empty := info.State.Msgs == 0
-		if gone > 0 && p.completeUntil != nil && (empty || info.State.FirstTime.After(*p.completeUntil)) {
+		if gone > 0 && p.CompleteUntil != nil && (empty || info.State.FirstTime.After(*p.CompleteUntil)) {
 			a.Log.Error("messages left the stream unread: usage may be lost; read more often or raise --stream-max-age",
-				"partition", partition, "messages_at_most", gone, "read_until", p.completeUntil, "stream_begins", info.State.FirstTime)
+				"partition", p.Number, "messages_at_most", gone, "read_until", p.CompleteUntil, "stream_begins", info.State.FirstTime)
 		}
 	}
 }

@@ -39,48 +39,48 @@ func (j *journal) says(words string) bool {
 func (j *journal) keep(o *Options) { o.Log = slog.New(slog.NewTextHandler(j, nil)) }
 
 // completeAfter waits until every partition is known to be complete after t.
-func (h *house) completeAfter(t time.Time) {
-	h.t.Helper()
-	h.eventually("complete after "+t.String(), func() bool {
-		return h.number(`select count(*) from stream_positions where complete_until is null or complete_until < $1`, t) == 0
+func (h *testEnv) completeAfter(t time.Time) {
+	h.T.Helper()
+	h.Eventually("complete after "+t.String(), func() bool {
+		return h.Number(`select count(*) from stream_positions where complete_until is null or complete_until < $1`, t) == 0
 	})
 }
 
 func TestAQuietRestartKeepsTheFootprintOfALostTail(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenant := h.subscribe(1)[0]
-	h.publish(email(tenant, "a", 1), email(tenant, "b", 1))
-	h.server.Stop()
-	saved := h.server.Save()
-	h.server.Start()
-	h.eventually("connected", h.nc.IsConnected)
-	h.publish(email(tenant, "c", 1), email(tenant, "d", 1), email(tenant, "e", 1))
+	h := newEnv(t)
+	tenant := h.Subscribe(1)[0]
+	h.Publish(email(tenant, "a", 1), email(tenant, "b", 1))
+	h.Server.Stop()
+	saved := h.Server.Save()
+	h.Server.Start()
+	h.Eventually("connected", h.NATS.IsConnected)
+	h.Publish(email(tenant, "c", 1), email(tenant, "d", 1), email(tenant, "e", 1))
 	for range 2 { // the second session finds nothing to read
 		stop := h.run()
-		h.settled()
+		h.WaitUntilRead()
 		h.completeAfter(time.Now())
 		stop()
 	}
-	if n := h.number(`select count(*) from stream_positions where stored_at is null`); n != 0 {
+	if n := h.Number(`select count(*) from stream_positions where stored_at is null`); n != 0 {
 		t.Errorf("%d positions forgot when their message was stored", n)
 	}
-	h.server.Stop()
-	h.server.Restore(saved)
-	h.server.Start()
-	h.eventually("connected", h.nc.IsConnected)
-	h.publish(email(tenant, "f", 1), email(tenant, "g", 1), email(tenant, "h", 1), email(tenant, "i", 1))
+	h.Server.Stop()
+	h.Server.Restore(saved)
+	h.Server.Start()
+	h.Eventually("connected", h.NATS.IsConnected)
+	h.Publish(email(tenant, "f", 1), email(tenant, "g", 1), email(tenant, "h", 1), email(tenant, "i", 1))
 	h.run()
-	h.eventually("a to i are counted", func() bool { return h.count(tenant, "inbox") == 9 })
-	h.balanced()
+	h.Eventually("a to i are counted", func() bool { return h.Count(tenant, "inbox") == 9 })
+	h.CheckCounters()
 }
 
 // hpub publishes with a header block that no client library would send.
-func (h *house) hpub(subject, header, body string) {
-	h.t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(h.server.URL(), "nats://"))
+func (h *testEnv) hpub(subject, header, body string) {
+	h.T.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(h.Server.URL(), "nats://"))
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	defer conn.Close()
 	fmt.Fprintf(conn, "CONNECT {\"verbose\":true,\"headers\":true,\"no_responders\":true}\r\nHPUB %s %d %d\r\n%s%s\r\nPING\r\n",
@@ -90,7 +90,7 @@ func (h *house) hpub(subject, header, body string) {
 			return
 		}
 	}
-	h.t.Fatal("the server did not take the message")
+	h.T.Fatal("the server did not take the message")
 }
 
 func TestHeadersThatNobodyCanReadKeepNobodyFromAttaching(t *testing.T) {
@@ -103,21 +103,21 @@ func TestHeadersThatNobodyCanReadKeepNobodyFromAttaching(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			h := newHouse(t)
-			tenant := h.subscribe(1)[0]
-			h.publish(email(tenant, "a", 1))
+			h := newEnv(t)
+			tenant := h.Subscribe(1)[0]
+			h.Publish(email(tenant, "a", 1))
 			h.hpub("usage."+tenant.String()+".inbox", header, `{"idempotency_key":"x","action_type":"email_processed"}`)
-			h.eventually("stored", func() bool {
-				stream, err := h.js.Stream(t.Context(), ingest.StreamName)
+			h.Eventually("stored", func() bool {
+				stream, err := h.JetStream.Stream(t.Context(), ingest.StreamName)
 				return err == nil && stream.CachedInfo().State.LastSeq == 2
 			})
 			stop := h.run()
-			h.settled()
+			h.WaitUntilRead()
 			stop()
 			h.run()
-			h.publish(email(tenant, "b", 1))
-			h.settled()
-			if got := h.number(`select count(*) from usage_events where idempotency_key = 'b'`); got != 1 {
+			h.Publish(email(tenant, "b", 1))
+			h.WaitUntilRead()
+			if got := h.Number(`select count(*) from usage_events where idempotency_key = 'b'`); got != 1 {
 				t.Errorf("after the restart b is counted %d times", got)
 			}
 		})
@@ -126,27 +126,27 @@ func TestHeadersThatNobodyCanReadKeepNobodyFromAttaching(t *testing.T) {
 
 func TestALiteralWildcardInASubjectIsADeadLetter(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenant := h.subscribe(1)[0]
+	h := newEnv(t)
+	tenant := h.Subscribe(1)[0]
 	body := `{"idempotency_key":"x","action_type":"email_processed"}`
-	h.raw("usage.*.inbox", body)
-	h.raw("usage."+tenant.String()+".>", body)
-	h.publish(email(tenant, "a", 1))
+	h.PublishRaw("usage.*.inbox", body)
+	h.PublishRaw("usage."+tenant.String()+".>", body)
+	h.Publish(email(tenant, "a", 1))
 	h.run()
-	h.settled()
-	if got := h.number(`select count(*) from dead_letters where reason = 'invalid_field' and tenant_id is null and subject in ('usage.*.inbox', $1)`, "usage."+tenant.String()+".>"); got != 2 {
+	h.WaitUntilRead()
+	if got := h.Number(`select count(*) from dead_letters where reason = 'invalid_field' and tenant_id is null and subject in ('usage.*.inbox', $1)`, "usage."+tenant.String()+".>"); got != 2 {
 		t.Errorf("%d dead letters, want both", got)
 	}
-	if got := h.count(tenant, "inbox"); got != 1 {
+	if got := h.Count(tenant, "inbox"); got != 1 {
 		t.Errorf("counted %d, want what followed", got)
 	}
-	h.accounted()
+	h.CheckMessages()
 }
 
 // holdPartitions takes the locks of all partitions, as another reader would.
-func holdPartitions(t *testing.T, h *house) (release func()) {
+func holdPartitions(t *testing.T, h *testEnv) (release func()) {
 	t.Helper()
-	conn, err := h.pool.Acquire(t.Context())
+	conn, err := h.Pool.Acquire(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -168,24 +168,24 @@ func unlock(t *testing.T, conn *pgxpool.Conn) {
 
 func TestWhoTakesOverComparesThePositionsItFindsWithTheStream(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenant := h.subscribe(1)[0]
+	h := newEnv(t)
+	tenant := h.Subscribe(1)[0]
 	stop := h.run()
 	h.completeAfter(time.Now())
 	stop()
 	release := holdPartitions(t, h)
 	var log journal
 	h.run(log.keep)
-	h.eventually("it stands by", func() bool { return log.says("stands by") })
+	h.Eventually("it stands by", func() bool { return log.says("stands by") })
 	for _, key := range []string{"a", "b", "c", "d", "e"} {
-		h.publish(email(tenant, key, 1))
+		h.Publish(email(tenant, key, 1))
 	}
 	// What a reader left that had counted three messages of a tail that is lost.
-	if _, err := h.pool.Exec(t.Context(), `update stream_positions set seq = 3, stored_at = now() - interval '1 hour'`); err != nil {
+	if _, err := h.Pool.Exec(t.Context(), `update stream_positions set seq = 3, stored_at = now() - interval '1 hour'`); err != nil {
 		t.Fatal(err)
 	}
 	release()
-	h.eventually("all five are counted", func() bool { return h.count(tenant, "inbox") == 5 })
+	h.Eventually("all five are counted", func() bool { return h.Count(tenant, "inbox") == 5 })
 	if !log.says("a new epoch begins") {
 		t.Error("the cut was not said")
 	}
@@ -193,47 +193,47 @@ func TestWhoTakesOverComparesThePositionsItFindsWithTheStream(t *testing.T) {
 
 func TestMessagesThatAgedOutUnreadAreSaid(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenant := h.subscribe(1)[0]
+	h := newEnv(t)
+	tenant := h.Subscribe(1)[0]
 	stop := h.run()
-	h.publish(email(tenant, "a", 1))
-	h.settled()
+	h.Publish(email(tenant, "a", 1))
+	h.WaitUntilRead()
 	h.completeAfter(time.Now())
 	stop()
-	stream, err := h.js.Stream(t.Context(), ingest.StreamName)
+	stream, err := h.JetStream.Stream(t.Context(), ingest.StreamName)
 	if err != nil {
 		t.Fatal(err)
 	}
 	config := stream.CachedInfo().Config
 	config.MaxAge = 2 * time.Second // the least that the duplicate window allows
-	if _, err := h.js.UpdateStream(t.Context(), config); err != nil {
+	if _, err := h.JetStream.UpdateStream(t.Context(), config); err != nil {
 		t.Fatal(err)
 	}
-	h.publish(email(tenant, "b", 1), email(tenant, "c", 1))
-	h.eventually("aged out", func() bool {
+	h.Publish(email(tenant, "b", 1), email(tenant, "c", 1))
+	h.Eventually("aged out", func() bool {
 		info, err := stream.Info(t.Context())
 		return err == nil && info.State.Msgs == 0
 	})
 	var log journal
 	h.run(log.keep)
-	h.eventually("it is said", func() bool { return log.says("left the stream unread") })
+	h.Eventually("it is said", func() bool { return log.says("left the stream unread") })
 }
 
 func TestRequestsToTheServerDoNotMultiply(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenant := h.subscribe(1)[0]
+	h := newEnv(t)
+	tenant := h.Subscribe(1)[0]
 	const thousands = 40 // eight requests' worth
 	for i := range thousands {
 		events := make([]publisher.Event, 1000)
 		for k := range events {
 			events[k] = email(tenant, fmt.Sprintf("%d-%d", i, k), 1)
 		}
-		h.publish(events...)
+		h.Publish(events...)
 	}
 	h.run()
-	h.settled()
-	stream, err := h.js.Stream(t.Context(), ingest.StreamName)
+	h.WaitUntilRead()
+	stream, err := h.JetStream.Stream(t.Context(), ingest.StreamName)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -250,21 +250,21 @@ func TestRequestsToTheServerDoNotMultiply(t *testing.T) {
 
 func TestAQuietPartitionIsKnownDuringABacklog(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenant := h.subscribe(1)[0]
+	h := newEnv(t)
+	tenant := h.Subscribe(1)[0]
 	for i := range 60 {
 		events := make([]publisher.Event, 1000)
 		for k := range events {
 			events[k] = email(tenant, fmt.Sprintf("%d-%d", i, k), 1)
 		}
-		h.publish(events...)
+		h.Publish(events...)
 	}
 	h.run(func(o *Options) { o.BatchSize = 500 })
-	h.eventually("every partition is known", func() bool {
-		return h.number(`select count(*) from stream_positions where complete_until is null`) == 0 &&
-			h.number(`select count(*) from stream_positions`) == 4
+	h.Eventually("every partition is known", func() bool {
+		return h.Number(`select count(*) from stream_positions where complete_until is null`) == 0 &&
+			h.Number(`select count(*) from stream_positions`) == 4
 	})
-	if lowest := h.number(`select min(seq) from stream_positions`); lowest >= 60_000 {
+	if lowest := h.Number(`select min(seq) from stream_positions`); lowest >= 60_000 {
 		t.Errorf("they became known only with the backlog's end, at %d", lowest)
 	}
 }

@@ -5,49 +5,41 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/google/uuid"
-
 	"odometer"
+	"odometer/aggregator/apply"
+	"odometer/aggregator/position"
 	"odometer/ingest"
 )
 
-// item is a message for a partition or, with none, just a mark.
-type item struct {
-	mark
+// delivery is a message for a partition or, with none, just a mark.
+type delivery struct {
+	position.Mark
 	message *ingest.Message
-	event   odometer.Event
-	id      uuid.UUID           // the event's
-	reject  *odometer.Rejection // why the message cannot be an event
-	retried *retrial            // of a dead letter that is judged anew; nil for a message that is read
-}
-
-// correction reports whether the item may bring a balance below zero. Those
-// are counted alone, in their turn: whether one is refused must depend on what
-// lies before it in the stream, not on how the stream was cut into batches.
-func (i *item) correction() bool {
-	return i.reject == nil && i.event.Quantity < 0
 }
 
 // batch is a run of a partition's messages, and how far the stream was read
 // with them.
 type batch struct {
-	items []item
+	position.Mark
+	items []apply.Item
 	bytes int
-	mark
 }
 
 // maxBatchBytes bounds a batch of large messages, and with it the memory.
 const maxBatchBytes = 8 << 20
 
-func (b *batch) add(i item) {
-	if i.message != nil {
-		b.items = append(b.items, i)
-		b.bytes += i.message.Bytes()
+// addItem adds the message that a mark came with.
+func (b *batch) addItem(i *apply.Item, m position.Mark) {
+	b.items = append(b.items, *i)
+	b.bytes += i.Message.Bytes()
+	b.addMark(m)
+}
+
+func (b *batch) addMark(m position.Mark) {
+	if m.Complete.IsZero() {
+		m.Complete = b.Complete // an older promise still holds
 	}
-	if i.complete.IsZero() {
-		i.complete = b.complete // an older promise still holds
-	}
-	b.mark = i.mark
+	b.Mark = m
 }
 
 // linger is the least time between two batches that are not full. A lone
@@ -67,22 +59,21 @@ const (
 	quietEvery = 5 * time.Second
 )
 
-// worker brings one partition's messages into the books: collect decodes and
-// gathers them, commitAll counts them.
+// worker is one partition's part of a session: collect decodes and gathers the
+// messages, commitAll commits them.
 type worker struct {
 	a         *Aggregator
 	partition int
 	begin     int64 // messages up to here were committed before this session
-	epochs    epochs
-	in        chan item
+	in        chan delivery
 	ready     chan *batch
 	committed atomic.Int64
 
 	// Of commitAll:
 	at        odometer.Position
-	rules     *ruleCache
+	applier   *apply.Applier
 	lastDead  odometer.Position // no dead letter lies behind, but those of this session
-	repeating bool              // most of the last batch were repeats
+	repeating bool              // most of the last batch were duplicates
 
 	// Of collect:
 	written time.Time // when the last batch was handed over
@@ -91,26 +82,30 @@ type worker struct {
 }
 
 func (a *Aggregator) newWorker(partition int, at *attached) *worker {
-	p := at.places[partition]
+	from := at.state.Partitions[partition].At
 	w := &worker{
-		a: a, partition: partition, begin: p.Seq, epochs: at.epochs,
-		in:    make(chan item, 256),
+		a: a, partition: partition, begin: from.Seq,
+		in:    make(chan delivery, 256),
 		ready: make(chan *batch),
-		at:    p.Position, lastDead: at.lastDead,
-		rules: &ruleCache{partition: partition, since: at.firstTime.Add(-odometer.MaxAge)},
+		at:    from, lastDead: at.lastDead,
+		applier: &apply.Applier{Pool: a.Pool, Partition: partition, Now: a.Now, Since: at.firstTime.Add(-odometer.MaxAge)},
 	}
-	w.committed.Store(p.Seq)
+	w.committed.Store(from.Seq)
 	return w
 }
 
-// take accepts an item, as soon as there is room.
-func (w *worker) take(ctx context.Context, i item) error {
+// enqueue accepts a delivery, as soon as there is room.
+func (w *worker) enqueue(ctx context.Context, d delivery) {
 	select {
-	case w.in <- i:
-		return nil
+	case w.in <- d:
 	case <-ctx.Done():
-		return nil
 	}
+}
+
+// heldItem is a correction that waits for the batch before it.
+type heldItem struct {
+	item apply.Item
+	mark position.Mark
 }
 
 // collect gathers the next batch while the last one commits, and hands it over
@@ -118,11 +113,11 @@ func (w *worker) take(ctx context.Context, i item) error {
 func (w *worker) collect(ctx context.Context) error {
 	defer close(w.ready)
 	next := &batch{}
-	var held *item // a correction waits for the batch before it
+	var held *heldItem
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
-		wait := w.due(next, held != nil)
+		wait := w.wait(next, held != nil)
 		var out chan *batch
 		if wait <= 0 {
 			out = w.ready
@@ -136,13 +131,13 @@ func (w *worker) collect(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case i := <-in:
-			held = w.gather(i, next)
+		case d := <-in:
+			held = w.gather(d, next)
 		case out <- next:
-			w.written, w.passed, w.size = time.Now(), next.seq, len(next.items)
-			next = &batch{items: make([]item, 0, len(next.items))} // the next is likely as large
+			w.written, w.passed, w.size = time.Now(), next.Seq, len(next.items)
+			next = &batch{items: make([]apply.Item, 0, len(next.items))} // the next is likely as large
 			if held != nil {
-				next.add(*held)
+				next.addItem(&held.item, held.mark)
 				held = nil
 			}
 		case <-timer.C:
@@ -151,23 +146,27 @@ func (w *worker) collect(ctx context.Context) error {
 }
 
 // gatheredAtOnce bounds how long the committer, if it is idle, waits for what
-// is gathered without a look at it.
+// is gathered without offering it.
 const gatheredAtOnce = 64
 
-// gather adds an item to the batch, and with it others that wait already. It
+// gather adds a message to the batch, and with it others that wait already. It
 // returns one that must wait for the batch before it.
-func (w *worker) gather(i item, b *batch) (held *item) {
+func (w *worker) gather(d delivery, b *batch) *heldItem {
 	for n := 1; ; n++ {
-		w.decode(&i)
-		if i.message != nil && len(b.items) > 0 && (i.correction() || b.items[0].correction()) {
-			return &i
+		if d.message == nil {
+			b.addMark(d.Mark)
+		} else {
+			i := apply.Decode(d.message)
+			if len(b.items) > 0 && (i.Correction() || b.items[0].Correction()) {
+				return &heldItem{i, d.Mark}
+			}
+			b.addItem(&i, d.Mark)
 		}
-		b.add(i)
 		if n == gatheredAtOnce || w.full(b) {
 			return nil
 		}
 		select {
-		case i = <-w.in:
+		case d = <-w.in:
 		default:
 			return nil
 		}
@@ -178,8 +177,8 @@ func (w *worker) full(b *batch) bool {
 	return len(b.items) >= w.a.BatchSize || b.bytes >= maxBatchBytes
 }
 
-// due is how long the batch should still wait for more.
-func (w *worker) due(b *batch, urgent bool) time.Duration {
+// wait is how long the batch should still wait for more.
+func (w *worker) wait(b *batch, urgent bool) time.Duration {
 	since := time.Since(w.written)
 	switch {
 	case urgent || w.full(b):
@@ -188,23 +187,11 @@ func (w *worker) due(b *batch, urgent bool) time.Duration {
 		return denseLinger - since
 	case len(b.items) > 0:
 		return linger - since
-	case b.seq > w.passed && b.seq > 0:
+	case b.Seq > w.passed && b.Seq > 0:
 		return passEvery - since
-	case !b.complete.IsZero():
+	case !b.Complete.IsZero():
 		return quietEvery - since
 	default:
 		return time.Hour
-	}
-}
-
-// decode judges what a message says of itself. What it needs to know of the
-// world is judged later, under the terms of its batch.
-func (w *worker) decode(i *item) {
-	if i.message == nil {
-		return
-	}
-	i.event, i.reject = ingest.Decode(i.message)
-	if i.reject == nil {
-		i.id = i.event.ID()
 	}
 }

@@ -1,29 +1,34 @@
 package aggregator
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
-	"odometer"
+	"github.com/jackc/pgx/v5"
+
+	"odometer/aggregator/apply"
+	"odometer/aggregator/position"
 )
 
 // commitTimeout bounds one batch's transaction, waits for locks included.
 const commitTimeout = time.Minute
 
-// commitAll counts the batches that collect hands over. A batch that has begun
+// commitAll commits the batches that collect hands over. A batch that has begun
 // is finished also when ctx ends meanwhile.
 func (w *worker) commitAll(ctx context.Context) error {
 	for b := range w.ready {
-		if err := w.holdBack(ctx, b); err != nil {
+		if err := w.waitForReplay(ctx, b); err != nil {
 			return err
 		}
 		if ctx.Err() != nil {
 			return nil
 		}
 		finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
-		err := w.settle(finish, b)
+		err := w.commit(finish, b)
 		cancel()
 		if err != nil {
 			return err
@@ -32,120 +37,155 @@ func (w *worker) commitAll(ctx context.Context) error {
 	return nil
 }
 
-// settle counts a batch, however often its terms change meanwhile.
-func (w *worker) settle(ctx context.Context, b *batch) error {
-	if len(b.items) == 0 {
-		if err := advance(ctx, w.a.Pool, w.partition, w.at, b.mark); err != nil {
-			return err
-		}
-		w.moved(b)
+// replayPause is the time between two checks whether a replay has ended.
+const replayPause = 100 * time.Millisecond
+
+// waitForReplay waits with a correction for as long as a replay restores events
+// of the partition: a balance that is not rebuilt yet would refuse what was
+// right, or accept what was wrong. What lies behind the correction waits, too.
+func (w *worker) waitForReplay(ctx context.Context, b *batch) error {
+	if len(b.items) == 0 || !b.items[0].Correction() {
 		return nil
 	}
-	began := time.Now()
-	if err := w.recall(ctx, b); err != nil {
+	for logged := false; ctx.Err() == nil; logged = true {
+		held, err := apply.CorrectionsHeld(ctx, w.a.Pool)
+		if ctx.Err() != nil {
+			return nil
+		}
+		if err != nil || !slices.Contains(held, w.partition) {
+			return err
+		}
+		if !logged {
+			w.a.Log.Info("a correction waits for the replay of its partition", "partition", w.partition, "seq", b.items[0].Event.Position.Seq)
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(replayPause):
+		}
+	}
+	return nil
+}
+
+// commit brings a batch, and with it the position, into Postgres.
+func (w *worker) commit(ctx context.Context, b *batch) error {
+	if len(b.items) == 0 {
+		err := position.Advance(ctx, w.a.Pool, w.partition, w.at, b.Mark)
+		if err == nil {
+			w.moved(b.Seq)
+		}
 		return err
 	}
-	for {
-		j, err := w.judge(ctx, b)
-		if err != nil {
-			return err
-		}
-		t, err := w.count(ctx, b, j)
-		switch refusal, refused := poison(err); {
-		case err == nil:
-			w.moved(b)
-			w.repeating = 2*t.duplicates > len(b.items)
-			w.rules.trim()
-			w.tell(b, t, time.Since(began))
-			return nil
-		case errors.Is(err, errRulesChanged):
-			if err := w.stillOurs(ctx); err != nil {
-				return err
-			}
-			w.rules.forget()
-		case refused:
-			return w.isolate(ctx, b, refusal.ConstraintName, refusal.Message)
-		default:
-			return err
-		}
+	began := time.Now()
+	if err := w.recallDeadLetters(ctx, b); err != nil {
+		return err
 	}
+	return w.applier.Apply(ctx, b.items, func(ctx context.Context, part *apply.Batch) error {
+		to := b.markAt(part.Items)
+		err := w.transaction(ctx, part, to)
+		switch {
+		case errors.Is(err, apply.ErrRulesChanged):
+			return cmp.Or(w.checkPosition(ctx), err)
+		case err != nil:
+			return err
+		}
+		w.moved(to.Seq)
+		w.repeating = 2*part.Duplicates > len(part.Items)
+		w.report(part, time.Since(began))
+		began = time.Now()
+		return nil
+	})
 }
 
-func (w *worker) moved(b *batch) {
-	w.at.Seq = b.seq
-	w.committed.Store(b.seq)
+// markAt is how far the stream is read with some of the batch's items.
+func (b *batch) markAt(items []apply.Item) position.Mark {
+	last := &items[len(items)-1]
+	if last == &b.items[len(b.items)-1] {
+		return b.Mark
+	}
+	return position.Mark{Seq: last.Event.Position.Seq, StoredAt: last.Event.RecordedAt}
 }
 
-// stillOurs tells changed terms from a position that another reader moved.
-func (w *worker) stillOurs(ctx context.Context) error {
-	places, err := loadPlaces(ctx, w.a.Pool, loadPlacesSQL)
+func (w *worker) moved(seq int64) {
+	w.at.Seq = seq
+	w.committed.Store(seq)
+}
+
+// recallDeadLetters gives messages that are dead letters already the rejection
+// that they got: reading a stream again must not lead to another one because
+// the balance or the periods have changed since.
+func (w *worker) recallDeadLetters(ctx context.Context, b *batch) error {
+	if b.items[0].Event.Position.After(w.lastDead) {
+		return nil
+	}
+	known, err := w.applier.KnownDeadLetters(ctx, b.items)
 	if err != nil {
 		return err
 	}
-	if places[w.partition].Position != w.at {
-		return fmt.Errorf("count partition %d from %d: %w", w.partition, w.at.Seq, errMoved)
+	for n := range b.items {
+		if rejection := known[b.items[n].Event.Position]; rejection != nil {
+			b.items[n].Reject = rejection
+		}
 	}
 	return nil
 }
 
-// isolate finds the message for which Postgres refuses a batch: it counts both
-// halves on their own, and a single message becomes a dead letter. So one
-// message that no rule foresaw never stops a partition.
-func (w *worker) isolate(ctx context.Context, b *batch, constraint, refusal string) error {
-	if len(b.items) == 1 {
-		it := &b.items[0]
-		if it.reject != nil {
-			return fmt.Errorf("book dead letter %d of partition %d: %s", it.seq, w.partition, refusal)
-		}
-		it.reject = &odometer.Rejection{Reason: odometer.Malformed, Detail: "the database refuses it: " + refusal}
-		if constraint == "usage_counters_not_negative" {
-			if err := w.rejectNegative(ctx, w.a.Pool, it); err != nil {
-				return err
-			}
-		}
-		return w.settle(ctx, b)
+// transaction is the one way by which messages that are read become counted. It
+// moves the position from where this reader stands, and with it everything that
+// the batch says. An error of the last step may leave the outcome unknown; the
+// position will say.
+func (w *worker) transaction(ctx context.Context, b *apply.Batch, to position.Mark) error {
+	pooled, err := w.a.Pool.Acquire(ctx)
+	if err != nil {
+		return fmt.Errorf("connect to count: %w", err)
 	}
-	first, second := b.halves()
-	if err := w.settle(ctx, first); err != nil {
+	defer pooled.Release() // closes a connection that is still inside a transaction, which undoes it
+	conn := pooled.Conn()
+	if w.repeating {
+		if err := w.applier.DropKnownDuplicates(ctx, conn, b); err != nil {
+			return err
+		}
+	}
+	var begin pgx.Batch
+	begin.Queue("begin")
+	err = w.applier.Insert(ctx, conn, &begin, b, apply.Advance{
+		From: w.at, To: to.Seq, RulesVersion: b.RulesVersion,
+		StoredAt: position.NullTime(to.StoredAt), CompleteUntil: position.NullTime(to.CompleteUntil()),
+	})
+	if err != nil {
+		_, _ = conn.Exec(ctx, "rollback") // saves the connection if it can be saved
 		return err
 	}
-	return w.settle(ctx, second)
+	return w.finish(ctx, conn, b, to)
 }
 
-// halves cuts a batch in two, each with its own way through the stream.
-func (b *batch) halves() (*batch, *batch) {
-	middle := len(b.items) / 2
-	first := &batch{items: b.items[:middle], mark: b.items[middle-1].mark}
-	return first, &batch{items: b.items[middle:], mark: b.mark}
-}
+const insertBatchSQL = `
+insert into batches (
+    partition, stream_epoch, from_seq, to_seq, last_stored_at, messages, events, duplicates, dead, units
+)
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
 
-const balanceSQL = `
-select c.count, c.period_start
-from usage_counters c
-where c.tenant_id = $1
-  and c.agent = $2
-  and c.period_start = $3`
-
-// rejectNegative makes the refusal of a correction tell the balance.
-func (w *worker) rejectNegative(ctx context.Context, q querier, it *item) error {
-	e := &it.event
-	period := it.place(w.rules.tenants[e.Tenant].Periods)
-	var balance int64
-	rows, _ := q.Query(ctx, balanceSQL, e.Tenant, e.Agent, period.Start)
-	for rows.Next() {
-		if err := rows.Scan(&balance, nil); err != nil {
-			return fmt.Errorf("read the balance of %s/%s: %w", e.Tenant, e.Agent, err)
+// finish records what became of each message and commits, in one round trip.
+func (w *worker) finish(ctx context.Context, conn *pgx.Conn, b *apply.Batch, to position.Mark) error {
+	var steps pgx.Batch
+	apply.QueueDeadLetters(&steps, b.Dead)
+	steps.Queue(insertBatchSQL, w.partition, w.at.Epoch, w.at.Seq+1, to.Seq, position.NullTime(to.StoredAt),
+		len(b.Items), len(b.Inserted), b.Duplicates, len(b.Dead), b.Units())
+	steps.Queue("commit")
+	answers := conn.SendBatch(ctx, &steps)
+	defer answers.Close()
+	for range steps.Len() {
+		if _, err := answers.Exec(); err != nil {
+			return fmt.Errorf("commit partition %d through %d: %w", w.partition, to.Seq, err)
 		}
 	}
-	if err := rows.Err(); err != nil {
-		return fmt.Errorf("read the balance of %s/%s: %w", e.Tenant, e.Agent, err)
-	}
-	it.reject = belowZero(e.Quantity, balance, period.Start)
 	return nil
 }
 
-func belowZero(quantity, balance int64, period time.Time) *odometer.Rejection {
-	return &odometer.Rejection{Reason: odometer.NegativeBalance, Detail: fmt.Sprintf(
-		"quantity %d would bring the balance of %d in the period from %s below zero",
-		quantity, balance, period.Format(time.RFC3339))}
+// checkPosition tells changed rules from a position that another reader moved.
+func (w *worker) checkPosition(ctx context.Context) error {
+	at, err := position.Of(ctx, w.a.Pool, w.partition)
+	if err == nil && at != w.at {
+		err = fmt.Errorf("count partition %d from %d: %w", w.partition, w.at.Seq, position.ErrMoved)
+	}
+	return err
 }

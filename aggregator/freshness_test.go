@@ -9,31 +9,32 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"odometer"
+	"odometer/aggregator/internal/aggtest"
 	"odometer/ingest"
 )
 
 // storedTimes are the times at which the stream stored its messages, by
 // partition.
-func (h *house) storedTimes() map[int][]time.Time {
-	h.t.Helper()
-	stream, err := h.js.Stream(h.t.Context(), ingest.StreamName)
+func (h *testEnv) storedTimes() map[int][]time.Time {
+	h.T.Helper()
+	stream, err := h.JetStream.Stream(h.T.Context(), ingest.StreamName)
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	consumer, err := stream.CreateConsumer(h.t.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy})
+	consumer, err := stream.CreateConsumer(h.T.Context(), jetstream.ConsumerConfig{AckPolicy: jetstream.AckNonePolicy})
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	found := map[int][]time.Time{}
 	for read := uint64(0); read < stream.CachedInfo().State.LastSeq; {
 		batch, err := consumer.FetchNoWait(5000)
 		if err != nil {
-			h.t.Fatal(err)
+			h.T.Fatal(err)
 		}
 		for msg := range batch.Messages() {
 			meta, err := msg.Metadata()
 			if err != nil {
-				h.t.Fatal(err)
+				h.T.Fatal(err)
 			}
 			_, partition, _, _, _ := ingest.ParseStored(msg.Subject())
 			found[partition] = append(found[partition], meta.Timestamp)
@@ -47,15 +48,15 @@ func (h *house) storedTimes() map[int][]time.Time {
 // claim back, while messages arrive and readers change.
 func TestCompleteUntilNeverClaimsTooMuch(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribe(9)
+	h := newEnv(t)
+	tenants := h.Subscribe(9)
 	var partitions []int
 	for _, tenant := range tenants {
 		partitions = append(partitions, odometer.PartitionOf(tenant, 4))
 	}
 	h.attach()
 	stop := h.run()
-	loads := []load{h.load(3, tenants[:4]...), h.load(30, tenants[4:]...)}
+	loads := []aggtest.Load{h.StartLoad(3, tenants[:4]...), h.StartLoad(30, tenants[4:]...)}
 	type claim struct {
 		Partition int
 		Until     *time.Time
@@ -65,7 +66,7 @@ func TestCompleteUntilNeverClaimsTooMuch(t *testing.T) {
 	last := map[int]time.Time{}
 	changed := 0
 	look := func() {
-		rows, _ := h.pool.Query(t.Context(), `
+		rows, _ := h.Pool.Query(t.Context(), `
 			select p.partition, p.complete_until as until, (
 				select count(*) from usage_events e
 				join unnest($1::uuid[], $2::int[]) as t (tenant_id, partition) using (tenant_id)
@@ -94,15 +95,15 @@ func TestCompleteUntilNeverClaimsTooMuch(t *testing.T) {
 		}
 	}
 	for range 3 {
-		h.eventually("it was looked at for a while", func() bool { look(); return len(claims) > 0 && changed%200 > 150 })
+		h.Eventually("it was looked at for a while", func() bool { look(); return len(claims) > 0 && changed%200 > 150 })
 		stop()
 		changed = 0
 		stop = h.run()
 	}
 	for _, l := range loads {
-		l.stop()
+		l.Stop()
 	}
-	h.settled()
+	h.WaitUntilRead()
 	look()
 	stored := h.storedTimes()
 	for _, c := range claims {
@@ -116,24 +117,24 @@ func TestCompleteUntilNeverClaimsTooMuch(t *testing.T) {
 			t.Errorf("partition %d claims to be complete until %v with %d events, but %d were stored", c.Partition, c.Until, c.Events, due)
 		}
 	}
-	t.Logf("%d claims over %d events", len(claims), h.number(`select count(*) from usage_events`))
+	t.Logf("%d claims over %d events", len(claims), h.Number(`select count(*) from usage_events`))
 }
 
 // Where nothing happens, the books still say that they know it.
 func TestAnIdleStreamIsKnownToBeComplete(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	h.publish(email(h.subscribe(1)[0], "only", 1))
+	h := newEnv(t)
+	h.Publish(email(h.Subscribe(1)[0], "only", 1))
 	h.run()
-	h.settled()
+	h.WaitUntilRead()
 	const untilSQL = `select (extract(epoch from coalesce(min(complete_until), 'epoch')) * 1000)::bigint from stream_positions`
 	for range 2 {
-		before, began := h.number(untilSQL), time.Now()
-		h.eventually("it is complete until later", func() bool { return h.number(untilSQL) > before })
+		before, began := h.Number(untilSQL), time.Now()
+		h.Eventually("it is complete until later", func() bool { return h.Number(untilSQL) > before })
 		if took := time.Since(began); took > 7*time.Second {
 			t.Errorf("it took %v", took)
 		}
-		if behind := time.Since(time.UnixMilli(h.number(untilSQL))); behind > 7*time.Second {
+		if behind := time.Since(time.UnixMilli(h.Number(untilSQL))); behind > 7*time.Second {
 			t.Errorf("complete until %v ago", behind)
 		}
 	}
@@ -143,8 +144,8 @@ func TestAnIdleStreamIsKnownToBeComplete(t *testing.T) {
 // read, also while others keep the reader from ever reaching its end.
 func TestAQuietPartitionIsKnownWhileOthersAreBusy(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenant := h.subscribe(1)[0]
+	h := newEnv(t)
+	tenant := h.Subscribe(1)[0]
 	busy := odometer.PartitionOf(tenant, 4)
 	h.attach()
 	var all []said
@@ -154,10 +155,10 @@ func TestAQuietPartitionIsKnownWhileOthersAreBusy(t *testing.T) {
 	last := h.publishAll(all)
 	h.run(func(o *Options) { o.BatchSize = 10 })
 	known := func() bool {
-		return h.number(`select count(*) from stream_positions where partition <> $1 and complete_until is not null`, busy) == 3
+		return h.Number(`select count(*) from stream_positions where partition <> $1 and complete_until is not null`, busy) == 3
 	}
-	h.eventually("the quiet partitions are known", known)
-	if at := h.number(`select seq from stream_positions where partition = $1`, busy); at >= last {
+	h.Eventually("the quiet partitions are known", known)
+	if at := h.Number(`select seq from stream_positions where partition = $1`, busy); at >= last {
 		t.Errorf("only when everything was read")
 	}
 }

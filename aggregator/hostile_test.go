@@ -11,16 +11,16 @@ import (
 )
 
 // wire publishes exactly these bytes, past every check of the client library.
-func (h *house) wire(subject, header, payload string) {
-	h.t.Helper()
-	conn, err := net.Dial("tcp", strings.TrimPrefix(h.server.URL(), "nats://"))
+func (h *testEnv) wire(subject, header, payload string) {
+	h.T.Helper()
+	conn, err := net.Dial("tcp", strings.TrimPrefix(h.Server.URL(), "nats://"))
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	defer conn.Close()
 	answers := bufio.NewReader(conn)
 	if _, err := answers.ReadString('\n'); err != nil { // INFO
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	fmt.Fprintf(conn, "CONNECT {\"verbose\":false,\"pedantic\":false,\"headers\":true}\r\n")
 	if header == "" {
@@ -32,7 +32,7 @@ func (h *house) wire(subject, header, payload string) {
 	for {
 		line, err := answers.ReadString('\n')
 		if err != nil || strings.HasPrefix(line, "-ERR") {
-			h.t.Fatalf("publish to %q: server said %q, %v", subject, line, err)
+			h.T.Fatalf("publish to %q: server said %q, %v", subject, line, err)
 		}
 		if strings.HasPrefix(line, "PONG") {
 			return
@@ -72,30 +72,30 @@ func TestNoMessageStopsTheReading(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			h := newHouseFor(t, ingest.StreamConfig{Partitions: 1})
-			tenant := h.subscribe(1)[0]
+			h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
+			tenant := h.Subscribe(1)[0]
 			stop := h.run()
-			h.publish(email(tenant, "before", 1))
-			h.settled()
+			h.Publish(email(tenant, "before", 1))
+			h.WaitUntilRead()
 			h.wire(row.subject, row.header, row.payload)
-			h.eventually("the stream has taken it", func() bool { return h.streamEnd() == 2 })
-			h.settled()
+			h.Eventually("the stream has taken it", func() bool { return h.LastSeq() == 2 })
+			h.WaitUntilRead()
 			stop()
 			stop = h.run()
-			h.publish(email(tenant, "after", 1))
-			h.settled()
+			h.Publish(email(tenant, "after", 1))
+			h.WaitUntilRead()
 			stop()
 			stop = h.run()
-			h.publish(email(tenant, "at last", 1))
-			h.settled()
-			if n := h.number(`select count(*) from stream_epochs`); n != 1 {
+			h.Publish(email(tenant, "at last", 1))
+			h.WaitUntilRead()
+			if n := h.Number(`select count(*) from stream_epochs`); n != 1 {
 				t.Errorf("%d epochs, want 1", n)
 			}
-			if n := h.number(`select count(*) from usage_events where idempotency_key in ('before', 'after', 'at last')`); n != 3 {
+			if n := h.Number(`select count(*) from usage_events where idempotency_key in ('before', 'after', 'at last')`); n != 3 {
 				t.Errorf("%d neighbours counted, want 3", n)
 			}
-			h.balanced()
-			h.accounted()
+			h.CheckCounters()
+			h.CheckMessages()
 		})
 	}
 }

@@ -52,7 +52,7 @@ func (l *lease) close() {
 const tryLockSQL = `
 select pg_try_advisory_lock($1, $2)`
 
-// take tries for every partition that is not held yet and tells whether it got
+// take tries for every partition that is not held yet and reports whether it got
 // one. It also proves that the connection, and with it the lease, still lives.
 func (l *lease) take(ctx context.Context, partitions int) (gained bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)

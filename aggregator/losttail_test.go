@@ -37,42 +37,42 @@ func tail(name string, n int, earlier []said, tenants ...uuid.UUID) []said {
 }
 
 // lose takes the stream's tail away, back to a saved store.
-func (h *house) lose(saved string) {
-	h.t.Helper()
-	h.server.Stop()
-	h.server.Restore(saved)
+func (h *testEnv) lose(saved string) {
+	h.T.Helper()
+	h.Server.Stop()
+	h.Server.Restore(saved)
 	h.start()
 }
 
 // start starts the stopped server and waits until the house is connected.
-func (h *house) start() {
-	h.t.Helper()
-	h.server.Start()
-	h.eventually("connected again", h.nc.IsConnected)
+func (h *testEnv) start() {
+	h.T.Helper()
+	h.Server.Start()
+	h.Eventually("connected again", h.NATS.IsConnected)
 }
 
-func (h *house) save() string {
-	h.t.Helper()
-	h.server.Stop()
-	saved := h.server.Save()
+func (h *testEnv) save() string {
+	h.T.Helper()
+	h.Server.Stop()
+	saved := h.Server.Save()
 	h.start()
 	return saved
 }
 
 // union is what the counters must be: by key, everything that was ever counted.
-func (h *house) union(m *model) {
-	h.t.Helper()
+func (h *testEnv) union(m *model) {
+	h.T.Helper()
 	want := map[uuid.UUID]int64{}
 	for key, s := range m.claims {
 		want[key.tenant] += s.quantity
 	}
 	for tenant, n := range want {
-		if got := h.count(tenant, "inbox"); got != n {
-			h.t.Errorf("tenant %s: counted %d, want %d", tenant, got, n)
+		if got := h.Count(tenant, "inbox"); got != n {
+			h.T.Errorf("tenant %s: counted %d, want %d", tenant, got, n)
 		}
 	}
-	if n := h.number(`select count(*) from usage_events`); n != int64(len(m.claims)) {
-		h.t.Errorf("%d events, want %d", n, len(m.claims))
+	if n := h.Number(`select count(*) from usage_events`); n != int64(len(m.claims)) {
+		h.T.Errorf("%d events, want %d", n, len(m.claims))
 	}
 }
 
@@ -106,8 +106,8 @@ func TestALostTailIsFoundAndNothingCountedTwice(t *testing.T) {
 	} {
 		t.Run(row.name, func(t *testing.T) {
 			t.Parallel()
-			h := newHouseFor(t, ingest.StreamConfig{Partitions: row.partitions})
-			tenants := h.subscribe(5)
+			h := newEnvFor(t, ingest.StreamConfig{Partitions: row.partitions})
+			tenants := h.Subscribe(5)
 			m := newModel()
 			m.know(h, tenants...)
 			j, keep := h.logbook()
@@ -118,16 +118,16 @@ func TestALostTailIsFoundAndNothingCountedTwice(t *testing.T) {
 				before = tail("kept", row.partial, nil, tenants...)
 				h.tell(m, 1, before)
 			}
-			h.settled()
+			h.WaitUntilRead()
 			saved := h.save()
 			h.tell(m, 1, tail("lost", row.lost, before, tenants...))
-			h.settled()
+			h.WaitUntilRead()
 			if row.idle {
 				stop()
 				stop = h.run(keep, small)
-				since := h.number(`select extract(epoch from max(complete_until))::bigint from stream_positions`)
-				h.eventually("it says that there is nothing", func() bool {
-					return h.number(`select extract(epoch from min(complete_until))::bigint from stream_positions`) > since+1
+				since := h.Number(`select extract(epoch from max(complete_until))::bigint from stream_positions`)
+				h.Eventually("it says that there is nothing", func() bool {
+					return h.Number(`select extract(epoch from min(complete_until))::bigint from stream_positions`) > since+1
 				})
 			}
 			if !row.running {
@@ -135,7 +135,7 @@ func TestALostTailIsFoundAndNothingCountedTwice(t *testing.T) {
 			}
 			h.lose(saved)
 			if row.running && !row.racing {
-				h.eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == 1 })
+				h.Eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == 1 })
 			}
 			if row.again > 0 {
 				h.tell(m, 2, tail("instead", row.again, before, tenants...))
@@ -143,21 +143,21 @@ func TestALostTailIsFoundAndNothingCountedTwice(t *testing.T) {
 			if !row.running {
 				h.run(keep, small)
 			}
-			h.eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == 1 })
-			h.eventually("the epoch is raised", func() bool {
-				return h.number(`select min(stream_epoch) from stream_positions`) == 2
+			h.Eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == 1 })
+			h.Eventually("the epoch is raised", func() bool {
+				return h.Number(`select min(stream_epoch) from stream_positions`) == 2
 			})
-			h.settled()
+			h.WaitUntilRead()
 			h.union(m)
 			h.agree(m, odometer.Position{})
-			h.balanced()
+			h.CheckCounters()
 			if lines := j.said("a new epoch begins"); len(lines) != 1 || !strings.HasPrefix(lines[0], "ERROR") {
 				t.Errorf("said %q, want one error", lines)
 			}
-			if n := h.number(`select first_seq from stream_epochs where epoch = 2`); n != int64(row.partial+1) {
+			if n := h.Number(`select first_seq from stream_epochs where epoch = 2`); n != int64(row.partial+1) {
 				t.Errorf("the new epoch begins at %d, want %d", n, row.partial+1)
 			}
-			if n := h.number(`select count(*) from stream_positions where stored_at is null and seq > 0`); n != 0 {
+			if n := h.Number(`select count(*) from stream_positions where stored_at is null and seq > 0`); n != 0 {
 				t.Errorf("of %d positions nobody knows when their message was stored", n)
 			}
 		})
@@ -168,40 +168,40 @@ func TestALostTailIsFoundAndNothingCountedTwice(t *testing.T) {
 // the first cut.
 func TestATailMayBeLostAgain(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribe(5)
+	h := newEnv(t)
+	tenants := h.Subscribe(5)
 	m := newModel()
 	m.know(h, tenants...)
 	j, keep := h.logbook()
 	found := func(times int) {
-		h.t.Helper()
-		h.eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == times })
-		h.settled()
+		h.T.Helper()
+		h.Eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == times })
+		h.WaitUntilRead()
 	}
 	h.run(keep, func(o *Options) { o.BatchSize = 3 })
 	h.tell(m, 1, tail("one", 20, nil, tenants...))
-	h.settled()
+	h.WaitUntilRead()
 	at20 := h.save()
 	h.tell(m, 1, tail("two", 20, nil, tenants...))
-	h.settled()
+	h.WaitUntilRead()
 	at40 := h.save()
 	h.tell(m, 1, tail("three", 20, nil, tenants...))
-	h.settled()
+	h.WaitUntilRead()
 	h.lose(at40)
 	found(1)
 	h.tell(m, 2, tail("four", 30, nil, tenants...))
-	h.settled()
+	h.WaitUntilRead()
 	h.lose(at20)
 	found(2)
 	h.tell(m, 3, tail("five", 60, nil, tenants...))
-	h.settled()
+	h.WaitUntilRead()
 	h.lose(at20)
 	found(3)
 	h.tell(m, 4, tail("six", 10, nil, tenants...))
-	h.settled()
+	h.WaitUntilRead()
 	h.union(m)
 	h.agree(m, odometer.Position{})
-	h.balanced()
+	h.CheckCounters()
 }
 
 func TestAStreamThatIsMadeAnewIsReadFromItsBeginning(t *testing.T) {
@@ -209,8 +209,8 @@ func TestAStreamThatIsMadeAnewIsReadFromItsBeginning(t *testing.T) {
 	for _, running := range []bool{false, true} {
 		t.Run(fmt.Sprint("running ", running), func(t *testing.T) {
 			t.Parallel()
-			h := newHouse(t)
-			tenants := h.subscribe(5)
+			h := newEnv(t)
+			tenants := h.Subscribe(5)
 			m := newModel()
 			m.know(h, tenants...)
 			j, keep := h.logbook()
@@ -219,29 +219,29 @@ func TestAStreamThatIsMadeAnewIsReadFromItsBeginning(t *testing.T) {
 			stopSecond := h.run(second) // stands by, and must not go on with what it knew
 			before := tail("before", 30, nil, tenants...)
 			h.tell(m, 1, before)
-			h.settled()
+			h.WaitUntilRead()
 			if !running {
 				stop()
 				stopSecond()
 			}
-			if err := h.js.DeleteStream(t.Context(), ingest.StreamName); err != nil {
+			if err := h.JetStream.DeleteStream(t.Context(), ingest.StreamName); err != nil {
 				t.Fatal(err)
 			}
-			if _, err := ingest.EnsureStream(t.Context(), h.js, h.form); err != nil {
+			if _, err := ingest.EnsureStream(t.Context(), h.JetStream, h.Config); err != nil {
 				t.Fatal(err)
 			}
 			if running {
-				h.eventually("it is found", func() bool { return h.number(`select count(*) from stream_epochs`) == 2 })
+				h.Eventually("it is found", func() bool { return h.Number(`select count(*) from stream_epochs`) == 2 })
 				stop()
 			} else {
 				h.run(keep)
 			}
 			h.tell(m, 2, tail("after", 50, before, tenants...))
-			h.eventually("it is found", func() bool { return h.number(`select min(stream_epoch) from stream_positions`) == 2 })
-			h.settled()
+			h.Eventually("it is found", func() bool { return h.Number(`select min(stream_epoch) from stream_positions`) == 2 })
+			h.WaitUntilRead()
 			h.union(m)
 			h.agree(m, odometer.Position{})
-			h.balanced()
+			h.CheckCounters()
 			if n := len(j.said("a new epoch begins")); !running && n != 1 {
 				t.Errorf("said %d times, want once", n)
 			}
@@ -253,27 +253,27 @@ func TestAStreamThatIsMadeAnewIsReadFromItsBeginning(t *testing.T) {
 // lost tail from being found.
 func TestABatchOfUnknownTimeDoesNotHideALoss(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribe(5)
+	h := newEnv(t)
+	tenants := h.Subscribe(5)
 	m := newModel()
 	m.know(h, tenants...)
 	stop := h.run()
 	h.tell(m, 1, tail("kept", 10, nil, tenants...))
-	h.settled()
+	h.WaitUntilRead()
 	saved := h.save()
 	h.tell(m, 1, tail("lost", 10, nil, tenants...))
-	h.settled()
+	h.WaitUntilRead()
 	stop()
 	// As when all messages age out while the last batch waits.
-	if _, err := h.pool.Exec(t.Context(), `update batches set last_stored_at = null where batch_id = (select max(batch_id) from batches)`); err != nil {
+	if _, err := h.Pool.Exec(t.Context(), `update batches set last_stored_at = null where batch_id = (select max(batch_id) from batches)`); err != nil {
 		t.Fatal(err)
 	}
 	h.lose(saved)
 	j, keep := h.logbook()
 	h.run(keep)
-	h.eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == 1 })
+	h.Eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == 1 })
 	h.tell(m, 2, tail("again", 10, nil, tenants...))
-	h.settled()
+	h.WaitUntilRead()
 	h.union(m)
-	h.balanced()
+	h.CheckCounters()
 }

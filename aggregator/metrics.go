@@ -1,15 +1,19 @@
 package aggregator
 
 import (
+	"context"
+	"log/slog"
 	"slices"
+	"time"
 
 	"github.com/google/uuid"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"odometer"
+	"odometer/aggregator/apply"
 )
 
-// Metrics are what the aggregator tells of itself. The names are the contract's.
+// Metrics are the aggregator's. Their names are the contract's.
 type Metrics struct {
 	events      *prometheus.CounterVec
 	duplicates  prometheus.Counter
@@ -40,7 +44,7 @@ func NewMetrics(r prometheus.Registerer, perTenant bool) *Metrics {
 			Name: "usage_dead_letters_total", Help: "Messages that cannot be events, by reason.",
 		}, []string{"reason"}),
 		batchTime: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "usage_batch_seconds", Help: "Time to judge and commit one batch.",
+			Name: "usage_batch_seconds", Help: "Time to classify and commit one batch.",
 			Buckets: prometheus.ExponentialBuckets(0.0005, 2, 14),
 		}),
 		batchSize: prometheus.NewHistogram(prometheus.HistogramOpts{
@@ -66,10 +70,10 @@ func NewMetrics(r prometheus.Registerer, perTenant bool) *Metrics {
 	return m
 }
 
-// know makes a series at 0 for each agent and action of the catalogue.
-func (m *Metrics) know(c *odometer.Catalogue) {
-	if m == nil || m.perTenant {
-		return // nobody asks, or the tenants of a series are known when they send
+// addSeries makes a series at 0 for each agent and action of the catalogue.
+func (m *Metrics) addSeries(c *odometer.Catalogue) {
+	if m.perTenant {
+		return // the tenants of a series are known only when they send
 	}
 	for _, agent := range c.Agents {
 		for _, action := range slices.Concat(agent.Actions, []string{odometer.AdjustmentAction}) {
@@ -78,17 +82,17 @@ func (m *Metrics) know(c *odometer.Catalogue) {
 	}
 }
 
-// counted books new events, each series once.
-func (m *Metrics) counted(items []*item) {
+// countEvents adds new events, each series once.
+func (m *Metrics) countEvents(items []*apply.Item) {
 	type series struct {
 		agent, action string
 		tenant        uuid.UUID
 	}
 	counts := map[series]int{}
 	for _, i := range items {
-		s := series{agent: i.event.Agent, action: i.event.Action}
+		s := series{agent: i.Event.Agent, action: i.Event.Action}
 		if m.perTenant {
-			s.tenant = i.event.Tenant
+			s.tenant = i.Event.Tenant
 		}
 		counts[s]++
 	}
@@ -98,5 +102,34 @@ func (m *Metrics) counted(items []*item) {
 			labels = append(labels, s.tenant.String())
 		}
 		m.events.WithLabelValues(labels...).Add(float64(n))
+	}
+}
+
+// report brings a committed batch into metrics and log.
+func (w *worker) report(b *apply.Batch, took time.Duration) {
+	m, log := w.a.Metrics, w.a.Log
+	now := time.Now()
+	m.batchTime.Observe(took.Seconds())
+	m.batchSize.Observe(float64(len(b.Items)))
+	m.duplicates.Add(float64(b.Duplicates - b.Reread))
+	m.countEvents(b.Inserted)
+	for _, i := range b.Inserted {
+		m.freshness.Observe(now.Sub(i.Event.RecordedAt).Seconds())
+	}
+	for _, d := range b.Dead {
+		m.deadLetters.WithLabelValues(string(d.Rejection.Reason)).Inc()
+	}
+	for _, o := range b.OverLimit {
+		log.Warn("a counter has crossed its limit", "tenant", o.Tenant, "agent", o.Agent, "overage", o.Overage)
+	}
+	if !log.Enabled(context.Background(), slog.LevelDebug) {
+		return
+	}
+	for _, i := range b.Inserted {
+		e := &i.Event
+		log.Debug("counted", "tenant", e.Tenant, "agent", e.Agent, "action", e.Action, "quantity", e.Quantity, "key", e.Key, "seq", e.Position.Seq)
+	}
+	for _, d := range b.Dead {
+		log.Debug("dead letter", "reason", d.Rejection.Reason, "detail", d.Rejection.Detail, "seq", d.Item.Event.Position.Seq)
 	}
 }

@@ -73,10 +73,10 @@ func newModel() *model {
 }
 
 // know takes over the periods that a test has laid.
-func (m *model) know(h *house, tenants ...uuid.UUID) {
-	h.t.Helper()
+func (m *model) know(h *testEnv, tenants ...uuid.UUID) {
+	h.T.Helper()
 	for _, tenant := range tenants {
-		rows, _ := h.pool.Query(h.t.Context(), `
+		rows, _ := h.Pool.Query(h.T.Context(), `
 			select period_start, period_end, status = 'closed', coalesce(closed_epoch, 0), coalesce(closed_seq, 0)
 			from billing_periods where tenant_id = $1 order by period_start`, tenant)
 		var p modelPeriod
@@ -86,7 +86,7 @@ func (m *model) know(h *house, tenants ...uuid.UUID) {
 			return nil
 		})
 		if err != nil {
-			h.t.Fatal(err)
+			h.T.Fatal(err)
 		}
 	}
 }
@@ -149,8 +149,8 @@ func (m *model) place(at odometer.Position, tenant uuid.UUID, occurred time.Time
 
 // outcomesAfter reads from the books what became of each message behind a
 // position; what is neither event nor dead letter must be a duplicate.
-func (h *house) outcomesAfter(m *model, after odometer.Position) map[odometer.Position]string {
-	h.t.Helper()
+func (h *testEnv) outcomesAfter(m *model, after odometer.Position) map[odometer.Position]string {
+	h.T.Helper()
 	found := map[odometer.Position]string{}
 	for at := range m.outcomes {
 		if at.After(after) {
@@ -163,7 +163,7 @@ func (h *house) outcomesAfter(m *model, after odometer.Position) map[odometer.Po
 		}
 		found[at] = what
 	}
-	rows, _ := h.pool.Query(h.t.Context(), `
+	rows, _ := h.Pool.Query(h.T.Context(), `
 		select stream_epoch, stream_seq, tenant_id, kind, idempotency_key, agent, action_type, coalesce(resource_id, ''), quantity, period_start
 		from usage_events where (stream_epoch, stream_seq) > ($1, $2)`, after.Epoch, after.Seq)
 	var at odometer.Position
@@ -174,9 +174,9 @@ func (h *house) outcomesAfter(m *model, after odometer.Position) map[odometer.Po
 		return nil
 	})
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
-	rows, _ = h.pool.Query(h.t.Context(), `
+	rows, _ = h.Pool.Query(h.T.Context(), `
 		select stream_epoch, stream_seq, reason from dead_letters where (stream_epoch, stream_seq) > ($1, $2)`, after.Epoch, after.Seq)
 	var reason string
 	_, err = pgx.ForEachRow(rows, []any{&at.Epoch, &at.Seq, &reason}, func() error {
@@ -184,15 +184,15 @@ func (h *house) outcomesAfter(m *model, after odometer.Position) map[odometer.Po
 		return nil
 	})
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	return found
 }
 
 // agree compares the books with the model: each message behind a position,
 // and the counters of all the tenants that the model knows.
-func (h *house) agree(m *model, after odometer.Position) {
-	h.t.Helper()
+func (h *testEnv) agree(m *model, after odometer.Position) {
+	h.T.Helper()
 	want := map[odometer.Position]string{}
 	for at, what := range m.outcomes {
 		if at.After(after) {
@@ -200,20 +200,20 @@ func (h *house) agree(m *model, after odometer.Position) {
 		}
 	}
 	if diff := cmp.Diff(want, h.outcomesAfter(m, after)); diff != "" {
-		h.t.Errorf("what became of the messages (-contract +books):\n%s", diff)
+		h.T.Errorf("what became of the messages (-contract +books):\n%s", diff)
 	}
 	var tenants []uuid.UUID
 	for tenant := range m.periods {
 		tenants = append(tenants, tenant)
 	}
 	got := map[modelCounter]int64{}
-	rows, _ := h.pool.Query(h.t.Context(), `
+	rows, _ := h.Pool.Query(h.T.Context(), `
 		select tenant_id, agent, (extract(epoch from period_start) * 1000000)::bigint, count
 		from usage_counters where tenant_id = any($1) and count <> 0`, tenants)
 	var c modelCounter
 	var n int64
 	if _, err := pgx.ForEachRow(rows, []any{&c.tenant, &c.agent, &c.period, &n}, func() error { got[c] = n; return nil }); err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	counted := map[modelCounter]int64{}
 	for c, n := range m.balances {
@@ -222,29 +222,29 @@ func (h *house) agree(m *model, after odometer.Position) {
 		}
 	}
 	if diff := cmp.Diff(counted, got); diff != "" {
-		h.t.Errorf("counters (-contract +books):\n%s", diff)
+		h.T.Errorf("counters (-contract +books):\n%s", diff)
 	}
 }
 
 // publishAll stores messages in order, past the publisher's checks and without
 // ids, so that the stream keeps each; it returns the sequence of the last.
-func (h *house) publishAll(all []said) (last int64) {
-	h.t.Helper()
+func (h *testEnv) publishAll(all []said) (last int64) {
+	h.T.Helper()
 	var ack jetstream.PubAckFuture
 	stored := func() {
-		h.t.Helper()
+		h.T.Helper()
 		select {
 		case got := <-ack.Ok():
 			last = int64(got.Sequence)
 		case err := <-ack.Err():
-			h.t.Fatal(err)
+			h.T.Fatal(err)
 		}
 	}
 	for n, s := range all {
 		var err error
-		ack, err = h.js.PublishMsgAsync(&nats.Msg{Subject: s.subject, Data: []byte(s.payload), Header: s.header})
+		ack, err = h.JetStream.PublishMsgAsync(&nats.Msg{Subject: s.subject, Data: []byte(s.payload), Header: s.header})
 		if err != nil {
-			h.t.Fatal(err)
+			h.T.Fatal(err)
 		}
 		if n%1000 == 999 && n < len(all)-1 { // the library bounds what is outstanding
 			stored()
@@ -255,8 +255,8 @@ func (h *house) publishAll(all []said) (last int64) {
 }
 
 // tell publishes messages and lets the model take them, in an epoch.
-func (h *house) tell(m *model, epoch int32, all []said) (last int64) {
-	h.t.Helper()
+func (h *testEnv) tell(m *model, epoch int32, all []said) (last int64) {
+	h.T.Helper()
 	now := time.Now()
 	last = h.publishAll(all)
 	for i, s := range all {
@@ -305,32 +305,6 @@ func usage(tenant uuid.UUID, key string, quantity int64) said {
 
 func correction(tenant uuid.UUID, key string, quantity int64) said {
 	return said{kind: odometer.Adjustment, tenant: tenant, agent: "inbox", action: odometer.AdjustmentAction, key: key, quantity: quantity}
-}
-
-// close marks a period closed, as the reporter will: everything up to the
-// position belongs to it.
-func (h *house) close(tenant uuid.UUID, start time.Time, at odometer.Position) {
-	h.t.Helper()
-	tx, err := h.pool.Begin(h.t.Context())
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	defer tx.Rollback(h.t.Context())
-	for _, step := range []struct {
-		sql  string
-		args []any
-	}{
-		{`update stream_positions set rules_version = rules_version + 1`, nil},
-		{`update billing_periods set status = 'closed', closed_epoch = $3, closed_seq = $4, closed_at = now() where tenant_id = $1 and period_start = $2`,
-			[]any{tenant, start, at.Epoch, at.Seq}},
-	} {
-		if tag, err := tx.Exec(h.t.Context(), step.sql, step.args...); err != nil || len(step.args) > 0 && tag.RowsAffected() != 1 {
-			h.t.Fatalf("%s: %v rows, %v", step.sql, tag.RowsAffected(), err)
-		}
-	}
-	if err := tx.Commit(h.t.Context()); err != nil {
-		h.t.Fatal(err)
-	}
 }
 
 // The oracle itself must see what it is for.

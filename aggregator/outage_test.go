@@ -15,10 +15,10 @@ import (
 )
 
 // lasts waits while something goes on.
-func (h *house) lasts(d time.Duration) {
-	h.t.Helper()
+func (h *testEnv) lasts(d time.Duration) {
+	h.T.Helper()
 	until := time.After(d)
-	h.eventually("time passes", func() bool {
+	h.Eventually("time passes", func() bool {
 		select {
 		case <-until:
 			return true
@@ -39,8 +39,8 @@ func TestOutagesCostNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Close)
-	h := newHouseOn(t, pool)
-	l := h.load(20, h.subscribe(5)...)
+	h := newEnvOn(t, pool)
+	l := h.StartLoad(20, h.Subscribe(5)...)
 	j, keep := h.logbook()
 	h.run(keep)
 	restart := func() {
@@ -62,76 +62,76 @@ func TestOutagesCostNothing(t *testing.T) {
 	}{
 		{"Postgres is killed", kill, restart},
 		{"Postgres is stopped and started", restart, nothing},
-		{"NATS is stopped", h.server.Stop, h.server.Start},
-		{"NATS is killed", h.server.Kill, h.server.Start},
+		{"NATS is stopped", h.Server.Stop, h.Server.Start},
+		{"NATS is killed", h.Server.Kill, h.Server.Start},
 	}
 	for n, o := range outages {
-		h.flows(l, 100)
+		h.WaitForLoad(l, 100)
 		o.down()
-		h.eventually("it says that it waits: "+o.name, func() bool { return len(j.said("aggregator waits")) > n })
+		h.Eventually("it says that it waits: "+o.name, func() bool { return len(j.said("aggregator waits")) > n })
 		h.lasts(time.Second)
 		o.up()
-		h.eventually("it says that it goes on: "+o.name, func() bool { return len(j.said("aggregator reads again")) > n })
-		h.flows(l, 100)
+		h.Eventually("it says that it goes on: "+o.name, func() bool { return len(j.said("aggregator reads again")) > n })
+		h.WaitForLoad(l, 100)
 		for _, text := range []string{"aggregator waits", "aggregator reads again"} {
 			if lines := j.said(text); len(lines) != n+1 {
 				t.Fatalf("%s: said %d times %q, want %d: %q", o.name, len(lines), text, n+1, lines)
 			}
 		}
 	}
-	if n := h.number(`select count(*) from stream_epochs`); n != 1 {
+	if n := h.Number(`select count(*) from stream_epochs`); n != 1 {
 		t.Errorf("%d epochs, want 1: nothing was lost", n)
 	}
 	h.counted(l)
-	h.accounted()
+	h.CheckMessages()
 }
 
 // Both are away, one after the other: it names what it waits for.
 func TestItSaysWhatItWaitsFor(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	l := h.load(5, h.subscribe(2)...)
+	h := newEnv(t)
+	l := h.StartLoad(5, h.Subscribe(2)...)
 	c := newCutter()
-	pool := c.pool(t, h.pool)
+	pool := c.pool(t, h.Pool)
 	j, keep := h.logbook()
 	h.run(keep, func(o *Options) { o.Pool = pool })
-	h.eventually("it reads", func() bool { return len(j.said("reads partitions=")) == 1 })
-	h.flows(l, 20)
-	h.server.Stop()
-	h.eventually("it waits for NATS", func() bool { return len(j.said("aggregator waits for=NATS")) == 1 })
+	h.Eventually("it reads", func() bool { return len(j.said("reads partitions=")) == 1 })
+	h.WaitForLoad(l, 20)
+	h.Server.Stop()
+	h.Eventually("it waits for NATS", func() bool { return len(j.said("aggregator waits reason=NATS")) == 1 })
 	c.all(true)
-	h.eventually("it waits for Postgres", func() bool { return len(j.said("aggregator waits for=Postgres")) == 1 })
+	h.Eventually("it waits for Postgres", func() bool { return len(j.said("aggregator waits reason=Postgres")) == 1 })
 	h.start()
 	c.mu.Lock()
 	c.away = false
 	c.mu.Unlock()
-	h.eventually("it goes on", func() bool { return len(j.said("aggregator reads again")) == 1 })
+	h.Eventually("it goes on", func() bool { return len(j.said("aggregator reads again")) == 1 })
 	if lines := j.said("aggregator waits"); len(lines) != 2 {
 		t.Errorf("said %q, want one line for each", lines)
 	}
 	h.counted(l)
-	h.accounted()
+	h.CheckMessages()
 }
 
 // Neither is there when it starts.
 func TestItWaitsForWhatIsNotThereYet(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenant := h.subscribe(1)[0]
-	h.publish(email(tenant, "waits", 1))
+	h := newEnv(t)
+	tenant := h.Subscribe(1)[0]
+	h.Publish(email(tenant, "waits", 1))
 	c := newCutter()
 	c.away = true
-	pool := c.pool(t, h.pool)
+	pool := c.pool(t, h.Pool)
 	j, keep := h.logbook()
-	h.server.Stop()
+	h.Server.Stop()
 	h.run(keep, func(o *Options) { o.Pool = pool })
-	h.eventually("it waits for Postgres", func() bool { return len(j.said("aggregator waits for=Postgres")) == 1 })
+	h.Eventually("it waits for Postgres", func() bool { return len(j.said("aggregator waits reason=Postgres")) == 1 })
 	c.mu.Lock()
 	c.away = false
 	c.mu.Unlock()
-	h.eventually("it waits for NATS", func() bool { return len(j.said("aggregator waits for=NATS")) == 1 })
+	h.Eventually("it waits for NATS", func() bool { return len(j.said("aggregator waits reason=NATS")) == 1 })
 	h.start()
-	h.eventually("it counts", func() bool { return h.count(tenant, "inbox") == 1 })
+	h.Eventually("it counts", func() bool { return h.Count(tenant, "inbox") == 1 })
 	if lines := j.said("aggregator waits"); len(lines) != 2 {
 		t.Errorf("said %q, want one line for each", lines)
 	}
@@ -176,10 +176,10 @@ func (c swallowingConn) Write(b []byte) (int, error) {
 // it is asked again as soon as the connection is back.
 func TestAnAnswerThatIsLostIsNotWaitedFor(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenant := h.subscribe(1)[0]
-	h.publish(email(tenant, "waits", 1))
-	s := &swallowing{server: h.server}
+	h := newEnv(t)
+	tenant := h.Subscribe(1)[0]
+	h.Publish(email(tenant, "waits", 1))
+	s := &swallowing{server: h.Server}
 	nc, err := nats.Connect("", nats.InProcessServer(s), nats.MaxReconnects(-1), nats.ReconnectWait(10*time.Millisecond))
 	if err != nil {
 		t.Fatal(err)
@@ -192,16 +192,16 @@ func TestAnAnswerThatIsLostIsNotWaitedFor(t *testing.T) {
 	}
 	set(true)
 	h.run(func(o *Options) { o.NATS = nc })
-	h.eventually("it has asked", func() bool {
+	h.Eventually("it has asked", func() bool {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		return s.lost > 0
 	})
 	set(false)
 	_ = s.conn.Close()
-	h.eventually("connected again", func() bool { return nc.Stats().Reconnects > 0 && nc.IsConnected() })
+	h.Eventually("connected again", func() bool { return nc.Stats().Reconnects > 0 && nc.IsConnected() })
 	began := time.Now()
-	h.eventually("it counts", func() bool { return h.count(tenant, "inbox") == 1 })
+	h.Eventually("it counts", func() bool { return h.Count(tenant, "inbox") == 1 })
 	if took := time.Since(began); took > 10*time.Second {
 		t.Errorf("it went on %v after the connection was back", took)
 	}

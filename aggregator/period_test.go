@@ -10,24 +10,26 @@ import (
 	"github.com/shopspring/decimal"
 
 	"odometer"
+	"odometer/aggregator/apply"
+	"odometer/aggregator/position"
 	"odometer/billing"
 	"odometer/ingest"
 	"odometer/ingest/publisher"
 )
 
 // agree sets a subscription as somebody did at a time.
-func (h *house) agreed(a billing.Agreement, at time.Time) {
-	h.t.Helper()
+func (h *testEnv) agreed(a billing.Agreement, at time.Time) {
+	h.T.Helper()
 	a.Start, a.End = a.Start.UTC().Truncate(time.Microsecond), a.End.UTC().Truncate(time.Microsecond)
-	if _, err := billing.Set(h.t.Context(), h.pool, a, at); err != nil {
-		h.t.Fatal(err)
+	if _, err := billing.Set(h.T.Context(), h.Pool, a, at); err != nil {
+		h.T.Fatal(err)
 	}
 }
 
 // housed checks that each event lies in the period of its time, that periods
 // follow one another, and that what has ended is frozen and what runs is not.
-func (h *house) housed() {
-	h.t.Helper()
+func (h *testEnv) housed() {
+	h.T.Helper()
 	for what, sql := range map[string]string{
 		"events outside of their period": `
 			select count(*) from usage_events e
@@ -43,8 +45,8 @@ func (h *house) housed() {
 		"periods that are frozen although they run": `
 			select count(*) from billing_periods where frozen_at < period_end`,
 	} {
-		if n := h.number(sql); n != 0 {
-			h.t.Errorf("%d %s", n, what)
+		if n := h.Number(sql); n != 0 {
+			h.T.Errorf("%d %s", n, what)
 		}
 	}
 }
@@ -53,7 +55,7 @@ func (h *house) housed() {
 // in the stream already and for tenants that send nothing.
 func TestPeriodsRollOverByThemselves(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
+	h := newEnv(t)
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	hour := func(n int) time.Time { return now.Add(time.Duration(n) * time.Hour) }
 	moment, several, silent, over := tenantOf(0), tenantOf(1), tenantOf(2), tenantOf(3)
@@ -67,7 +69,7 @@ func TestPeriodsRollOverByThemselves(t *testing.T) {
 	state(several, odometer.PastDue, hour(-5*24-1), hour(-4*24-1))
 	state(silent, odometer.Active, hour(-3*24-1), hour(-2*24-1))
 	state(over, odometer.Canceled, hour(-3*24-1), hour(-2*24-1))
-	if n := h.number(`select count(*) from billing_periods`); n != 4 {
+	if n := h.Number(`select count(*) from billing_periods`); n != 4 {
 		t.Fatalf("%d periods, want 4 before anybody has rolled them over", n)
 	}
 	at := func(tenant uuid.UUID, key string, occurred time.Time) publisher.Event {
@@ -75,47 +77,47 @@ func TestPeriodsRollOverByThemselves(t *testing.T) {
 		e.OccurredAt = occurred
 		return e
 	}
-	h.publish(
+	h.Publish(
 		at(moment, "before", now.Add(-2*time.Millisecond)), at(moment, "at", now.Add(-time.Millisecond)), email(moment, "now", 1),
 		at(several, "first", hour(-4*24-1).Add(-time.Microsecond)), at(several, "second", hour(-4*24-1)), at(several, "third", hour(-2*24-2)),
 		at(several, "later", hour(-24)), email(several, "now", 1),
 		at(over, "in", hour(-2*24-2)), at(over, "out", hour(-2*24-1)), email(over, "now", 1),
 	)
 	h.run()
-	h.settled()
-	h.eventually("who sends nothing rolls over too", func() bool {
-		return h.number(`select count(*) from billing_periods where tenant_id = $1`, silent) == 4
+	h.WaitUntilRead()
+	h.Eventually("who sends nothing rolls over too", func() bool {
+		return h.Number(`select count(*) from billing_periods where tenant_id = $1`, silent) == 4
 	})
 	for _, want := range []struct {
 		tenant  uuid.UUID
 		periods int64
 		events  int64
 	}{{moment, 2, 3}, {several, 6, 5}, {silent, 4, 0}, {over, 1, 1}} {
-		if n := h.number(`select count(*) from billing_periods where tenant_id = $1`, want.tenant); n != want.periods {
+		if n := h.Number(`select count(*) from billing_periods where tenant_id = $1`, want.tenant); n != want.periods {
 			t.Errorf("tenant %s: %d periods, want %d", want.tenant, n, want.periods)
 		}
-		if n := h.number(`select count(*) from usage_events where tenant_id = $1`, want.tenant); n != want.events {
+		if n := h.Number(`select count(*) from usage_events where tenant_id = $1`, want.tenant); n != want.events {
 			t.Errorf("tenant %s: %d events, want %d", want.tenant, n, want.events)
 		}
 	}
-	h.eventually("what has ended is frozen", func() bool {
-		return h.number(`select count(*) from billing_periods where frozen_at is null and period_end <= now()`) == 0
+	h.Eventually("what has ended is frozen", func() bool {
+		return h.Number(`select count(*) from billing_periods where frozen_at is null and period_end <= now()`) == 0
 	})
 	h.housed()
-	h.balanced()
-	h.accounted()
+	h.CheckCounters()
+	h.CheckMessages()
 }
 
 // The end of a period, of a trial with a plan and of one without pass while
 // events arrive.
 func TestABoundaryThatPassesUnderLoad(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
+	h := newEnv(t)
 	paid, trial, free, quiet := tenantOf(0), tenantOf(1), tenantOf(2), tenantOf(3)
 	end := time.Now().Add(5 * time.Second).UTC().Truncate(time.Microsecond)
 	later := end.AddDate(0, 0, 10)
 	for _, tenant := range []uuid.UUID{paid, quiet} {
-		h.set(tenant, end.AddDate(0, -1, 0), end)
+		h.SetPeriod(tenant, end.AddDate(0, -1, 0), end)
 	}
 	h.agreed(billing.Agreement{Tenant: trial, PlanID: "price_bundle_monthly", Status: odometer.Trial, Interval: odometer.Monthly,
 		Start: end.AddDate(0, 0, -14), End: later, TrialEndsAt: &end}, time.Now())
@@ -125,47 +127,47 @@ func TestABoundaryThatPassesUnderLoad(t *testing.T) {
 	ahead := email(paid, "ahead", 1)
 	ahead.OccurredAt = end.Add(time.Minute)
 	h.run()
-	l := h.load(3, paid, trial, free)
-	h.publish(ahead)
-	h.eventually("the boundary has passed", func() bool { return time.Now().After(end.Add(200 * time.Millisecond)) })
-	h.flows(l, 100)
-	acked := l.stop()
-	h.settled()
+	l := h.StartLoad(3, paid, trial, free)
+	h.Publish(ahead)
+	h.Eventually("the boundary has passed", func() bool { return time.Now().After(end.Add(200 * time.Millisecond)) })
+	h.WaitForLoad(l, 100)
+	acked := l.Stop()
+	h.WaitUntilRead()
 	for _, tenant := range []uuid.UUID{paid, trial} {
 		sent := acked[tenant]
 		if tenant == paid {
 			sent++
 		}
-		if n := h.number(`select count(*) from usage_events where tenant_id = $1`, tenant); n != sent {
+		if n := h.Number(`select count(*) from usage_events where tenant_id = $1`, tenant); n != sent {
 			t.Errorf("tenant %s: %d events of %d", tenant, n, sent)
 		}
 		for _, side := range []string{"<", ">="} {
-			counted := h.number(`select coalesce(sum(count), 0)::bigint from usage_counters where tenant_id = $1 and period_start `+side+` $2`, tenant, end)
-			said := h.number(`select count(*) from usage_events where tenant_id = $1 and occurred_at `+side+` $2`, tenant, end)
+			counted := h.Number(`select coalesce(sum(count), 0)::bigint from usage_counters where tenant_id = $1 and period_start `+side+` $2`, tenant, end)
+			said := h.Number(`select count(*) from usage_events where tenant_id = $1 and occurred_at `+side+` $2`, tenant, end)
 			if counted != said || said == 0 {
 				t.Errorf("tenant %s: %d counted for %d events %s the boundary", tenant, counted, said, side)
 			}
 		}
 	}
-	if n := h.number(`select count(*) from usage_events where tenant_id = $1 and occurred_at >= $2`, free, end); n != 0 {
+	if n := h.Number(`select count(*) from usage_events where tenant_id = $1 and occurred_at >= $2`, free, end); n != 0 {
 		t.Errorf("%d events counted after a trial without a plan", n)
 	}
-	homeless := h.number(`select count(*) from dead_letters where tenant_id = $1 and reason = 'no_billing_period' and received_at >= $2`, free, end)
-	if counted := h.count(free, "inbox"); homeless == 0 || counted+homeless != acked[free] {
+	homeless := h.Number(`select count(*) from dead_letters where tenant_id = $1 and reason = 'no_billing_period' and received_at >= $2`, free, end)
+	if counted := h.Count(free, "inbox"); homeless == 0 || counted+homeless != acked[free] {
 		t.Errorf("trial without a plan: %d counted and %d refused of %d", counted, homeless, acked[free])
 	}
-	h.eventually("the trials are over", func() bool {
-		return h.number(`select count(*) from subscriptions where (tenant_id, status) in (($1::uuid, 'active'), ($2, 'expired'))`, trial, free) == 2
+	h.Eventually("the trials are over", func() bool {
+		return h.Number(`select count(*) from subscriptions where (tenant_id, status) in (($1::uuid, 'active'), ($2, 'expired'))`, trial, free) == 2
 	})
-	h.eventually("who is quiet has rolled over", func() bool {
-		return h.number(`select count(*) from billing_periods where tenant_id = $1 and period_start = $2`, quiet, end) == 1
+	h.Eventually("who is quiet has rolled over", func() bool {
+		return h.Number(`select count(*) from billing_periods where tenant_id = $1 and period_start = $2`, quiet, end) == 1
 	})
-	if n := h.number(`select count(*) from billing_periods where tenant_id = any($1) and trial <> (period_start < $2)`, []uuid.UUID{trial, free}, end); n != 0 {
+	if n := h.Number(`select count(*) from billing_periods where tenant_id = any($1) and trial <> (period_start < $2)`, []uuid.UUID{trial, free}, end); n != 0 {
 		t.Errorf("%d periods of trials are wrong about being free", n)
 	}
 	h.housed()
-	h.balanced()
-	h.accounted()
+	h.CheckCounters()
+	h.CheckMessages()
 }
 
 // A subscription that nobody rolled over for longer than an event may be old
@@ -173,12 +175,12 @@ func TestABoundaryThatPassesUnderLoad(t *testing.T) {
 // the event or the clock.
 func TestALongForgottenPeriodRollsOverForAnEvent(t *testing.T) {
 	t.Parallel()
-	h := newHouseFor(t, ingest.StreamConfig{Partitions: 1})
+	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
 	tenant := tenantOf(0)
 	start := time.Now().AddDate(0, 0, -160)
 	h.agreed(billing.Agreement{Tenant: tenant, PlanID: "price_bundle_monthly", Status: odometer.Active, Interval: odometer.Monthly,
 		Start: start, End: start.AddDate(0, 0, 30)}, start)
-	h.publish(email(tenant, "at last", 1))
+	h.Publish(email(tenant, "at last", 1))
 	// By hand: without the clock that runs beside the workers.
 	a := h.aggregator()
 	at, err := a.attach(t.Context())
@@ -187,18 +189,17 @@ func TestALongForgottenPeriodRollsOverForAnEvent(t *testing.T) {
 	}
 	w := a.newWorker(0, at)
 	stored := time.Now().UTC().Truncate(time.Microsecond)
-	i := item{mark: mark{seq: 1, storedAt: stored}, message: &ingest.Message{
+	i := apply.Decode(&ingest.Message{
 		Kind: odometer.Usage, TenantToken: tenant.String(), AgentToken: "inbox", StoredAt: stored, Position: odometer.Position{Epoch: 1, Seq: 1},
 		Data: []byte(`{"idempotency_key":"at last","action_type":"email_processed"}`),
-	}}
-	w.decode(&i)
+	})
 	b := &batch{}
-	b.add(i)
-	if err := w.settle(t.Context(), b); err != nil {
+	b.addItem(&i, position.Mark{Seq: 1, StoredAt: stored})
+	if err := w.commit(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}
-	if n := h.count(tenant, "inbox"); n != 1 {
-		t.Errorf("counted %d, want 1; dead letters: %v", n, h.books().Dead)
+	if n := h.Count(tenant, "inbox"); n != 1 {
+		t.Errorf("counted %d, want 1; dead letters: %v", n, h.Counted().Dead)
 	}
 	h.housed()
 }
@@ -207,9 +208,9 @@ func TestALongForgottenPeriodRollsOverForAnEvent(t *testing.T) {
 // message.
 func TestTheNextMessageHonoursAChange(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
+	h := newEnv(t)
 	tenant, later := tenantOf(0), tenantOf(1)
-	h.set(tenant, time.Now().AddDate(0, 0, -10), time.Now().AddDate(0, 0, 20))
+	h.SetPeriod(tenant, time.Now().AddDate(0, 0, -10), time.Now().AddDate(0, 0, 20))
 	h.run()
 	var refused, counted int64
 	sent := 0
@@ -217,23 +218,23 @@ func TestTheNextMessageHonoursAChange(t *testing.T) {
 		t.Helper()
 		sent++
 		e.IdempotencyKey = fmt.Sprint(sent)
-		h.publish(e)
+		h.Publish(e)
 		if counted++; !count {
 			counted--
 			refused++
 		}
-		h.eventually(fmt.Sprintf("message %d is judged", sent), func() bool {
-			return h.number(`select (select count(*) from usage_events) + (select count(*) from dead_letters)`) == int64(sent)
+		h.Eventually(fmt.Sprintf("message %d is judged", sent), func() bool {
+			return h.Number(`select (select count(*) from usage_events) + (select count(*) from dead_letters)`) == int64(sent)
 		})
-		if n := h.number(`select count(*) from usage_events`); n != counted {
-			t.Fatalf("message %d, %s %s: %d events, want %d; dead: %v", sent, e.Tenant, e.Agent, n, counted, h.books().Dead)
+		if n := h.Number(`select count(*) from usage_events`); n != counted {
+			t.Fatalf("message %d, %s %s: %d events, want %d; dead: %v", sent, e.Tenant, e.Agent, n, counted, h.Counted().Dead)
 		}
 	}
 	apply := func(change func(*odometer.Catalogue)) {
 		t.Helper()
 		c := billing.SampleCatalogue()
 		change(&c)
-		if err := billing.ApplyCatalogue(t.Context(), h.pool, c); err != nil {
+		if err := billing.ApplyCatalogue(t.Context(), h.Pool, c); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -259,7 +260,7 @@ func TestTheNextMessageHonoursAChange(t *testing.T) {
 		apply(withPhone)
 	}
 	send(false, email(later, "", 1))
-	h.set(later, time.Now().AddDate(0, 0, -10), time.Now().AddDate(0, 0, 20))
+	h.SetPeriod(later, time.Now().AddDate(0, 0, -10), time.Now().AddDate(0, 0, 20))
 	send(true, email(later, "", 1))
 	// Its period ends now, and does not roll.
 	h.agreed(billing.Agreement{Tenant: later, PlanID: "price_bundle_monthly", Status: odometer.Canceled, Interval: odometer.Monthly,
@@ -268,7 +269,7 @@ func TestTheNextMessageHonoursAChange(t *testing.T) {
 	h.agreed(billing.Agreement{Tenant: later, PlanID: "price_inboxpilot_monthly", Status: odometer.Active, Interval: odometer.Monthly,
 		Start: time.Now().AddDate(0, 0, -1), End: time.Now().AddDate(0, 0, 29)}, time.Now())
 	send(true, email(later, "", 1))
-	h.balanced()
+	h.CheckCounters()
 }
 
 // A period is cut while its events arrive: those behind the new boundary move
@@ -276,14 +277,14 @@ func TestTheNextMessageHonoursAChange(t *testing.T) {
 // of its events.
 func TestAPeriodIsCutUnderLoad(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribe(3)
+	h := newEnv(t)
+	tenants := h.Subscribe(3)
 	start := time.Now().AddDate(0, 0, -10)
 	h.run()
 	var sent, until atomic.Int64
 	until.Store(1 << 40)
 	published := make(chan struct{})
-	pub, err := publisher.New(h.server.Connect(t))
+	pub, err := publisher.New(h.Server.Connect(t))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -307,25 +308,25 @@ func TestAPeriodIsCutUnderLoad(t *testing.T) {
 	snapshots := 0
 	for day := 1; day <= 9; day++ {
 		more := sent.Load() + 100
-		h.eventually("messages arrive", func() bool { h.balanced(); snapshots++; return sent.Load() >= more })
+		h.Eventually("messages arrive", func() bool { h.CheckCounters(); snapshots++; return sent.Load() >= more })
 		for _, tenant := range tenants[:2] {
-			h.set(tenant, start.AddDate(0, 0, day), start.AddDate(0, 0, day+30))
+			h.SetPeriod(tenant, start.AddDate(0, 0, day), start.AddDate(0, 0, day+30))
 		}
 	}
 	until.Store(0)
 	<-published
-	h.settled()
-	if n := h.number(`select count(*) from usage_events`); n != sent.Load() {
-		t.Errorf("%d events of %d; dead letters: %d", n, sent.Load(), h.number(`select count(*) from dead_letters`))
+	h.WaitUntilRead()
+	if n := h.Number(`select count(*) from usage_events`); n != sent.Load() {
+		t.Errorf("%d events of %d; dead letters: %d", n, sent.Load(), h.Number(`select count(*) from dead_letters`))
 	}
 	for n, want := range []int64{10, 10, 1} {
-		if got := h.number(`select count(*) from billing_periods where tenant_id = $1`, tenants[n]); got != want {
+		if got := h.Number(`select count(*) from billing_periods where tenant_id = $1`, tenants[n]); got != want {
 			t.Errorf("tenant %d: %d periods, want %d", n, got, want)
 		}
 	}
 	h.housed()
-	h.balanced()
-	h.accounted()
+	h.CheckCounters()
+	h.CheckMessages()
 	t.Logf("%d events, balanced in %d snapshots", sent.Load(), snapshots)
 }
 
@@ -333,10 +334,10 @@ func TestAPeriodIsCutUnderLoad(t *testing.T) {
 // after it; the rest goes to the next open one. Reading again changes nothing.
 func TestALateEventGoesToTheNextOpenPeriod(t *testing.T) {
 	t.Parallel()
-	h := newHouseFor(t, ingest.StreamConfig{Partitions: 1})
+	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
 	tenant := tenantOf(0)
 	start := time.Now().AddDate(0, 0, -40).UTC().Truncate(time.Microsecond)
-	h.set(tenant, start, start.AddDate(0, 0, 30))
+	h.SetPeriod(tenant, start, start.AddDate(0, 0, 30))
 	m := newModel()
 	m.know(h, tenant)
 	stop := h.run()
@@ -346,26 +347,26 @@ func TestALateEventGoesToTheNextOpenPeriod(t *testing.T) {
 		return s.encode()
 	}
 	last := h.tell(m, 1, []said{early("in time", 5), usage(tenant, "running", 1).encode()})
-	h.settled()
-	h.close(tenant, start, odometer.Position{Epoch: 1, Seq: last})
+	h.WaitUntilRead()
+	h.ClosePeriod(tenant, start, odometer.Position{Epoch: 1, Seq: last})
 	m.know(h, tenant)
 	h.tell(m, 1, []said{early("late", 7), early("in time", 5), early("in time", 6)})
-	h.settled()
+	h.WaitUntilRead()
 	h.agree(m, odometer.Position{})
-	if n := h.number(`select count from usage_counters where period_start = $1`, start); n != 5 {
+	if n := h.Number(`select count from usage_counters where period_start = $1`, start); n != 5 {
 		t.Errorf("the closed period counts %d, want 5", n)
 	}
-	if n := h.number(`select count(*) from usage_events where occurred_at < period_start`); n != 1 {
+	if n := h.Number(`select count(*) from usage_events where occurred_at < period_start`); n != 1 {
 		t.Errorf("%d late events, want 1", n)
 	}
 	stop()
-	if _, err := h.pool.Exec(t.Context(), `
+	if _, err := h.Pool.Exec(t.Context(), `
 		delete from usage_events; delete from usage_counters; delete from dead_letters;
 		update stream_positions set seq = 0, stored_at = null`); err != nil {
 		t.Fatal(err)
 	}
 	h.run()
-	h.settled()
+	h.WaitUntilRead()
 	h.agree(m, odometer.Position{})
-	h.balanced()
+	h.CheckCounters()
 }

@@ -53,19 +53,19 @@ const (
 
 // lay gives each of the stream's tenants its periods. The stream will begin
 // behind base.
-func (g *generator) lay(h *house, m *model, name string, base int64) {
-	h.t.Helper()
+func (g *generator) lay(h *testEnv, m *model, name string, base int64) {
+	h.T.Helper()
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	day := func(n int) time.Time { return now.AddDate(0, 0, n) }
 	for n := range tenantKinds {
 		g.tenants = append(g.tenants, uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "%s %d", name, n)))
 	}
 	set := func(n int, status odometer.Status, start, end time.Time) {
-		_, err := billing.Set(h.t.Context(), h.pool, billing.Agreement{
+		_, err := billing.Set(h.T.Context(), h.Pool, billing.Agreement{
 			Tenant: g.tenants[n], PlanID: "price_bundle_monthly", Status: status, Interval: odometer.Monthly, Start: start, End: end,
 		}, now)
 		if err != nil {
-			h.t.Fatal(err)
+			h.T.Fatal(err)
 		}
 	}
 	set(rolling, odometer.Active, day(-70), day(-45))
@@ -74,18 +74,18 @@ func (g *generator) lay(h *house, m *model, name string, base int64) {
 	set(canceled, odometer.Canceled, day(-60), day(-5))
 	set(closedAway, odometer.Canceled, day(-60), day(-5))
 	set(withGap, odometer.Active, day(-20), day(25))
-	_, err := h.pool.Exec(h.t.Context(), `
+	_, err := h.Pool.Exec(h.T.Context(), `
 		insert into billing_periods (tenant_id, period_start, period_end, plan_id, frozen_at)
 		values ($1, $2, $3, 'price_bundle_monthly', now())`, g.tenants[withGap], day(-60), day(-40))
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	m.know(h, g.tenants...)
 	within := func() odometer.Position { return odometer.Position{Epoch: 1, Seq: base + 1 + g.Int64N(70)} }
-	h.close(g.tenants[closedOnce], day(-70), within())
-	h.close(g.tenants[closedTwice], day(-70), within())
-	h.close(g.tenants[closedTwice], m.periods[g.tenants[closedTwice]][1].start, within())
-	h.close(g.tenants[closedAway], day(-60), within())
+	h.ClosePeriod(g.tenants[closedOnce], day(-70), within())
+	h.ClosePeriod(g.tenants[closedTwice], day(-70), within())
+	h.ClosePeriod(g.tenants[closedTwice], m.periods[g.tenants[closedTwice]][1].start, within())
+	h.ClosePeriod(g.tenants[closedAway], day(-60), within())
 	m.know(h, g.tenants...)
 	g.marks = []time.Time{{}, {}, {}, {}, day(-1), day(-15), day(-30), day(-50), day(-65), day(-80), now.Add(4 * time.Minute)}
 	for _, periods := range m.periods {
@@ -255,12 +255,12 @@ func (g *generator) reading() reading {
 }
 
 // read aggregates until each partition is read through its last message.
-func (h *house) read(r reading, ends map[int]int64) {
-	h.t.Helper()
+func (h *testEnv) read(r reading, ends map[int]int64) {
+	h.T.Helper()
 	through := func(short int64) func() bool {
 		return func() bool {
 			for p, end := range ends {
-				if h.number(`select count(*) from stream_positions where partition = $1 and seq >= $2`, p, end-short) == 0 {
+				if h.Number(`select count(*) from stream_positions where partition = $1 and seq >= $2`, p, end-short) == 0 {
 					return false
 				}
 			}
@@ -269,33 +269,33 @@ func (h *house) read(r reading, ends map[int]int64) {
 	}
 	if r.pause {
 		stop := h.run(func(o *Options) { o.BatchSize = r.size })
-		h.eventually("read for a while", through(40))
+		h.Eventually("read for a while", through(40))
 		stop()
 		r.size = 8 - min(r.size, 7)
 	}
 	stop := h.run(func(o *Options) { o.BatchSize = r.size })
-	h.eventually(fmt.Sprintf("read through %v", ends), through(0))
+	h.Eventually(fmt.Sprintf("read through %v", ends), through(0))
 	stop()
 }
 
 // putBack moves positions to an earlier place and returns it: behind base, or
 // to the end of any batch.
-func (g *generator) putBack(h *house, base int64, partitions int) map[int]int64 {
-	h.t.Helper()
+func (g *generator) putBack(h *testEnv, base int64, partitions int) map[int]int64 {
+	h.T.Helper()
 	places := map[int]int64{}
 	for p := range partitions {
 		places[p] = base
 		if g.IntN(2) == 0 {
-			places[p] = h.number(`
+			places[p] = h.Number(`
 				select coalesce((select to_seq from batches where partition = $1 and to_seq >= $2 order by hashint8(batch_id + $3) limit 1), $2)`,
 				p, base, g.Int64N(1<<40))
 		}
-		_, err := h.pool.Exec(h.t.Context(), `
+		_, err := h.Pool.Exec(h.T.Context(), `
 			update stream_positions set seq = $2, stored_at = (
 				select last_stored_at from batches where partition = $1 and to_seq = $2 limit 1)
 			where partition = $1`, p, places[p])
 		if err != nil {
-			h.t.Fatal(err)
+			h.T.Fatal(err)
 		}
 	}
 	return places
@@ -311,11 +311,11 @@ func TestAnyReadingOfAStreamGivesTheSameBooks(t *testing.T) {
 		t.Run(fmt.Sprintf("%d partitions", part.partitions), func(t *testing.T) {
 			t.Parallel()
 			r := randomly(t)
-			h := newHouseFor(t, ingest.StreamConfig{Partitions: part.partitions})
+			h := newEnvFor(t, ingest.StreamConfig{Partitions: part.partitions})
 			h.attach()
 			m := newModel()
 			for n := range part.streams {
-				base := h.streamEnd()
+				base := h.LastSeq()
 				g := &generator{Rand: r}
 				g.lay(h, m, fmt.Sprintf("%s %d", t.Name(), n), base)
 				all := g.stream(messages)
@@ -337,14 +337,14 @@ func TestAnyReadingOfAStreamGivesTheSameBooks(t *testing.T) {
 			g := &generator{Rand: r}
 			ends := map[int]int64{}
 			for p := range part.partitions {
-				ends[p] = h.number(`select seq from stream_positions where partition = $1`, p)
+				ends[p] = h.Number(`select seq from stream_positions where partition = $1`, p)
 			}
-			if _, err := h.pool.Exec(t.Context(), `update stream_positions set seq = 0, stored_at = null`); err != nil {
+			if _, err := h.Pool.Exec(t.Context(), `update stream_positions set seq = 0, stored_at = null`); err != nil {
 				t.Fatal(err)
 			}
 			h.read(reading{size: pick(g.Rand, 7, DefaultBatchSize)}, ends)
 			h.agree(m, odometer.Position{})
-			h.balanced()
+			h.CheckCounters()
 		})
 	}
 }
@@ -352,14 +352,14 @@ func TestAnyReadingOfAStreamGivesTheSameBooks(t *testing.T) {
 // readAndCompare reads from where the positions stand, and compares what the
 // batches say of it. from are positions that were put back; nil is a first
 // reading.
-func (h *house) readAndCompare(m *model, r reading, ends map[int]int64, base int64, from map[int]int64) {
-	h.t.Helper()
-	before := h.number(`select coalesce(max(batch_id), 0) from batches`)
+func (h *testEnv) readAndCompare(m *model, r reading, ends map[int]int64, base int64, from map[int]int64) {
+	h.T.Helper()
+	before := h.Number(`select coalesce(max(batch_id), 0) from batches`)
 	h.read(r, ends)
 	h.agree(m, odometer.Position{Epoch: 1, Seq: base})
 	if from != nil {
-		if n := h.number(`select coalesce(sum(events), 0)::bigint from batches where batch_id > $1`, before); n != 0 {
-			h.t.Errorf("read again from %v: %d events are new", from, n)
+		if n := h.Number(`select coalesce(sum(events), 0)::bigint from batches where batch_id > $1`, before); n != 0 {
+			h.T.Errorf("read again from %v: %d events are new", from, n)
 		}
 		return
 	}
@@ -370,8 +370,8 @@ func (h *house) readAndCompare(m *model, r reading, ends map[int]int64, base int
 		}
 	}
 	for column, outcome := range map[string]string{"events": "event", "duplicates": "duplicate", "dead": "dead"} {
-		if n := h.number(`select coalesce(sum(`+column+`), 0)::bigint from batches where batch_id > $1`, before); n != want[outcome] {
-			h.t.Errorf("the batches say %d %s, want %d", n, column, want[outcome])
+		if n := h.Number(`select coalesce(sum(`+column+`), 0)::bigint from batches where batch_id > $1`, before); n != want[outcome] {
+			h.T.Errorf("the batches say %d %s, want %d", n, column, want[outcome])
 		}
 	}
 }

@@ -8,53 +8,47 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"odometer/aggregator/position"
 	"odometer/ingest"
 )
 
-// Pace of the marks that tell workers how far the stream was read, and of the
-// looks at the stream's end.
+// How often workers hear how far the stream was read, and how often the
+// stream's end is polled.
 const (
 	markEvery = 100 * time.Millisecond
-	lookEvery = 500 * time.Millisecond
-	stuckFor  = 10 // looks without progress although the stream holds more
+	pollEvery = 500 * time.Millisecond
+	stuckFor  = 10 // polls without progress although the stream holds more
 )
 
 // clockSlack is taken off the server's time in a replicated stream, where a
 // message gets its time before the quorum has it.
 const clockSlack = 5 * time.Second
 
-// mark says that everything of a partition up to seq was handed over.
-type mark struct {
-	seq      int64     // of the whole stream
-	storedAt time.Time // of the message at seq; zero when it is not known
-	complete time.Time // every message stored until then lies at or before seq; zero when not known
-}
-
-// look is what a glance at the stream's end showed.
-type look struct {
+// streamEnd is what one poll showed of the stream.
+type streamEnd struct {
 	first, last int64
-	dealt       int64     // what had been dealt before the glance
-	before      time.Time // the server's time before the glance: all stored by then is at or before last
+	dispatched  int64     // the sequence that had been dispatched before the poll
+	before      time.Time // the server's time before the poll: all stored by then is at or before last
 }
 
-// reader reads the stream once for all partitions of the process and deals the
-// messages to the partitions' workers. One goroutine (run) owns its state.
+// reader reads the stream once for all partitions of the process and dispatches
+// the messages to the partitions' workers. One goroutine (run) owns its state.
 type reader struct {
 	a       *Aggregator
 	at      *attached
 	workers []*worker // by partition; nil where another process reads
-	looks   chan look
+	ends    chan streamEnd
 
-	through mark         // the last message that was dealt
-	dealt   atomic.Int64 // its sequence, for poll
-	stuck   int
+	through    position.Mark // the last message that was dispatched
+	dispatched atomic.Int64  // its sequence, for poll
+	stuck      int           // polls without progress
 }
 
 func (a *Aggregator) newReader(at *attached, held map[int]bool) *reader {
 	r := &reader{
 		a: a, at: at,
 		workers: make([]*worker, at.partitions),
-		looks:   make(chan look),
+		ends:    make(chan streamEnd),
 	}
 	for p := range held {
 		r.workers[p] = a.newWorker(p, at)
@@ -73,17 +67,17 @@ func (r *reader) begin() int64 {
 	return lowest
 }
 
-// run consumes and deals until ctx ends or a message is missing.
+// run consumes and dispatches until ctx ends or a message is missing.
 func (r *reader) run(ctx context.Context) error {
-	r.through.seq = r.begin()
-	stream, err := ingest.OpenReader(ctx, r.a.NATS, r.at.stream, ingest.ReadOptions{From: r.through.seq + 1})
+	r.through.Seq = r.begin()
+	stream, err := ingest.OpenReader(ctx, r.a.NATS, r.at.stream, ingest.ReadOptions{From: r.through.Seq + 1})
 	if err != nil {
 		return natsError(err)
 	}
 	defer stream.Close()
 	ticker := time.NewTicker(markEvery)
 	defer ticker.Stop()
-	marked := r.through.seq
+	marked := r.through.Seq
 	for {
 		select {
 		case <-ctx.Done():
@@ -96,61 +90,62 @@ func (r *reader) run(ctx context.Context) error {
 			if m == nil {
 				continue
 			}
-			if err := r.deal(ctx, m); err != nil {
+			if err := r.dispatch(ctx, m); err != nil {
 				return err
 			}
-		case l := <-r.looks:
-			if err := r.see(ctx, l); err != nil {
+		case end := <-r.ends:
+			if err := r.reachedEnd(ctx, end); err != nil {
 				return err
 			}
 		case <-ticker.C:
 			if err := stream.KeepAlive(); err != nil {
 				return natsError(err)
 			}
-			if r.through.seq > marked {
-				marked = r.through.seq
+			if r.through.Seq > marked {
+				marked = r.through.Seq
 				r.markAll(ctx, r.through)
 			}
 		}
 	}
 }
 
-// deal hands a message to its partition's worker. It waits for a busy one:
+// dispatch hands a message to its partition's worker. It waits for a busy one:
 // that is how a slow database slows the reading.
-func (r *reader) deal(ctx context.Context, m *ingest.Message) error {
+func (r *reader) dispatch(ctx context.Context, m *ingest.Message) error {
 	r.stuck = 0
-	r.through = mark{seq: m.Position.Seq, storedAt: m.StoredAt}
-	r.dealt.Store(r.through.seq)
+	r.through = position.Mark{Seq: m.Position.Seq, StoredAt: m.StoredAt}
+	r.dispatched.Store(r.through.Seq)
 	if m.Partition < 0 || m.Partition >= len(r.workers) {
 		return fmt.Errorf("%w: message %d has subject %q, which stream %s cannot have made: check its subject transform",
-			ErrUnfit, r.through.seq, m.Subject, ingest.StreamName)
+			ErrUnfit, r.through.Seq, m.Subject, ingest.StreamName)
 	}
 	w := r.workers[m.Partition]
-	if w == nil || r.through.seq <= w.begin {
+	if w == nil || r.through.Seq <= w.begin {
 		return nil
 	}
-	m.Position = r.at.epochs.of(r.through.seq)
-	return w.take(ctx, item{mark: r.through, message: m})
+	m.Position = r.at.state.Epochs.Of(r.through.Seq)
+	w.enqueue(ctx, delivery{r.through, m})
+	return nil
 }
 
-// see learns where the stream ends. What is read through to there is complete
-// until the server's time before the look.
-func (r *reader) see(ctx context.Context, l look) error {
-	if l.last < l.dealt {
-		return natsError(fmt.Errorf("%w: it ends at %d, but was read through %d", errStream, l.last, l.dealt))
+// reachedEnd compares what was dispatched with the stream's end. What is read
+// through to there is complete until the server's time before the poll.
+func (r *reader) reachedEnd(ctx context.Context, end streamEnd) error {
+	if end.last < end.dispatched {
+		return natsError(fmt.Errorf("%w: it ends at %d, but was read through %d", errStream, end.last, end.dispatched))
 	}
-	if l.first > r.through.seq+1 && l.first > l.last {
-		r.through = mark{seq: l.last} // everything has aged out; there is nothing left to read
+	if end.first > r.through.Seq+1 && end.first > end.last {
+		r.through = position.Mark{Seq: end.last} // everything has aged out; there is nothing left to read
 	}
-	if r.through.seq < l.last {
+	if r.through.Seq < end.last {
 		if r.stuck++; r.stuck > stuckFor {
-			return natsError(fmt.Errorf("%w: nothing came after %d although the stream ends at %d", ingest.ErrGap, r.through.seq, l.last))
+			return natsError(fmt.Errorf("%w: nothing came after %d although the stream ends at %d", ingest.ErrGap, r.through.Seq, end.last))
 		}
 	}
-	r.a.Metrics.lag.Set(float64(l.last - r.committed()))
-	if r.through.seq >= l.last {
+	r.a.Metrics.lag.Set(float64(end.last - r.committed()))
+	if r.through.Seq >= end.last {
 		complete := r.through
-		complete.complete = l.before.UTC().Truncate(time.Microsecond)
+		complete.Complete = end.before.UTC().Truncate(time.Microsecond)
 		r.markAll(ctx, complete)
 	}
 	return nil
@@ -169,23 +164,23 @@ func (r *reader) committed() int64 {
 	return lowest
 }
 
-func (r *reader) markAll(ctx context.Context, m mark) {
+func (r *reader) markAll(ctx context.Context, m position.Mark) {
 	for _, w := range r.workers {
-		if w != nil && m.seq >= w.begin {
-			_ = w.take(ctx, item{mark: m}) // ends only with ctx
+		if w != nil && m.Seq >= w.begin {
+			w.enqueue(ctx, delivery{Mark: m})
 		}
 	}
 }
 
-// poll looks at the stream's end again and again. The order matters: first the
+// poll asks for the stream's end again and again. The order matters: first the
 // server's time, by the answer before, then the last sequence.
 func (r *reader) poll(ctx context.Context) error {
-	ticker := time.NewTicker(lookEvery)
+	ticker := time.NewTicker(pollEvery)
 	defer ticker.Stop()
 	var before time.Time
 	for {
-		dealt := r.dealt.Load()
-		info, err := r.look(ctx)
+		dispatched := r.dispatched.Load()
+		info, err := r.streamInfo(ctx)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -193,9 +188,9 @@ func (r *reader) poll(ctx context.Context) error {
 			return err
 		}
 		if !before.IsZero() {
-			l := look{first: int64(info.State.FirstSeq), last: int64(info.State.LastSeq), dealt: dealt, before: before}
+			end := streamEnd{first: int64(info.State.FirstSeq), last: int64(info.State.LastSeq), dispatched: dispatched, before: before}
 			select {
-			case r.looks <- l:
+			case r.ends <- end:
 			case <-ctx.Done():
 				return nil
 			}
@@ -212,15 +207,15 @@ func (r *reader) poll(ctx context.Context) error {
 	}
 }
 
-func (r *reader) look(ctx context.Context) (*jetstream.StreamInfo, error) {
+func (r *reader) streamInfo(ctx context.Context) (*jetstream.StreamInfo, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	info, err := r.at.stream.Info(ctx)
 	if err != nil {
-		return nil, natsError(fmt.Errorf("look at stream %s: %w", ingest.StreamName, err))
+		return nil, natsError(fmt.Errorf("read the state of stream %s: %w", ingest.StreamName, err))
 	}
-	if !created(info).Equal(r.at.epochs.last().StreamCreated) {
-		return nil, natsError(fmt.Errorf("%w: it was made anew", errStream))
+	if !position.Created(info).Equal(r.at.state.Epochs.Last().StreamCreated) {
+		return nil, natsError(fmt.Errorf("%w: it was created again", errStream))
 	}
 	ratio := 0.0
 	if info.Config.MaxBytes > 0 {

@@ -12,87 +12,27 @@ import (
 	"testing"
 	"time"
 
-	"github.com/google/uuid"
-
+	"odometer/aggregator/internal/aggtest"
+	"odometer/aggregator/position"
 	"odometer/ingest"
-	"odometer/ingest/publisher"
 )
 
-// load publishes events of one unit each until it is stopped, one batch after
-// the other, and knows how many the stream has acknowledged for each tenant.
-type load struct {
-	stop func() map[uuid.UUID]int64 // may be called again
-	sent *atomic.Int64
-}
-
-// load starts publishing batches of up to size events for the tenants in turn.
-func (h *house) load(size int, tenants ...uuid.UUID) load {
-	h.t.Helper()
-	nc := h.server.Connect(h.t)
-	pub, err := publisher.New(nc)
-	if err != nil {
-		h.t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	acked := map[uuid.UUID]int64{}
-	var sent atomic.Int64
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for n := 0; ctx.Err() == nil; {
-			var events []publisher.Event
-			for range 1 + n%size {
-				tenant := tenants[n%len(tenants)]
-				events = append(events, email(tenant, fmt.Sprintf("load %d", n), 1))
-				n++
-			}
-			// Not ctx: what was begun is published until it is acknowledged, or the test
-			// is over.
-			results, err := pub.PublishBatch(h.t.Context(), events)
-			if err != nil {
-				if h.t.Context().Err() == nil {
-					h.t.Errorf("publish: %v", err)
-				}
-				return
-			}
-			for i := range results {
-				acked[events[i].Tenant]++
-			}
-			sent.Add(int64(len(events)))
-			select {
-			case <-ctx.Done():
-			case <-time.After(time.Millisecond): // leaves the processor to others
-			}
-		}
-	}()
-	stop := func() map[uuid.UUID]int64 { cancel(); <-done; return acked }
-	h.t.Cleanup(func() { stop() })
-	return load{stop, &sent}
-}
-
-// flows waits until n more messages than now are acknowledged.
-func (h *house) flows(l load, n int64) {
-	h.t.Helper()
-	until := l.sent.Load() + n
-	h.eventually("messages arrive", func() bool { return l.sent.Load() >= until })
-}
-
 // counted compares the counters with what was acknowledged, exactly.
-func (h *house) counted(l load) {
-	h.t.Helper()
-	acked := l.stop()
-	h.settled()
+func (h *testEnv) counted(l aggtest.Load) {
+	h.T.Helper()
+	acked := l.Stop()
+	h.WaitUntilRead()
 	var total int64
 	for tenant, n := range acked {
 		total += n
-		if got := h.count(tenant, "inbox"); got != n {
-			h.t.Errorf("tenant %s: counted %d, acknowledged %d", tenant, got, n)
+		if got := h.Count(tenant, "inbox"); got != n {
+			h.T.Errorf("tenant %s: counted %d, acknowledged %d", tenant, got, n)
 		}
 	}
-	if n := h.number(`select count(*) from usage_events`); n != total {
-		h.t.Errorf("%d events, %d were acknowledged", n, total)
+	if n := h.Number(`select count(*) from usage_events`); n != total {
+		h.T.Errorf("%d events, %d were acknowledged", n, total)
 	}
-	h.balanced()
+	h.CheckCounters()
 }
 
 // logbook keeps what the aggregator logs, beside the test's output.
@@ -102,8 +42,8 @@ type logbook struct {
 	lines []string
 }
 
-func (h *house) logbook() (*logbook, func(*Options)) {
-	j := &logbook{Handler: slog.NewTextHandler(h.t.Output(), nil)}
+func (h *testEnv) logbook() (*logbook, func(*Options)) {
+	j := &logbook{Handler: slog.NewTextHandler(h.T.Output(), nil)}
 	return j, func(o *Options) { o.Log = slog.New(j) }
 }
 
@@ -125,31 +65,31 @@ func (j *logbook) said(text string) []string {
 
 func TestASuccessorGoesOnWhereADeadReaderEnded(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	l := h.load(40, h.subscribe(5)...)
+	h := newEnv(t)
+	l := h.StartLoad(40, h.Subscribe(5)...)
 	for range 5 {
 		c := newCutter()
-		pool := c.pool(t, h.pool)
+		pool := c.pool(t, h.Pool)
 		stop := h.run(func(o *Options) { o.Pool = pool })
-		h.flows(l, 300)
+		h.WaitForLoad(l, 300)
 		// It dies in whatever it does, and the next begins at the same moment.
 		c.all(true)
 		next := h.run()
 		stop()
-		h.flows(l, 300)
+		h.WaitForLoad(l, 300)
 		next()
 	}
 	h.run()
 	h.counted(l)
-	h.accounted()
+	h.CheckMessages()
 }
 
 // Two readers that both believe that they hold every partition: the lock fails,
 // the position's compare-and-set does not.
 func TestTwoReadersOfOnePartitionCountNothingTwice(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	l := h.load(10, h.subscribe(5)...)
+	h := newEnv(t)
+	l := h.StartLoad(10, h.Subscribe(5)...)
 	var sessions sync.WaitGroup
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
@@ -158,7 +98,7 @@ func TestTwoReadersOfOnePartitionCountNothingTwice(t *testing.T) {
 		sessions.Go(func() {
 			a := h.aggregator()
 			for ctx.Err() == nil {
-				lease, err := openLease(ctx, h.pool)
+				lease, err := openLease(ctx, h.Pool)
 				if err != nil {
 					if ctx.Err() == nil {
 						t.Error(err)
@@ -170,34 +110,34 @@ func TestTwoReadersOfOnePartitionCountNothingTwice(t *testing.T) {
 				}
 				err = a.session(ctx, lease, func() {})
 				lease.close()
-				if ctx.Err() == nil && !errors.Is(err, errMoved) {
+				if ctx.Err() == nil && !errors.Is(err, position.ErrMoved) {
 					t.Errorf("a session ended with %v", err)
 				}
 				moved.Add(1)
 			}
 		})
 	}
-	h.eventually("they meet", func() bool { return moved.Load() > 20 })
+	h.Eventually("they meet", func() bool { return moved.Load() > 20 })
 	h.counted(l)
 	cancel()
 	sessions.Wait()
-	h.accounted()
+	h.CheckMessages()
 }
 
 func TestTheSecondReaderStandsByAndTakesOver(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	l := h.load(10, h.subscribe(5)...)
+	h := newEnv(t)
+	l := h.StartLoad(10, h.Subscribe(5)...)
 	holders := func() int64 {
-		return h.number(`select count(distinct pid) from pg_locks where locktype = 'advisory' and classid = $1 and granted and database = (
+		return h.Number(`select count(distinct pid) from pg_locks where locktype = 'advisory' and classid = $1 and granted and database = (
 			select oid from pg_database where datname = current_database())`, lockClass)
 	}
 	first := h.run()
-	h.eventually("the first reads", func() bool { return holders() == 1 })
+	h.Eventually("the first reads", func() bool { return holders() == 1 })
 	j, keep := h.logbook()
 	h.run(keep)
-	h.eventually("the second stands by", func() bool { return len(j.said("stands by")) == 1 })
-	h.flows(l, 200)
+	h.Eventually("the second stands by", func() bool { return len(j.said("stands by")) == 1 })
+	h.WaitForLoad(l, 200)
 	if n := holders(); n != 1 {
 		t.Errorf("%d readers hold partitions, want 1", n)
 	}
@@ -206,29 +146,29 @@ func TestTheSecondReaderStandsByAndTakesOver(t *testing.T) {
 	}
 	first()
 	went := time.Now()
-	h.eventually("the second goes on", func() bool { return len(j.said("aggregator reads")) > 0 })
+	h.Eventually("the second goes on", func() bool { return len(j.said("aggregator reads")) > 0 })
 	if took := time.Since(went); took > 5*time.Second {
 		t.Errorf("the second went on after %v", took)
 	}
-	h.flows(l, 200)
+	h.WaitForLoad(l, 200)
 	h.counted(l)
-	h.accounted()
+	h.CheckMessages()
 }
 
 // A reader that attaches while another counts must not take the other's
 // progress for a stream that has become shorter.
 func TestAttachingWhileAnotherCountsFindsNothingLost(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	l := h.load(3, h.subscribe(5)...)
+	h := newEnv(t)
+	l := h.StartLoad(3, h.Subscribe(5)...)
 	h.run()
-	h.flows(l, 50)
+	h.WaitForLoad(l, 50)
 	for range 150 {
 		if _, err := h.aggregator().attach(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 	}
-	if n := h.number(`select count(*) from stream_epochs`); n != 1 {
+	if n := h.Number(`select count(*) from stream_epochs`); n != 1 {
 		t.Errorf("%d epochs, want 1: nothing was lost", n)
 	}
 	h.counted(l)
@@ -238,8 +178,8 @@ func TestAttachingWhileAnotherCountsFindsNothingLost(t *testing.T) {
 // is taken for a loss, and nothing is said.
 func TestNothingDisturbsAReaderUnderLoad(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribe(5)
+	h := newEnv(t)
+	tenants := h.Subscribe(5)
 	j, keep := h.logbook()
 	h.run(keep)
 	h.attach()
@@ -251,8 +191,8 @@ func TestNothingDisturbsAReaderUnderLoad(t *testing.T) {
 	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); { // six looks
 		h.publishAll(all)
 	}
-	h.settled()
-	if n := h.number(`select count(*) from usage_events`); n != 500 {
+	h.WaitUntilRead()
+	if n := h.Number(`select count(*) from usage_events`); n != 500 {
 		t.Errorf("%d events, want 500", n)
 	}
 	if lines := j.said("WARN aggregator waits"); len(lines) != 0 {
@@ -264,62 +204,62 @@ func TestNothingDisturbsAReaderUnderLoad(t *testing.T) {
 }
 
 // hold locks some partitions for somebody else.
-func (h *house) hold(partitions ...int) (release func()) {
-	h.t.Helper()
-	other, err := openLease(h.t.Context(), h.pool)
+func (h *testEnv) hold(partitions ...int) (release func()) {
+	h.T.Helper()
+	other, err := openLease(h.T.Context(), h.Pool)
 	if err != nil {
-		h.t.Fatal(err)
+		h.T.Fatal(err)
 	}
 	for _, p := range partitions {
-		if _, err := other.conn.Exec(h.t.Context(), `select pg_advisory_lock($1, $2)`, lockClass, p); err != nil {
-			h.t.Fatal(err)
+		if _, err := other.conn.Exec(h.T.Context(), `select pg_advisory_lock($1, $2)`, lockClass, p); err != nil {
+			h.T.Fatal(err)
 		}
 	}
-	h.t.Cleanup(other.close)
+	h.T.Cleanup(other.close)
 	return other.close
 }
 
 func TestAReaderTakesWhatBecomesFree(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribe(9)
+	h := newEnv(t)
+	tenants := h.Subscribe(9)
 	h.attach()
 	release := h.hold(0, 2)
-	l := h.load(10, tenants...)
+	l := h.StartLoad(10, tenants...)
 	h.run()
-	h.flows(l, 100)
-	h.eventually("its own partitions are read", func() bool {
-		return h.number(`select min(seq) from stream_positions where partition in (1, 3)`) > 100
+	h.WaitForLoad(l, 100)
+	h.Eventually("its own partitions are read", func() bool {
+		return h.Number(`select min(seq) from stream_positions where partition in (1, 3)`) > 100
 	})
-	if n := h.number(`select max(seq) from stream_positions where partition in (0, 2)`); n != 0 {
+	if n := h.Number(`select max(seq) from stream_positions where partition in (0, 2)`); n != 0 {
 		t.Errorf("partitions that another holds are read to %d", n)
 	}
 	release()
-	h.flows(l, 100)
+	h.WaitForLoad(l, 100)
 	h.counted(l)
-	h.accounted()
+	h.CheckMessages()
 }
 
 // Told to stop, it finishes the batch in hand, however long that takes.
 func TestAStopFinishesTheBatchInHand(t *testing.T) {
 	t.Parallel()
-	h := newHouseFor(t, ingest.StreamConfig{Partitions: 1})
-	tenant := h.subscribe(1)[0]
+	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
+	tenant := h.Subscribe(1)[0]
 	h.attach()
-	tx, err := h.pool.Begin(t.Context())
+	tx, err := h.Pool.Begin(t.Context())
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer tx.Rollback(t.Context())
-	if _, err := tx.Exec(t.Context(), loadPlacesLockedSQL); err != nil {
+	if _, err := tx.Exec(t.Context(), `select from stream_positions for update`); err != nil {
 		t.Fatal(err)
 	}
-	h.publish(email(tenant, "in hand", 1))
+	h.Publish(email(tenant, "in hand", 1))
 	ctx, stop := context.WithCancel(t.Context())
 	done := make(chan error, 1)
 	go func() { done <- h.aggregator().Run(ctx) }()
-	h.eventually("the batch waits", func() bool {
-		return h.number(`
+	h.Eventually("the batch waits", func() bool {
+		return h.Number(`
 			select count(*) from pg_stat_activity
 			where datname = current_database() and wait_event_type = 'Lock' and query like '%update stream_positions%'`) == 1
 	})
@@ -336,7 +276,7 @@ func TestAStopFinishesTheBatchInHand(t *testing.T) {
 	if err := <-done; err != nil {
 		t.Error(err)
 	}
-	if n := h.count(tenant, "inbox"); n != 1 {
+	if n := h.Count(tenant, "inbox"); n != 1 {
 		t.Errorf("counted %d, want 1", n)
 	}
 }
@@ -344,8 +284,8 @@ func TestAStopFinishesTheBatchInHand(t *testing.T) {
 // Messages as large as can be, more than one request to the server takes.
 func TestLargeMessagesAreReadToo(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribe(4)
+	h := newEnv(t)
+	tenants := h.Subscribe(4)
 	j, keep := h.logbook()
 	h.run(keep)
 	pad := `"pad":"` + strings.Repeat("x", 64000) + `"`
@@ -354,36 +294,36 @@ func TestLargeMessagesAreReadToo(t *testing.T) {
 		all = append(all, usage(tenants[n%4], fmt.Sprint(n), 1).encode(pad))
 	}
 	h.publishAll(all)
-	h.settled()
+	h.WaitUntilRead()
 	for _, tenant := range tenants {
-		if n := h.count(tenant, "inbox"); n != 100 {
+		if n := h.Count(tenant, "inbox"); n != 100 {
 			t.Errorf("counted %d, want 100", n)
 		}
 	}
 	if lines := j.said("aggregator waits"); len(lines) != 0 {
 		t.Errorf("it broke off: %v", lines)
 	}
-	h.accounted()
+	h.CheckMessages()
 }
 
 // Each time a counter crosses its limit it is said, once, and not again when
 // the stream is read again.
 func TestACrossedLimitIsSaidOnce(t *testing.T) {
 	t.Parallel()
-	h := newHouseFor(t, ingest.StreamConfig{Partitions: 1})
-	tenant := h.subscribe(1)[0] // 500 e-mails
+	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
+	tenant := h.Subscribe(1)[0] // 500 e-mails
 	j, keep := h.logbook()
 	stop := h.run(keep)
 	for _, send := range []said{usage(tenant, "a", 500), usage(tenant, "b", 7), usage(tenant, "c", 1), correction(tenant, "d", -20), usage(tenant, "e", 13)} {
 		h.publishAll([]said{send.encode()})
-		h.settled()
+		h.WaitUntilRead()
 	}
 	stop()
-	if _, err := h.pool.Exec(t.Context(), `update stream_positions set seq = 0, stored_at = null`); err != nil {
+	if _, err := h.Pool.Exec(t.Context(), `update stream_positions set seq = 0, stored_at = null`); err != nil {
 		t.Fatal(err)
 	}
 	h.run(keep)
-	h.settled()
+	h.WaitUntilRead()
 	lines := j.said("a counter has crossed its limit")
 	if len(lines) != 2 || !strings.Contains(lines[0], "overage=7") || !strings.Contains(lines[1], "overage=1") {
 		t.Errorf("said %q, want an overage of 7 and then of 1", lines)

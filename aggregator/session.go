@@ -17,8 +17,8 @@ import (
 // positions stand, until ctx ends or anything fails. It leaves nothing behind
 // but what was committed.
 func (a *Aggregator) session(ctx context.Context, l *lease, reading func()) error {
-	// Before the look at the stream, so that no cut goes unseen in between.
-	disconnected := a.NATS.StatusChanged(nats.RECONNECTING, nats.CLOSED)
+	// Before the stream is checked, so that no cut goes unseen in between.
+	disconnected := a.NATS.StatusChanged(disconnectedStatus...)
 	defer a.NATS.RemoveStatusListener(disconnected)
 	if !a.NATS.IsConnected() {
 		return natsError(nats.ErrDisconnected)
@@ -27,7 +27,7 @@ func (a *Aggregator) session(ctx context.Context, l *lease, reading func()) erro
 	if err != nil {
 		return err
 	}
-	// Only places that attach has compared with the stream may be read from;
+	// Only positions that attach has compared with the stream may be read from;
 	// what another reader did meanwhile is found by the compare-and-set.
 	if waited, err := a.standBy(ctx, l, at.partitions); err != nil || waited {
 		return cmp.Or(err, errGained)
@@ -45,24 +45,11 @@ func (a *Aggregator) session(ctx context.Context, l *lease, reading func()) erro
 	group.Go(func() error { return r.poll(ctx) })
 	group.Go(func() error { return l.watch(ctx, at.partitions) })
 	group.Go(func() error { return a.rollOver(ctx, at.partitions) })
-	group.Go(func() error { return a.keepKnowing(ctx) })
+	group.Go(func() error { return a.keepAddingSeries(ctx) })
 	group.Go(func() error { return untilDisconnected(ctx, disconnected) })
 	reading()
-	a.Log.Info("aggregator reads", "partitions", len(l.held), "of", at.partitions, "epoch", at.epochs.last().Epoch)
+	a.Log.Info("aggregator reads", "partitions", len(l.held), "of", at.partitions, "epoch", at.state.Epochs.Last().Epoch)
 	return group.Wait()
-}
-
-// attachConnected is attach as long as the connection lasts: an answer that was
-// on its way when it broke would be waited for in vain.
-func (a *Aggregator) attachConnected(ctx context.Context) (*attached, error) {
-	disconnected := a.NATS.StatusChanged(nats.RECONNECTING, nats.CLOSED)
-	defer a.NATS.RemoveStatusListener(disconnected)
-	group, ctx := errgroup.WithContext(ctx)
-	ctx, attached := context.WithCancel(ctx)
-	group.Go(func() error { return untilDisconnected(ctx, disconnected) })
-	at, err := a.attach(ctx)
-	attached()
-	return at, cmp.Or(group.Wait(), err)
 }
 
 // standBy waits until the lease holds a partition.
@@ -83,6 +70,8 @@ func (a *Aggregator) standBy(ctx context.Context, l *lease, partitions int) (wai
 	}
 }
 
+var disconnectedStatus = []nats.Status{nats.RECONNECTING, nats.CLOSED}
+
 // untilDisconnected ends the session when the connection to NATS is lost: the
 // server that answers afterwards may not hold what this one held.
 func untilDisconnected(ctx context.Context, disconnected <-chan nats.Status) error {
@@ -94,12 +83,12 @@ func untilDisconnected(ctx context.Context, disconnected <-chan nats.Status) err
 	}
 }
 
-// rolledAtOnce bounds the tenants of one look, and so how long a partition
+// rolledAtOnce bounds the tenants of one query, and so how long a partition
 // waits when all periods end with the month.
 const rolledAtOnce = 500
 
 // rollOver brings in the periods that time has begun, also of tenants that
-// send nothing. What fails is said and tried again; it stops no counting.
+// send nothing. A failure is logged and tried again; it stops no counting.
 func (a *Aggregator) rollOver(ctx context.Context, partitions int) error {
 	tick := time.NewTicker(time.Second)
 	defer tick.Stop()
@@ -109,7 +98,7 @@ func (a *Aggregator) rollOver(ctx context.Context, partitions int) error {
 			return nil
 		}
 		if err != nil {
-			a.Log.Error("periods are due and do not roll over; it is tried again", "err", err)
+			a.Log.Error("cannot create the periods that are due; trying again", "err", err)
 		}
 		if due == rolledAtOnce && err == nil {
 			continue

@@ -9,7 +9,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"odometer"
-	"odometer/aggregator"
+	"odometer/aggregator/apply"
 	"odometer/billing"
 )
 
@@ -92,7 +92,7 @@ func (a *auditor) comparePlace(d *doubtful, tenant *billing.Tenant) {
 	exists := false
 	if tenant != nil {
 		if home = odometer.PeriodFor(tenant.Periods, d.Occurred, d.At); d.Retried {
-			home = aggregator.PlaceRetried(tenant.Periods, d.Occurred, d.Closed)
+			home = apply.PeriodForRetried(tenant.Periods, d.Occurred, d.Closed)
 		}
 		for _, p := range tenant.Periods {
 			exists = exists || p.Start.Equal(d.Period)

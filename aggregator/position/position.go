@@ -29,6 +29,9 @@ import (
 // was read from the old position must be dropped, and read again from the new.
 var ErrMoved = errors.New("the position was moved by another reader")
 
+// ErrNeverRead says that there are no positions yet.
+var ErrNeverRead = errors.New("no aggregator has read the stream yet: start one with: odometer run aggregator")
+
 // State is how far the stream was read.
 type State struct {
 	Epochs     Epochs

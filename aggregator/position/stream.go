@@ -2,8 +2,6 @@ package position
 
 import (
 	"context"
-	"encoding/json"
-	"fmt"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -52,41 +50,9 @@ func holds(ctx context.Context, nc *nats.Conn, info *jetstream.StreamInfo, seq i
 	if seq < int64(info.State.FirstSeq) || storedAt == nil {
 		return true, nil
 	}
-	stored, err := StoredTime(ctx, nc, seq)
-	if err != nil || stored == nil {
-		return false, err
-	}
-	return stored.Equal(*storedAt), nil
-}
-
-// StoredTime is when the stream stored a message, as precisely as Postgres
-// keeps it, or nil when the stream has no message there. It calls the API
-// itself: the client library also reads the message's headers, by which an
-// agent could forge the time (in a direct get) or, with headers that the
-// library cannot read, keep every reader from starting.
-func StoredTime(ctx context.Context, nc *nats.Conn, seq int64) (*time.Time, error) {
-	failed := func(err error) (*time.Time, error) {
-		return nil, &StreamError{fmt.Errorf("read message %d of stream %s: %w", seq, ingest.StreamName, err)}
-	}
-	answer, err := nc.RequestWithContext(ctx, "$JS.API.STREAM.MSG.GET."+ingest.StreamName, fmt.Appendf(nil, `{"seq":%d}`, seq))
+	stored, err := ingest.StoredTime(ctx, nc, seq)
 	if err != nil {
-		return failed(err)
+		return false, &StreamError{err}
 	}
-	var response struct {
-		Error   *jetstream.APIError `json:"error"`
-		Message struct {
-			Time time.Time `json:"time"`
-		} `json:"message"`
-	}
-	if err := json.Unmarshal(answer.Data, &response); err != nil {
-		return failed(err)
-	}
-	switch {
-	case response.Error != nil && response.Error.ErrorCode == jetstream.JSErrCodeMessageNotFound:
-		return nil, nil
-	case response.Error != nil:
-		return failed(response.Error)
-	}
-	stored := response.Message.Time.UTC().Truncate(time.Microsecond)
-	return &stored, nil
+	return stored != nil && stored.Truncate(time.Microsecond).Equal(*storedAt), nil
 }

@@ -10,7 +10,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"odometer"
-	"odometer/aggregator"
+	"odometer/aggregator/deadletter"
 	"odometer/cmd/internal/jobs"
 	"odometer/ingest"
 	"odometer/query/admin"
@@ -47,9 +47,9 @@ func adminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
 // retryNamed retries the letters of these ids and tells of each.
 func retryNamed(ctx context.Context, pool *pgxpool.Pool, ids []odometer.Position, who string) ([]admin.LetterOutcome, error) {
 	var became []admin.LetterOutcome
-	err := aggregator.Retry(ctx, pool, aggregator.Selection{IDs: ids}, who, func(o aggregator.Outcome) {
+	err := deadletter.Retry(ctx, pool, deadletter.Selection{IDs: ids}, who, func(o deadletter.Outcome) {
 		became = append(became, admin.LetterOutcome{
-			ID: aggregator.LetterID(o.ID), State: o.State, Reason: o.Reason, Detail: o.Detail, Already: o.Before,
+			ID: deadletter.ID(o.ID), State: o.State, Reason: o.Reason, Detail: o.Detail, Already: o.Before,
 		})
 	})
 	return became, err

@@ -13,7 +13,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"odometer"
-	"odometer/aggregator"
+	"odometer/aggregator/deadletter"
 )
 
 type deadlettersCmd struct {
@@ -32,7 +32,7 @@ type letterFilter struct {
 	JSON   bool     `help:"Print JSON."`
 }
 
-func (f *letterFilter) selection() (s aggregator.Selection, err error) {
+func (f *letterFilter) selection() (s deadletter.Selection, err error) {
 	s.Reason, s.Tenant = odometer.Reason(f.Reason), (*uuid.UUID)(f.Tenant)
 	if f.Reason != "" && !slices.Contains(odometer.Reasons(), s.Reason) {
 		var known []string
@@ -42,7 +42,7 @@ func (f *letterFilter) selection() (s aggregator.Selection, err error) {
 		return s, usagef("--reason %q: want one of %s", f.Reason, strings.Join(known, ", "))
 	}
 	for _, id := range f.IDs {
-		at, ok := aggregator.ParseLetterID(id)
+		at, ok := deadletter.ParseID(id)
 		if !ok {
 			return s, usagef("id %q: want <epoch>-<seq>, as 1-4711; see them with: odometer deadletters list", id)
 		}
@@ -53,16 +53,16 @@ func (f *letterFilter) selection() (s aggregator.Selection, err error) {
 
 // chosen is selection for what changes letters: nobody means all of them by
 // saying nothing.
-func (f *letterFilter) chosen(what string) (aggregator.Selection, error) {
+func (f *letterFilter) chosen(what string) (deadletter.Selection, error) {
 	if len(f.IDs) == 0 && f.Reason == "" && f.Tenant == nil {
-		return aggregator.Selection{}, usagef("nothing says which dead letters to %s: give ids, --reason or --tenant", what)
+		return deadletter.Selection{}, usagef("nothing says which dead letters to %s: give ids, --reason or --tenant", what)
 	}
 	return f.selection()
 }
 
 // noLetter makes an id that nobody knows the caller's to mend.
 func noLetter(err error) error {
-	if errors.Is(err, aggregator.ErrNoLetter) {
+	if errors.Is(err, deadletter.ErrNotFound) {
 		return usageError{err}
 	}
 	return err
@@ -89,13 +89,13 @@ func (c *deadlettersListCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	defer pool.Close()
 	state := strings.TrimSuffix(c.State, "all")
-	groups, err := aggregator.GroupLetters(ctx, pool, s, state)
+	groups, err := deadletter.Groups(ctx, pool, s, state)
 	if err != nil {
 		return err
 	}
-	letters, err := aggregator.Letters(ctx, pool, s, state, c.Limit)
+	letters, err := deadletter.List(ctx, pool, s, state, c.Limit)
 	switch {
-	case errors.Is(err, aggregator.ErrNoLetter):
+	case errors.Is(err, deadletter.ErrNotFound):
 		t.log.Warn(err.Error()) // a list of nothing is still a list
 	case err != nil:
 		return err
@@ -107,7 +107,7 @@ func (c *deadlettersListCmd) Run(ctx context.Context, t *terminal) error {
 	return nil
 }
 
-func printLetters(t *terminal, groups []aggregator.LetterGroup, letters []aggregator.Letter) {
+func printLetters(t *terminal, groups []deadletter.Group, letters []deadletter.DeadLetter) {
 	if len(groups) == 0 {
 		fmt.Fprintln(t.out, "no dead letters")
 		return
@@ -122,7 +122,7 @@ func printLetters(t *terminal, groups []aggregator.LetterGroup, letters []aggreg
 	t.table(table.Row{"reason", "tenant", "state", "count", "oldest", "newest"}, rows, 4, 5, 6)
 	rows = nil
 	for _, l := range letters {
-		rows = append(rows, table.Row{aggregator.LetterID(l.ID), l.Received.UTC().Format(time.RFC3339), l.State, l.Reason, l.Detail})
+		rows = append(rows, table.Row{deadletter.ID(l.ID), l.Received.UTC().Format(time.RFC3339), l.State, l.Reason, l.Detail})
 	}
 	if len(rows) > 0 {
 		fmt.Fprintln(t.out)
@@ -162,8 +162,8 @@ func (c *deadlettersRetryCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	return c.change(ctx, t, func(pool *pgxpool.Pool, each func(aggregator.Outcome)) error {
-		return aggregator.Retry(ctx, pool, s, operator(), each)
+	return c.change(ctx, t, func(pool *pgxpool.Pool, each func(deadletter.Outcome)) error {
+		return deadletter.Retry(ctx, pool, s, operator(), each)
 	})
 }
 
@@ -181,14 +181,14 @@ func (c *deadlettersDiscardCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	return c.change(ctx, t, func(pool *pgxpool.Pool, each func(aggregator.Outcome)) error {
-		return aggregator.Discard(ctx, pool, s, operator(), strings.TrimSpace(c.Why), each)
+	return c.change(ctx, t, func(pool *pgxpool.Pool, each func(deadletter.Outcome)) error {
+		return deadletter.Discard(ctx, pool, s, operator(), strings.TrimSpace(c.Why), each)
 	})
 }
 
 // change changes letters and prints what became of them; what is still open is
 // something left.
-func (f *letterFilter) change(ctx context.Context, t *terminal, does func(*pgxpool.Pool, func(aggregator.Outcome)) error) error {
+func (f *letterFilter) change(ctx context.Context, t *terminal, does func(*pgxpool.Pool, func(deadletter.Outcome)) error) error {
 	pool, err := f.openMigrated(ctx)
 	if err != nil {
 		return err

@@ -14,7 +14,7 @@ import (
 	"github.com/google/uuid"
 
 	"odometer"
-	"odometer/aggregator"
+	"odometer/aggregator/deadletter"
 )
 
 type deadlettersShowCmd struct {
@@ -33,7 +33,7 @@ func (c *deadlettersShowCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer pool.Close()
-	letters, err := aggregator.Letters(ctx, pool, s, "", max(c.Limit, len(c.IDs)))
+	letters, err := deadletter.List(ctx, pool, s, "", max(c.Limit, len(c.IDs)))
 	if err != nil {
 		return noLetter(err)
 	}
@@ -53,7 +53,7 @@ func (c *deadlettersShowCmd) Run(ctx context.Context, t *terminal) error {
 	return nil
 }
 
-func showLetter(t *terminal, l *letterLine, full *aggregator.Letter) {
+func showLetter(t *terminal, l *letterLine, full *deadletter.DeadLetter) {
 	say := func(name, value string) {
 		if value != "" {
 			fmt.Fprintf(t.out, "  %-9s%s\n", name, value)
@@ -119,7 +119,7 @@ func offending(reason odometer.Reason, detail string) []string {
 }
 
 // field finds the offending field and what the payload says in it.
-func fieldOf(l *aggregator.Letter) (name, value string) {
+func fieldOf(l *deadletter.DeadLetter) (name, value string) {
 	var members map[string]json.RawMessage
 	_ = json.Unmarshal(l.Payload, &members) // what is no object has no fields
 	names := offending(l.Reason, l.Detail)
@@ -156,9 +156,9 @@ type letterLine struct {
 	Payload   string              `json:"payload,omitempty"`
 }
 
-func letterLineOf(l *aggregator.Letter) letterLine {
+func letterLineOf(l *deadletter.DeadLetter) letterLine {
 	line := letterLine{
-		ID: aggregator.LetterID(l.ID), State: l.State, Reason: l.Reason, Detail: l.Detail,
+		ID: deadletter.ID(l.ID), State: l.State, Reason: l.Reason, Detail: l.Detail,
 		Subject: l.Subject, TenantID: l.Tenant, Agent: l.Agent, StoredAt: storedOrNil(&l.Received),
 		DecidedAt: storedOrNil(l.DecidedAt), DecidedBy: l.DecidedBy, Headers: l.Headers, Payload: readable(l.Payload),
 	}
@@ -170,7 +170,7 @@ func letterLineOf(l *aggregator.Letter) letterLine {
 }
 
 // letterListOf is what list --json prints.
-func letterListOf(groups []aggregator.LetterGroup, letters []aggregator.Letter) any {
+func letterListOf(groups []deadletter.Group, letters []deadletter.DeadLetter) any {
 	type group struct {
 		Reason   odometer.Reason `json:"reason"`
 		TenantID *uuid.UUID      `json:"tenant_id"`
@@ -201,11 +201,11 @@ type letterReport struct {
 // shownLetters bounds what a change of many letters prints.
 const shownLetters = 1000
 
-func (r *letterReport) add(o aggregator.Outcome) {
+func (r *letterReport) add(o deadletter.Outcome) {
 	r.Total++
 	r.Counts[o.State]++
 	if len(r.Letters) < shownLetters {
-		r.Letters = append(r.Letters, letterLine{ID: aggregator.LetterID(o.ID), State: o.State, Reason: o.Reason, Detail: o.Detail, Already: o.Before})
+		r.Letters = append(r.Letters, letterLine{ID: deadletter.ID(o.ID), State: o.State, Reason: o.Reason, Detail: o.Detail, Already: o.Before})
 	}
 }
 

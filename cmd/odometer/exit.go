@@ -11,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"odometer/aggregator"
+	"odometer/aggregator/position"
+	"odometer/aggregator/replay"
 	"odometer/billing"
 	"odometer/ingest"
 	"odometer/ingest/publisher"
@@ -50,6 +52,8 @@ func exitCode(err error) int {
 		errors.Is(err, billing.ErrNoSubscription),
 		errors.Is(err, billing.ErrNoCatalogue),
 		errors.Is(err, aggregator.ErrUnfit),
+		errors.Is(err, position.ErrNeverRead),
+		errors.Is(err, replay.ErrUnfit),
 		errors.Is(err, ingest.ErrStreamUnfit),
 		errors.Is(err, reporter.ErrKeyRefused),
 		errors.Is(err, reporter.ErrMixed),

@@ -12,7 +12,7 @@ import (
 	"github.com/jedib0t/go-pretty/v6/progress"
 
 	"odometer"
-	"odometer/aggregator"
+	"odometer/aggregator/replay"
 )
 
 type replayCmd struct {
@@ -47,7 +47,7 @@ func (c *replayCmd) Run(ctx context.Context, t *terminal) error {
 	away, stop := giveUpWithout(ctx, nc)
 	defer stop()
 	bar := &replayBar{t: t}
-	done, err := aggregator.Replay(away, aggregator.ReplayOptions{
+	done, err := replay.Run(away, replay.Options{
 		Pool: pool, NATS: nc, Since: c.Since, From: c.FromSeq, Tenant: (*uuid.UUID)(c.Tenant),
 		DryRun: c.DryRun, Batch: c.BatchSize, Progress: bar.at,
 	})
@@ -62,7 +62,7 @@ func (c *replayCmd) Run(ctx context.Context, t *terminal) error {
 }
 
 // end is the command's exit: what is left over, and how to go on.
-func (c *replayCmd) end(ctx context.Context, done aggregator.Replayed, err error) error {
+func (c *replayCmd) end(ctx context.Context, done replay.Result, err error) error {
 	var away unreachable
 	rest := fmt.Sprintf("--from-seq %d", done.Through+1)
 	switch {
@@ -78,7 +78,7 @@ func (c *replayCmd) end(ctx context.Context, done aggregator.Replayed, err error
 	return nil
 }
 
-func (c *replayCmd) say(t *terminal, done aggregator.Replayed) error {
+func (c *replayCmd) say(t *terminal, done replay.Result) error {
 	if c.JSON {
 		return t.json(replayedJSON(done, c.DryRun))
 	}
@@ -102,7 +102,7 @@ func (c *replayCmd) say(t *terminal, done aggregator.Replayed) error {
 	return nil
 }
 
-func replayedJSON(done aggregator.Replayed, dry bool) any {
+func replayedJSON(done replay.Result, dry bool) any {
 	type shortfall struct {
 		TenantID    uuid.UUID `json:"tenant_id"`
 		Agent       string    `json:"agent"`
@@ -132,7 +132,7 @@ type replayBar struct {
 	bar
 }
 
-func (b *replayBar) at(done aggregator.Replayed) {
+func (b *replayBar) at(done replay.Result) {
 	if !interactive(b.t.err) {
 		return
 	}

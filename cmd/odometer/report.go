@@ -13,7 +13,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"odometer"
-	"odometer/aggregator"
+	"odometer/aggregator/apply"
 	"odometer/billing"
 	"odometer/reporter"
 )
@@ -59,7 +59,7 @@ func (c *reportCmd) Run(ctx context.Context, t *terminal) error {
 	if dry {
 		return showStatement(ctx, t, pool, r, (*uuid.UUID)(c.Tenant), c.JSON)
 	}
-	if err := aggregator.Replaying(ctx, pool); err != nil {
+	if err := apply.Replaying(ctx, pool); err != nil {
 		return err
 	}
 	result, err := r.Pass(ctx, reporter.Scope{Tenant: (*uuid.UUID)(c.Tenant), ByHand: true})

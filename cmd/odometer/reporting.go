@@ -11,7 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"odometer"
-	"odometer/aggregator"
+	"odometer/aggregator/apply"
+	"odometer/aggregator/deadletter"
 	"odometer/aggregator/retention"
 	"odometer/audit"
 	"odometer/billing"
@@ -124,7 +125,7 @@ func (r *reporting) rollOver(ctx context.Context, _ jobs.Slot) error {
 		}
 	}
 	retryErr := r.retryDeadLetters(ctx)
-	if err := aggregator.Replaying(ctx, r.pool); err != nil {
+	if err := apply.Replaying(ctx, r.pool); err != nil {
 		return errors.Join(retryErr, err)
 	}
 	closed, err := reporter.Close(ctx, r.pool, time.Now(), r.grace)
@@ -143,7 +144,7 @@ func (r *reporting) report(ctx context.Context, s jobs.Slot) error {
 	if s.ByHand && r.reporter.Sink == reporter.DryRun {
 		return showStatement(ctx, r.t, r.pool, r.reporter, nil, false)
 	}
-	if err := aggregator.Replaying(ctx, r.pool); err != nil {
+	if err := apply.Replaying(ctx, r.pool); err != nil {
 		return err
 	}
 	result, err := r.reporter.Pass(ctx, reporter.Scope{ByHand: s.ByHand, Due: !s.Daily && !s.ByHand && !r.eager})
@@ -179,7 +180,7 @@ func (r *reporting) verify(ctx context.Context, s jobs.Slot) error {
 }
 
 func (r *reporting) retryDeadLetters(ctx context.Context) error {
-	retried, err := aggregator.RetryLacking(ctx, r.pool)
+	retried, err := deadletter.AutoRetry(ctx, r.pool)
 	if retried > 0 {
 		r.t.log.Info("dead letters counted by a retry", "dead_letters", retried)
 	}

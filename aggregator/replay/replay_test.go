@@ -1,4 +1,4 @@
-package aggregator
+package replay
 
 import (
 	"context"
@@ -8,54 +8,57 @@ import (
 	"time"
 
 	"odometer"
+	"odometer/aggregator/deadletter"
+	"odometer/aggregator/internal/aggtest"
 	"odometer/ingest"
 	"odometer/ingest/publisher"
+	"odometer/internal/testenv"
 )
 
 func TestFullReplayChangesNothing(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribed(5)
+	h := newEnv(t, testenv.Options{})
+	tenants := tenants(5)
 	h.history(tenants)
-	was, changed := h.full(), h.number(`select sum(rules_version)::bigint from stream_positions`)
+	was, changed := h.full(), h.Number(`select sum(rules_version)::bigint from stream_positions`)
 	for _, dry := range []bool{true, false} {
-		done := h.replay(func(o *ReplayOptions) { o.DryRun = dry })
+		done := h.replay(func(o *Options) { o.DryRun = dry })
 		if done.Applied != 0 || done.NewDead != 0 || len(done.Negative) != 0 {
 			t.Errorf("dry %t: %+v", dry, done)
 		}
-		if done.Read != h.streamEnd() || done.Events+done.Duplicates+done.DeadLetters != done.Read || done.Through != done.Read {
-			t.Errorf("dry %t: %d messages, but %+v", dry, h.streamEnd(), done)
+		if done.Read != h.LastSeq() || done.Events+done.Duplicates+done.DeadLetters != done.Read || done.Through != done.Read {
+			t.Errorf("dry %t: %d messages, but %+v", dry, h.LastSeq(), done)
 		}
 	}
 	h.same(was)
-	if n := h.number(`select sum(rules_version)::bigint from stream_positions`); n != changed {
+	if n := h.Number(`select sum(rules_version)::bigint from stream_positions`); n != changed {
 		t.Error("a replay that changes nothing has disturbed the readers")
 	}
 }
 
-// Emptied books are rebuilt to exactly what they were: by one replay, by one
+// Emptied tables are rebuilt to exactly what they were: by one replay, by one
 // that is stopped again and again, and without knowing what batches said.
-func TestReplayRebuildsEmptiedBooksExactly(t *testing.T) {
+func TestReplayRebuildsEmptiedTablesExactly(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribed(5)
+	h := newEnv(t, testenv.Options{})
+	tenants := tenants(5)
 	h.history(tenants)
 	was := h.full()
 	empty := func() {
 		t.Helper()
-		if _, err := h.pool.Exec(t.Context(), emptySQL); err != nil {
+		if _, err := h.Pool.Exec(t.Context(), emptySQL); err != nil {
 			t.Fatal(err)
 		}
 	}
 	empty()
-	dry := h.replay(func(o *ReplayOptions) { o.DryRun = true })
-	if n := h.number(`select count(*) from usage_events`); n != 0 {
+	dry := h.replay(func(o *Options) { o.DryRun = true })
+	if n := h.Number(`select count(*) from usage_events`); n != 0 {
 		t.Fatalf("a dry run stored %d events", n)
 	}
 	done := h.replay()
 	h.same(was)
-	h.balanced()
-	if dry.Applied != done.Applied || done.Applied != int64(len(was.Books.Events)) || dry.Read != done.Read {
+	h.CheckCounters()
+	if dry.Applied != done.Applied || done.Applied != int64(len(was.Counted.Events)) || dry.Read != done.Read {
 		t.Errorf("dry run: %+v\nreplay: %+v", dry, done)
 	}
 	empty()
@@ -66,11 +69,11 @@ func TestReplayRebuildsEmptiedBooksExactly(t *testing.T) {
 	}
 	empty()
 	for n := range tenants {
-		h.replay(func(o *ReplayOptions) { o.Tenant, o.Batch = &tenants[n], 7 })
+		h.replay(func(o *Options) { o.Tenant, o.Batch = &tenants[n], 7 })
 	}
 	h.same(was)
 	empty()
-	if _, err := h.pool.Exec(t.Context(), `delete from batches`); err != nil {
+	if _, err := h.Pool.Exec(t.Context(), `delete from batches`); err != nil {
 		t.Fatal(err)
 	}
 	was.Batches = 0
@@ -82,8 +85,8 @@ func TestReplayRebuildsEmptiedBooksExactly(t *testing.T) {
 // counter of a restored event is right, and the rest stays as it is.
 func TestReplayRestoresWhatIsMissing(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribed(3)
+	h := newEnv(t, testenv.Options{})
+	tenants := tenants(3)
 	h.history(tenants)
 	was := h.full()
 	for _, sql := range []string{
@@ -95,7 +98,7 @@ func TestReplayRestoresWhatIsMissing(t *testing.T) {
 		// Usage is lost, what corrects it is not.
 		`delete from usage_events where kind = 'usage'`,
 	} {
-		if _, err := h.pool.Exec(t.Context(), sql); err != nil {
+		if _, err := h.Pool.Exec(t.Context(), sql); err != nil {
 			t.Fatal(err)
 		}
 		h.run() // beside a reader that has nothing to do
@@ -103,25 +106,27 @@ func TestReplayRestoresWhatIsMissing(t *testing.T) {
 			t.Errorf("%+v", done)
 		}
 		h.same(was)
-		h.balanced()
+		h.CheckCounters()
 	}
 }
 
-// A replay from the middle of emptied books restores a correction that counted,
+// A replay from the middle into emptied tables restores a correction that counted,
 // says that its counter cannot be right, and the whole replay makes it right.
 func TestReplayFromTheMiddleTakesBackNoCorrection(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenant := h.subscribe(1)[0]
+	h := newEnv(t, testenv.Options{})
+	tenant := h.Subscribe(1)[0]
 	stop := h.run()
-	h.publishAll([]said{usage(tenant, "use", 10).encode(), correction(tenant, "take", -7).encode(), correction(tenant, "more", -7).encode()})
-	h.settled()
+	h.publishWithoutID(testenv.Email(tenant, "use", 10))
+	h.publishWithoutID(correction(tenant, "take", -7))
+	h.publishWithoutID(correction(tenant, "more", -7))
+	h.WaitUntilRead()
 	stop()
 	was := h.full()
-	if _, err := h.pool.Exec(t.Context(), emptySQL); err != nil {
+	if _, err := h.Pool.Exec(t.Context(), emptySQL); err != nil {
 		t.Fatal(err)
 	}
-	done := h.replay(func(o *ReplayOptions) { o.From = 2 })
+	done := h.replay(func(o *Options) { o.From = 2 })
 	if done.Applied != 1 || done.NewDead != 1 || len(done.Negative) != 1 || done.Negative[0].Sum != -7 {
 		t.Errorf("from the middle: %+v", done)
 	}
@@ -131,45 +136,47 @@ func TestReplayFromTheMiddleTakesBackNoCorrection(t *testing.T) {
 	h.same(was)
 }
 
-// A retried letter's event keeps its position, and a replay puts it into the
+// A retried dead letter's event keeps its position, and a replay puts it into the
 // period of its retry, though a close before and one after that retry have the
 // same position.
-func TestRetriedEventKeepsItsPlaceInReplay(t *testing.T) {
+func TestRetriedEventKeepsItsPositionInReplay(t *testing.T) {
 	t.Parallel()
-	h := newHouseFor(t, ingest.StreamConfig{Partitions: 1})
-	tenant := tenantOf(0)
+	h := newEnv(t, testenv.Options{Stream: ingest.StreamConfig{Partitions: 1}})
+	tenant := testenv.Tenant(0)
 	start := time.Now().AddDate(0, 0, -80).UTC().Truncate(time.Microsecond)
-	h.set(tenant, start, start.AddDate(0, 0, 30))
+	h.SetPeriod(tenant, start, start.AddDate(0, 0, 30))
 	stop := h.run()
-	events := []publisher.Event{reply(tenant, "one", 1), reply(tenant, "two", 2), reply(tenant, "three", 4)}
+	events := []publisher.Event{aggtest.Reply(tenant, "one", 1), aggtest.Reply(tenant, "two", 2), aggtest.Reply(tenant, "three", 4)}
 	for i := range events {
 		events[i].OccurredAt = start.AddDate(0, 0, 5)
-		h.publish(events[i])
+		h.Publish(events[i])
 	}
-	h.settled()
+	h.WaitUntilRead()
 	stop()
-	h.apply(withReplies())
+	h.ApplyCatalogue(aggtest.ReplyCatalogue())
 	starts := []time.Time{}
 	for n := range 3 {
-		starts = append(starts, time.UnixMicro(h.number(`
+		starts = append(starts, time.UnixMicro(h.Number(`
 			select (extract(epoch from period_start) * 1000000)::bigint from billing_periods order by period_start offset $1 limit 1`, n)))
 	}
 	for n := range events {
-		h.expectRetry(Selection{IDs: []odometer.Position{{Epoch: 1, Seq: int64(n + 1)}}}, map[string]int{"retried": 1})
+		if got := h.retry(deadletter.Selection{IDs: []odometer.Position{{Epoch: 1, Seq: int64(n + 1)}}}); got["retried"] != 1 || len(got) != 1 {
+			t.Errorf("retried: %v, want one", got)
+		}
 		if n < 2 {
-			h.close(tenant, starts[n], odometer.Position{Epoch: 1, Seq: 3})
+			h.ClosePeriod(tenant, starts[n], odometer.Position{Epoch: 1, Seq: 3})
 		}
 	}
 	was := h.full()
 	for n, quantity := range []int64{1, 2, 4} {
-		if got := h.number(`select count from usage_counters where period_start = $1`, starts[n]); got != quantity {
+		if got := h.Number(`select count from usage_counters where period_start = $1`, starts[n]); got != quantity {
 			t.Fatalf("period %d counts %d, want %d", n, got, quantity)
 		}
-		if seq := h.number(`select stream_seq from usage_events where quantity = $1`, quantity); seq != int64(n+1) {
+		if seq := h.Number(`select stream_seq from usage_events where quantity = $1`, quantity); seq != int64(n+1) {
 			t.Errorf("event of %d lies at %d, want its own position", quantity, seq)
 		}
 	}
-	if _, err := h.pool.Exec(t.Context(), emptySQL); err != nil {
+	if _, err := h.Pool.Exec(t.Context(), emptySQL); err != nil {
 		t.Fatal(err)
 	}
 	if done := h.replay(); done.Applied != 3 || done.NewDead != 0 {
@@ -182,17 +189,17 @@ func TestRetriedEventKeepsItsPlaceInReplay(t *testing.T) {
 // a correction waits for the usage that it corrects.
 func TestReplayBesideLiveReaders(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribe(4)
+	h := newEnv(t, testenv.Options{})
+	tenants := h.Subscribe(4)
 	stop := h.run()
 	var events []publisher.Event
 	for n := range 4000 {
-		events = append(events, email(tenants[n%4], fmt.Sprint("before ", n), 1))
+		events = append(events, testenv.Email(tenants[n%4], fmt.Sprint("before ", n), 1))
 	}
-	h.publish(events...)
-	h.settled()
+	h.Publish(events...)
+	h.WaitUntilRead()
 	stop()
-	if _, err := h.pool.Exec(t.Context(), emptySQL); err != nil {
+	if _, err := h.Pool.Exec(t.Context(), emptySQL); err != nil {
 		t.Fatal(err)
 	}
 	first := make(chan struct{})
@@ -202,7 +209,7 @@ func TestReplayBesideLiveReaders(t *testing.T) {
 		for _, tenant := range tenants {
 			for _, n := range []int64{-1000, -1} {
 				e := publisher.Event{Adjustment: true, Tenant: tenant, Agent: "inbox", IdempotencyKey: fmt.Sprint(n), Quantity: n}
-				if _, err := h.pub.Publish(context.WithoutCancel(t.Context()), e); err != nil {
+				if _, err := h.Publisher.Publish(context.WithoutCancel(t.Context()), e); err != nil {
 					t.Error(err)
 				}
 			}
@@ -211,9 +218,9 @@ func TestReplayBesideLiveReaders(t *testing.T) {
 		h.run()
 	}()
 	steps := 0
-	done := h.replay(func(o *ReplayOptions) {
+	done := h.replay(func(o *Options) {
 		o.Batch = 20
-		o.Progress = func(Replayed) {
+		o.Progress = func(Result) {
 			if steps++; steps == 10 {
 				close(first)
 			}
@@ -223,58 +230,58 @@ func TestReplayBesideLiveReaders(t *testing.T) {
 	if done.Applied != 4000 || done.NewDead != 0 {
 		t.Errorf("%+v", done)
 	}
-	l := h.load(2, tenants...)
-	h.flows(l, 50)
+	l := h.StartLoad(2, tenants...)
+	h.WaitForLoad(l, 50)
 	h.replay()
-	acked := l.stop()
-	h.settled()
+	acked := l.Stop()
+	h.WaitUntilRead()
 	for _, tenant := range tenants {
-		if n := h.count(tenant, "inbox"); n != acked[tenant] {
+		if n := h.Count(tenant, "inbox"); n != acked[tenant] {
 			t.Errorf("tenant %s: %d counted, want %d", tenant, n, acked[tenant])
 		}
 	}
-	if n := h.number(`select count(*) from dead_letters where reason = 'negative_balance'`); n != 4 {
+	if n := h.Number(`select count(*) from dead_letters where reason = 'negative_balance'`); n != 4 {
 		t.Errorf("%d corrections refused, want the 4 that take one too much", n)
 	}
-	h.balanced()
-	h.accounted()
+	h.CheckCounters()
+	h.CheckMessages()
 }
 
 // What a partition's reader has not read is not the replay's business, also
 // where other partitions are further.
 func TestReplayLeavesTheUnreadToTheReader(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenant := h.subscribe(1)[0]
-	h.attach()
-	h.publish(email(tenant, "one", 1), email(tenant, "two", 1))
-	if _, err := h.pool.Exec(t.Context(), `update stream_positions set seq = 1 where partition <> $1`, odometer.PartitionOf(tenant, 4)); err != nil {
+	h := newEnv(t, testenv.Options{})
+	tenant := h.Subscribe(1)[0]
+	h.createPositions()
+	h.Publish(testenv.Email(tenant, "one", 1), testenv.Email(tenant, "two", 1))
+	if _, err := h.Pool.Exec(t.Context(), `update stream_positions set seq = 1 where partition <> $1`, odometer.PartitionOf(tenant, 4)); err != nil {
 		t.Fatal(err)
 	}
 	if done := h.replay(); done.Applied != 0 || done.Unread != 1 {
 		t.Errorf("%+v", done)
 	}
 	h.run()
-	h.settled()
-	if n := h.count(tenant, "inbox"); n != 2 {
+	h.WaitUntilRead()
+	if n := h.Count(tenant, "inbox"); n != 2 {
 		t.Errorf("counted %d, want 2", n)
 	}
-	h.accounted()
+	h.CheckMessages()
 }
 
-// A stream that is not the one that was read is not replayed into its books.
+// A stream that is not the one that was read is not replayed.
 func TestReplayRefusesAnotherStream(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	o := ReplayOptions{Pool: h.pool, NATS: h.nc}
-	if _, err := Replay(t.Context(), o); !errors.Is(err, ErrReplayUnfit) {
+	h := newEnv(t, testenv.Options{})
+	o := Options{Pool: h.Pool, NATS: h.NATS}
+	if _, err := Run(t.Context(), o); !errors.Is(err, ErrUnfit) {
 		t.Errorf("never read: %v", err)
 	}
-	h.attach()
-	if _, err := h.pool.Exec(t.Context(), `update stream_positions set seq = 7`); err != nil {
+	h.createPositions()
+	if _, err := h.Pool.Exec(t.Context(), `update stream_positions set seq = 7`); err != nil {
 		t.Fatal(err)
 	}
-	if _, err := Replay(t.Context(), o); !errors.Is(err, ErrReplayUnfit) {
+	if _, err := Run(t.Context(), o); !errors.Is(err, ErrUnfit) {
 		t.Errorf("shorter than it was read: %v", err)
 	}
 }

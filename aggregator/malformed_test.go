@@ -110,8 +110,8 @@ func (r *rubbish) message() (m *nats.Msg, reason odometer.Reason) {
 func TestRubbishNeverStopsAPartition(t *testing.T) {
 	t.Parallel()
 	const messages = 100_000
-	h := newHouse(t)
-	r := &rubbish{Rand: randomly(t), tenants: h.subscribe(9)}
+	h := newEnv(t)
+	r := &rubbish{Rand: randomly(t), tenants: h.Subscribe(9)}
 	j, keep := h.logbook()
 	h.run(keep)
 	want := map[odometer.Reason]int64{}
@@ -127,7 +127,7 @@ func TestRubbishNeverStopsAPartition(t *testing.T) {
 		}
 		pending = pending[:0]
 	}
-	js, err := jetstream.New(h.server.Connect(t), jetstream.WithPublishAsyncMaxPending(5000))
+	js, err := jetstream.New(h.Server.Connect(t), jetstream.WithPublishAsyncMaxPending(5000))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -144,13 +144,13 @@ func TestRubbishNeverStopsAPartition(t *testing.T) {
 		reasons = append(reasons, string(reason))
 	}
 	await()
-	h.settled()
-	h.accounted()
-	h.balanced()
-	if end := h.streamEnd(); end != messages {
+	h.WaitUntilRead()
+	h.CheckMessages()
+	h.CheckCounters()
+	if end := h.LastSeq(); end != messages {
 		t.Fatalf("the stream ends at %d, want %d", end, messages)
 	}
-	wrong := h.number(`
+	wrong := h.Number(`
 		select count(*)
 		from unnest($1::text[]) with ordinality as said (reason, seq)
 		left join usage_events e on e.stream_seq = said.seq
@@ -163,24 +163,24 @@ func TestRubbishNeverStopsAPartition(t *testing.T) {
 	if wrong != 0 {
 		t.Errorf("%d messages became something else than they are", wrong)
 	}
-	if n := h.number(`select count(*) from dead_letters where detail = '' or reason = ''`); n != 0 {
+	if n := h.Number(`select count(*) from dead_letters where detail = '' or reason = ''`); n != 0 {
 		t.Errorf("%d dead letters do not say why", n)
 	}
 	if lines := j.said("WARN aggregator waits"); len(lines) != 0 {
 		t.Errorf("the reading broke off: %v", lines)
 	}
-	if n := h.number(`select count(*) from dead_letters where detail like 'the database refuses it%'`); n != 0 {
+	if n := h.Number(`select count(*) from dead_letters where detail like 'the database refuses it%'`); n != 0 {
 		t.Errorf("%d messages passed the decoder that Postgres refuses", n)
 	}
-	t.Logf("%d events, %d dead letters of %d messages; %v", h.number(`select count(*) from usage_events`), h.number(`select count(*) from dead_letters`), messages, want)
+	t.Logf("%d events, %d dead letters of %d messages; %v", h.Number(`select count(*) from usage_events`), h.Number(`select count(*) from dead_letters`), messages, want)
 }
 
 // What no rule foresaw and Postgres refuses is found and put aside alone.
 func TestPoisonIsFoundAndItsNeighboursCount(t *testing.T) {
 	t.Parallel()
-	h := newHouseFor(t, ingest.StreamConfig{Partitions: 1})
-	tenant := h.subscribe(1)[0]
-	if _, err := h.pool.Exec(t.Context(), `alter table usage_events add constraint superstition check (quantity <> 13)`); err != nil {
+	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
+	tenant := h.Subscribe(1)[0]
+	if _, err := h.Pool.Exec(t.Context(), `alter table usage_events add constraint superstition check (quantity <> 13)`); err != nil {
 		t.Fatal(err)
 	}
 	const messages = 5000
@@ -201,28 +201,28 @@ func TestPoisonIsFoundAndItsNeighboursCount(t *testing.T) {
 	units += 4 - 1235%10 - 1
 	h.publishAll(all)
 	h.run()
-	h.settled()
-	if got := h.count(tenant, "inbox"); got != units {
+	h.WaitUntilRead()
+	if got := h.Count(tenant, "inbox"); got != units {
 		t.Errorf("counted %d, want %d", got, units)
 	}
 	for n := range culprits {
-		got := h.number(`select count(*) from dead_letters where stream_seq = $1 and reason = 'malformed' and detail like '%superstition%'`, n+1)
+		got := h.Number(`select count(*) from dead_letters where stream_seq = $1 and reason = 'malformed' and detail like '%superstition%'`, n+1)
 		if got != 1 {
 			t.Errorf("message %d: %d dead letters that name the constraint, want 1", n+1, got)
 		}
 	}
-	if n := h.number(`select count(*) from dead_letters`); n != int64(len(culprits)) {
+	if n := h.Number(`select count(*) from dead_letters`); n != int64(len(culprits)) {
 		t.Errorf("%d dead letters, want %d", n, len(culprits))
 	}
-	h.balanced()
-	h.accounted()
+	h.CheckCounters()
+	h.CheckMessages()
 }
 
 // The same thousand events, sent by everybody at once.
 func TestFiftyConnectionsThatSayTheSameCountOnce(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribe(10)
+	h := newEnv(t)
+	tenants := h.Subscribe(10)
 	h.run()
 	var events []publisher.Event
 	var all []said
@@ -232,7 +232,7 @@ func TestFiftyConnectionsThatSayTheSameCountOnce(t *testing.T) {
 	}
 	var senders sync.WaitGroup
 	for n := range 50 {
-		nc := h.server.Connect(t)
+		nc := h.Server.Connect(t)
 		senders.Go(func() {
 			if n%10 == 0 { // some with ids, of which the server swallows what it remembers
 				pub, err := publisher.New(nc)
@@ -259,33 +259,33 @@ func TestFiftyConnectionsThatSayTheSameCountOnce(t *testing.T) {
 		})
 	}
 	senders.Wait()
-	h.settled()
+	h.WaitUntilRead()
 	for _, tenant := range tenants {
-		if got := h.count(tenant, "inbox"); got != 100 {
+		if got := h.Count(tenant, "inbox"); got != 100 {
 			t.Errorf("tenant %s: counted %d, want 100", tenant, got)
 		}
 	}
-	if end := h.streamEnd(); end < 45_000 {
+	if end := h.LastSeq(); end < 45_000 {
 		t.Errorf("the stream holds %d messages: the test shows nothing", end)
 	}
-	if n := h.number(`select count(*) from dead_letters`); n != 0 {
+	if n := h.Number(`select count(*) from dead_letters`); n != 0 {
 		t.Errorf("%d dead letters, want none", n)
 	}
-	h.balanced()
-	h.accounted()
+	h.CheckCounters()
+	h.CheckMessages()
 }
 
 // Two senders use one key for different things at the same moment: whichever
 // the stream stored first counts, the other is a conflict.
 func TestTheStreamsOrderDecidesBetweenConflicts(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t)
-	tenants := h.subscribe(3)
+	h := newEnv(t)
+	tenants := h.Subscribe(3)
 	h.run()
 	const keys = 100
 	var senders sync.WaitGroup
 	for quantity := range int64(2) {
-		pub, err := publisher.New(h.server.Connect(t))
+		pub, err := publisher.New(h.Server.Connect(t))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -299,11 +299,11 @@ func TestTheStreamsOrderDecidesBetweenConflicts(t *testing.T) {
 		})
 	}
 	senders.Wait()
-	h.settled()
-	if n := h.number(`select count(*) from usage_events`); n != keys {
+	h.WaitUntilRead()
+	if n := h.Number(`select count(*) from usage_events`); n != keys {
 		t.Errorf("%d events, want %d", n, keys)
 	}
-	n := h.number(`
+	n := h.Number(`
 		select count(*)
 		from dead_letters d
 		join usage_events e on e.tenant_id = d.tenant_id and d.detail like '%"' || e.idempotency_key || '" belongs to the event at 1-' || e.stream_seq || ':%'
@@ -311,6 +311,6 @@ func TestTheStreamsOrderDecidesBetweenConflicts(t *testing.T) {
 	if n != keys {
 		t.Errorf("%d conflicts that came after the event they name, want %d", n, keys)
 	}
-	h.balanced()
-	h.accounted()
+	h.CheckCounters()
+	h.CheckMessages()
 }

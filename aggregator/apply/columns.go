@@ -1,4 +1,4 @@
-package aggregator
+package apply
 
 import (
 	"encoding/binary"
@@ -29,10 +29,10 @@ func newColumns(n int) *columns {
 	}
 }
 
-func (c *columns) add(i *item, period time.Time) {
-	e := &i.event
+func (c *columns) add(i *Item) {
+	e := &i.Event
 	c.tenant.add(e.Tenant[:])
-	c.id.add(i.id[:])
+	c.id.add(i.ID[:])
 	c.agent.addText(e.Agent)
 	c.kind.addText(string(e.Kind))
 	c.action.addText(e.Action)
@@ -50,7 +50,7 @@ func (c *columns) add(i *item, period time.Time) {
 	}
 	c.occurred.addTime(e.OccurredAt)
 	c.recorded.addTime(e.RecordedAt)
-	c.period.addTime(period)
+	c.period.addTime(i.Period)
 	c.epoch.addNumber4(e.Position.Epoch)
 	c.seq.addNumber(e.Position.Seq)
 }

@@ -1,4 +1,4 @@
-package aggregator
+package deadletter
 
 import (
 	"context"
@@ -7,13 +7,14 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer"
+	"odometer/aggregator/apply"
 )
 
-// judgedBySQL names what a letter `d` with the reason `s.reason` lacks, as it
-// is now: the catalogue, or the tenant's periods; null for what is not there at
-// all and for reasons that no change of terms heals. Numbers, because how a
-// time reads depends on the session.
-const judgedBySQL = `case
+// rulesSeenSQL names the rules by which a dead letter `d` is dead for the reason
+// `s.reason`, as they are now: the catalogue, or the tenant's periods; null when
+// there are none, and for reasons that no change of rules heals. It writes times
+// as numbers, because how a time reads as text depends on the session.
+const rulesSeenSQL = `case
         when s.reason in ('unknown_agent', 'unknown_action') then (
             select extract(epoch from c.applied_at)::text
             from catalogue c
@@ -25,11 +26,11 @@ const judgedBySQL = `case
         )
     end`
 
-// What a letter lacked may have come when the terms it names are not those of
-// today. Most have none to compare with that would help: an agent that is still
-// not there, a tenant without periods. All of it is read from one index, so a
-// look costs little beside many letters whose cause persists.
-const lackingSQL = `
+// A dead letter is retried when the rules it has seen are not those of today.
+// Most need not be: their agent is still not there, their tenant still has no
+// periods. All of it is read from one index, so a query costs little beside many
+// dead letters whose cause persists.
+const changedSQL = `
 with catalogue_now as materialized (
     select extract(epoch from applied_at)::text as stamp
     from catalogue
@@ -48,12 +49,12 @@ periods_now as materialized (
     join billing_periods p using (tenant_id)
     group by p.tenant_id
 ),
-lacking as materialized (
+changed as materialized (
     select l.stream_epoch, l.stream_seq
     from dead_letters l
     where l.state = 'open'
       and l.reason in ('unknown_agent', 'unknown_action')
-      and l.judged_by is distinct from (select stamp from catalogue_now)
+      and l.rules_seen is distinct from (select stamp from catalogue_now)
       and exists (select from agents a where a.agent = l.agent)
     union all
     select l.stream_epoch, l.stream_seq
@@ -61,27 +62,27 @@ lacking as materialized (
     join periods_now p using (tenant_id)
     where l.state = 'open'
       and l.reason = 'no_billing_period'
-      and l.judged_by is distinct from p.stamp
+      and l.rules_seen is distinct from p.stamp
 )
-select ` + letterColumns + `
-from lacking
+select ` + apply.DeadLetterColumns + `
+from changed
 join dead_letters d using (stream_epoch, stream_seq)
 where (d.stream_epoch, d.stream_seq) > ($1, $2)
 order by d.stream_epoch, d.stream_seq
 limit $3`
 
-// RetryLacking retries the open dead letters no_billing_period, unknown_agent
-// and unknown_action when the terms they lacked something of have changed, and
-// tells how many count now. Each is judged once by the same terms. It is meant
-// to be called again and again, and may be called by several at once.
-func RetryLacking(ctx context.Context, pool *pgxpool.Pool) (retried int, err error) {
+// AutoRetry retries the open dead letters no_billing_period, unknown_agent and
+// unknown_action when the rules that made them dead have changed, and returns how
+// many count now. Each is classified once by the same rules. It is meant to be
+// called again and again, and may be called by several at once.
+func AutoRetry(ctx context.Context, pool *pgxpool.Pool) (retried int, err error) {
 	count := func(o Outcome) {
 		if o.State == "retried" && !o.Before {
 			retried++
 		}
 	}
 	err = retryPages(ctx, pool, "odometer", count, func(after odometer.Position) (pgx.Rows, error) {
-		return pool.Query(ctx, lackingSQL, after.Epoch, after.Seq, lettersAtOnce)
+		return pool.Query(ctx, changedSQL, after.Epoch, after.Seq, pageSize)
 	})
 	return retried, err
 }

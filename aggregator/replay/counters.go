@@ -1,4 +1,4 @@
-package aggregator
+package replay
 
 import (
 	"context"
@@ -7,18 +7,31 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+
+	"odometer/aggregator/apply"
 )
 
-// sums sets the counters of restored events. A counter that this replay has
-// set once is the sum of its events from then on, because everybody adds to
-// both; so the second time its restored events are only added.
-type sums struct {
-	known    map[counterKey]bool
+// counterRebuild sets the counters of restored events. A counter that this
+// replay has set once is the sum of its events from then on, because everybody
+// adds to both; so the second time its restored events are only added.
+type counterRebuild struct {
+	rebuilt  map[counterKey]bool
 	negative map[counterKey]int64 // counters whose events sum to less than zero
 }
 
-// counterSum is a counter's true value.
-type counterSum struct {
+// counterKey names a counter.
+type counterKey struct {
+	tenant uuid.UUID
+	agent  string
+	period int64 // its start in microseconds
+}
+
+func keyOf(tenant uuid.UUID, agent string, period time.Time) counterKey {
+	return counterKey{tenant, agent, period.UnixMicro()}
+}
+
+// counterTotal is a counter's true value.
+type counterTotal struct {
 	Tenant uuid.UUID
 	Agent  string
 	Period time.Time
@@ -34,10 +47,10 @@ type counterColumns struct {
 	last   []time.Time
 }
 
-// set brings the counters of the counted items into order and tells the sums
-// that it took.
-func (s *sums) set(ctx context.Context, tx pgx.Tx, counted []*item, events []placed) ([]counterSum, error) {
-	recount, raise := s.columns(counted, events)
+// set brings the counters of the restored events into order and returns the
+// totals of those that it has summed.
+func (c *counterRebuild) set(ctx context.Context, tx pgx.Tx, inserted []*apply.Item) ([]counterTotal, error) {
+	recount, raise := c.columns(inserted)
 	if err := raiseCounters(ctx, tx, raise); err != nil {
 		return nil, err
 	}
@@ -45,53 +58,47 @@ func (s *sums) set(ctx context.Context, tx pgx.Tx, counted []*item, events []pla
 		return nil, nil
 	}
 	rows, _ := tx.Query(ctx, recountSQL, recount.tenant, recount.agent, recount.period)
-	found, err := pgx.CollectRows(rows, pgx.RowToStructByPos[counterSum])
+	totals, err := pgx.CollectRows(rows, pgx.RowToStructByPos[counterTotal])
 	if err != nil {
 		return nil, fmt.Errorf("set %d counters to the sum of their events: %w", len(recount.tenant), err)
 	}
-	return found, nil
+	return totals, nil
 }
 
 // columns tells the counters that must be summed from those that may be added
-// to. What takes away is summed: it may have come before what it takes from.
-func (s *sums) columns(counted []*item, events []placed) (recount, raise counterColumns) {
-	is := make(map[*item]bool, len(counted))
-	for _, i := range counted {
-		is[i] = true
-	}
+// to. A counter that is lowered is summed: what it is lowered from may be
+// restored only later.
+func (c *counterRebuild) columns(inserted []*apply.Item) (recount, raise counterColumns) {
 	type change struct {
-		placed
+		first *apply.Item
 		added int64
 		last  time.Time
 		less  bool
 	}
 	changes := map[counterKey]*change{}
-	for _, p := range events {
-		if !is[p.item] {
-			continue
+	for _, i := range inserted {
+		e := &i.Event
+		key := keyOf(e.Tenant, e.Agent, i.Period)
+		if changes[key] == nil {
+			changes[key] = &change{first: i}
 		}
-		e := &p.item.event
-		c := changes[keyOf(e.Tenant, e.Agent, p.period)]
-		if c == nil {
-			c = &change{placed: p}
-			changes[keyOf(e.Tenant, e.Agent, p.period)] = c
-		}
-		c.added += e.Quantity
-		c.less = c.less || e.Quantity < 0
-		if e.OccurredAt.After(c.last) {
-			c.last = e.OccurredAt
+		ch := changes[key]
+		ch.added += e.Quantity
+		ch.less = ch.less || e.Quantity < 0
+		if e.OccurredAt.After(ch.last) {
+			ch.last = e.OccurredAt
 		}
 	}
-	for key, c := range changes {
+	for key, ch := range changes {
 		to := &recount
-		if s.known[key] && !c.less {
+		if c.rebuilt[key] && !ch.less {
 			to = &raise
 		}
-		to.tenant = append(to.tenant, c.event.Tenant)
-		to.agent = append(to.agent, c.event.Agent)
-		to.period = append(to.period, c.period)
-		to.added = append(to.added, c.added)
-		to.last = append(to.last, c.last)
+		to.tenant = append(to.tenant, ch.first.Event.Tenant)
+		to.agent = append(to.agent, ch.first.Event.Agent)
+		to.period = append(to.period, ch.first.Period)
+		to.added = append(to.added, ch.added)
+		to.last = append(to.last, ch.last)
 	}
 	return recount, raise
 }
@@ -170,21 +177,21 @@ made as (
 select tenant_id, agent, period_start, total
 from totals`
 
-// learn remembers sums whose transaction is committed.
-func (s *sums) learn(found []counterSum) {
-	for _, c := range found {
-		key := keyOf(c.Tenant, c.Agent, c.Period)
-		s.known[key] = c.Total >= 0
-		if delete(s.negative, key); c.Total < 0 {
-			s.negative[key] = c.Total
+// learn remembers totals whose transaction is committed.
+func (c *counterRebuild) learn(totals []counterTotal) {
+	for _, t := range totals {
+		key := keyOf(t.Tenant, t.Agent, t.Period)
+		c.rebuilt[key] = t.Total >= 0
+		if delete(c.negative, key); t.Total < 0 {
+			c.negative[key] = t.Total
 		}
 	}
 }
 
 // shortfalls are the counters that could not be made right.
-func (s *sums) shortfalls() []Shortfall {
+func (c *counterRebuild) shortfalls() []Shortfall {
 	var found []Shortfall
-	for key, sum := range s.negative {
+	for key, sum := range c.negative {
 		found = append(found, Shortfall{key.tenant, key.agent, time.UnixMicro(key.period).UTC(), sum})
 	}
 	return found
