@@ -109,7 +109,13 @@ create index river_notification_topic_id_idx on river_notification (topic, id);
 -- How often a job failed: a metric that survives River's clean-up of its rows.
 alter table jobs add column failures bigint not null default 0;
 
+-- River retries the deliveries to Slack.
+alter table usage_alerts drop column retry_at;
+alter table audit_findings drop column retry_at;
+
 -- +goose Down
+alter table audit_findings add column retry_at timestamptz;
+alter table usage_alerts add column retry_at timestamptz;
 alter table jobs drop column failures;
 drop table river_job, river_queue, river_leader, river_notification;
 drop function river_job_state_in_bitmask;

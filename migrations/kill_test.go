@@ -5,6 +5,7 @@ import (
 	"io"
 	"io/fs"
 	"log/slog"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -17,32 +18,29 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivermigrate"
+
+	"odometer/internal/soak"
 )
 
-// TestUpKilledAtAnyStatementCanBeRunAgain ends the session before the n-th
-// statement for every n, then migrates again and compares the schemas.
+// TestUpKilledAtAnyStatementCanBeRunAgain ends the session before a statement,
+// then migrates again and compares the schemas.
 func TestUpKilledAtAnyStatementCanBeRunAgain(t *testing.T) {
 	t.Parallel()
+	upAll := func(ctx context.Context, pool *pgxpool.Pool) error { return second(Up(ctx, pool)) }
 	want := schemaAfterUp(t)
-	forEveryStatement(t, func(t *testing.T, n int) (killed bool) {
-		database := emptyDatabase(t)
-		killed = runKilled(t, database, n, func(ctx context.Context, pool *pgxpool.Pool) error {
-			return second(Up(ctx, pool))
-		})
-		pool := connect(t, database)
-		if _, err := Up(t.Context(), pool); err != nil {
-			t.Errorf("Up after a kill: %v", err)
-		} else if diff := cmp.Diff(want, schema(t, pool)); diff != "" {
-			t.Errorf("after a kill the schema differs:\n%s", diff)
-		}
-		return killed
-	})
+	killEach(t, func(t *testing.T) string { return emptyDatabase(t) }, upAll, want)
 }
 
+// TestDownKilledAtAnyStatementCanBeRunAgain does so while every migration is
+// taken back.
 func TestDownKilledAtAnyStatementCanBeRunAgain(t *testing.T) {
 	t.Parallel()
-	downToNothing := func(ctx context.Context, pool *pgxpool.Pool) error {
-		for range migrationCount(t) {
+	known, err := knownMigrations(embedded)
+	if err != nil {
+		t.Fatal(err)
+	}
+	downAll := func(ctx context.Context, pool *pgxpool.Pool) error {
+		for range known {
 			if _, err := Down(ctx, pool, false); err != nil {
 				return err
 			}
@@ -59,17 +57,46 @@ func TestDownKilledAtAnyStatementCanBeRunAgain(t *testing.T) {
 	}
 	want := schema(t, pool)
 	pool.Close() // a database with sessions cannot be cloned
-	forEveryStatement(t, func(t *testing.T, n int) (killed bool) {
-		database := cloneOf(t, migrated)
-		killed = runKilled(t, database, n, downToNothing)
-		pool := connect(t, database)
-		if _, err := Up(t.Context(), pool); err != nil {
-			t.Errorf("Up after Down was killed: %v", err)
-		} else if diff := cmp.Diff(want, schema(t, pool)); diff != "" {
-			t.Errorf("after Down was killed, and Up, the schema differs:\n%s", diff)
+	killEach(t, func(t *testing.T) string { return cloneOf(t, migrated) }, downAll, want)
+}
+
+// killEach calls do on a new database once for each statement to kill it at,
+// runs Up and compares the schema.
+func killEach(t *testing.T, newDatabase func(*testing.T) string, do func(context.Context, *pgxpool.Pool) error, want []string) {
+	t.Helper()
+	statements := runKilled(t, newDatabase(t), 0, do)
+	for _, n := range killsOf(t, statements) {
+		t.Run(strconv.Itoa(n), func(t *testing.T) {
+			database := newDatabase(t)
+			runKilled(t, database, n, do)
+			pool := connect(t, database)
+			if _, err := Up(t.Context(), pool); err != nil {
+				t.Errorf("Up after a kill at %q: %v", statements[n-1], err)
+			} else if diff := cmp.Diff(want, schema(t, pool)); diff != "" {
+				t.Errorf("Up after a kill at %q leaves another schema:\n%s", statements[n-1], diff)
+			}
+		})
+	}
+}
+
+// killsOf chooses the statements to kill at, counted from 1: those that commit
+// and the ones after them, those that run outside a transaction, and some of the
+// rest, which is all of it in a soak run.
+func killsOf(t *testing.T, statements []string) (kills []int) {
+	t.Helper()
+	step := max(1, len(statements)/soak.Rounds(t, 5, 15))
+	committed := false
+	for i, s := range statements {
+		s = strings.ToLower(s)
+		if committed || s == "commit" || strings.Contains(s, "concurrently") || i%step == 0 {
+			kills = append(kills, i+1)
 		}
-		return killed
-	})
+		committed = s == "commit"
+	}
+	if !slices.Contains(statements, "commit") || len(kills) < 15 {
+		t.Fatalf("only %d of %q are killed", len(kills), statements)
+	}
+	return kills
 }
 
 // TestUpFinishesWhatRiversMigratorLeft migrates a database of an older binary:
@@ -158,36 +185,11 @@ func migrateRiver(t *testing.T, pool *pgxpool.Pool, version int) {
 	}
 }
 
-func migrationCount(t *testing.T) int {
-	t.Helper()
-	all, err := knownMigrations(embedded)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return len(all)
-}
-
-// forEveryStatement calls do with 1, 2, 3, ... until nothing was killed. A
-// short run tries every seventh statement only.
-func forEveryStatement(t *testing.T, do func(t *testing.T, n int) (killed bool)) {
-	step := 1
-	if testing.Short() {
-		step = 7
-	}
-	n := 1
-	for killed := true; killed && !t.Failed(); n += step {
-		t.Run(strconv.Itoa(n), func(t *testing.T) { killed = do(t, n) })
-	}
-	if n < 50 {
-		t.Errorf("only %d statements were killed: the test does not see them", n)
-	}
-}
-
 // runKilled calls do with a pool whose session ends before the n-th statement,
-// as when the process is killed, and reports whether that was reached.
-func runKilled(t *testing.T, database string, n int, do func(context.Context, *pgxpool.Pool) error) (killed bool) {
+// as when the process is killed, and returns the statements; 0 kills nothing.
+func runKilled(t *testing.T, database string, n int, do func(context.Context, *pgxpool.Pool) error) (statements []string) {
 	t.Helper()
-	k := &killer{t: t, admin: connect(t, server.URL()), blocker: connect(t, database), left: n}
+	k := &killer{t: t, admin: connect(t, server.URL()), blocker: connect(t, database), at: n}
 	config, err := pgxpool.ParseConfig(database)
 	if err != nil {
 		t.Fatal(err)
@@ -200,10 +202,10 @@ func runKilled(t *testing.T, database string, n int, do func(context.Context, *p
 	defer pool.Close()
 	err = do(t.Context(), pool)
 	k.wait.Wait()
-	if (err != nil) != k.dead {
-		t.Fatalf("killed %v, but it ended with %v", k.dead, err)
+	if k.dead != (n > 0) || k.dead != (err != nil) {
+		t.Fatalf("killed %v at statement %d, and it ended with %v", k.dead, n, err)
 	}
-	return k.dead
+	return k.statements
 }
 
 // killer ends a session at one of its statements. Afterwards no statement
@@ -213,17 +215,19 @@ type killer struct {
 	admin, blocker *pgxpool.Pool
 	wait           sync.WaitGroup
 
-	mu   sync.Mutex
-	left int
-	dead bool
+	mu         sync.Mutex
+	at         int
+	statements []string
+	dead       bool
 }
 
-// TraceQueryStart counts the statements.
+// TraceQueryStart is called before each statement.
 func (k *killer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.TraceQueryStartData) context.Context {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	pid := conn.PgConn().PID()
-	if k.left--; k.left > 0 {
+	k.statements = append(k.statements, data.SQL)
+	if k.at == 0 || len(k.statements) < k.at {
 		return ctx
 	}
 	if !k.dead && strings.Contains(strings.ToLower(data.SQL), "concurrently") {

@@ -61,7 +61,9 @@ func (s *reportingSettings) reporting(t *terminal, pool *pgxpool.Pool, nc *nats.
 	}
 	r := &reporting{
 		t: t, pool: pool, nats: nc, grace: s.CloseGrace, keep: keep,
-		alerts: alerts.New(alerts.Options{Pool: pool, Log: t.log, SlackURL: slack}),
+	}
+	if r.alerts, err = alerts.New(alerts.Options{Pool: pool, Log: t.log, SlackURL: slack}); err != nil {
+		return nil, err
 	}
 	if nc != nil || sink == reporter.DryRun {
 		if r.reporter, err = s.reporter(pool, nc, t.log, metrics); err != nil {
@@ -232,11 +234,15 @@ func byWhom(s jobs.Slot) string {
 	return "job reconcile"
 }
 
-// alert records what customers and operators should know, and tells Slack.
-func (r *reporting) alert(ctx context.Context, _ jobs.Slot) error {
-	_, err := r.alerts.Look(ctx)
-	_, _, deliverErr := r.alerts.Deliver(ctx)
-	return errors.Join(err, deliverErr)
+// alert records what customers and operators should know. River delivers it to
+// Slack; a run by hand, which needs no service, does so itself.
+func (r *reporting) alert(ctx context.Context, s jobs.Slot) error {
+	_, err := r.alerts.Evaluate(ctx)
+	if s.ByHand {
+		_, deliverErr := r.alerts.Deliver(ctx)
+		err = errors.Join(err, deliverErr)
+	}
+	return err
 }
 
 // retain removes what is older than the retention.

@@ -20,6 +20,7 @@ import (
 	"odometer/ingest"
 	"odometer/query/web"
 	"odometer/reporter"
+	"odometer/reporter/alerts"
 )
 
 // Names of the services that run can be told.
@@ -294,7 +295,10 @@ func (s *services) report(ctx context.Context, received <-chan struct{}) error {
 			table[i].Every = s.auditEvery
 		}
 	}
-	service := jobs.Service{Pool: s.pool, Jobs: table, Log: s.t.log, Registry: s.registry}
+	service := jobs.Service{
+		Pool: s.pool, Jobs: table, Log: s.t.log, Registry: s.registry,
+		Queue: alerts.Queue, AddWorker: s.reporting.alerts.AddWorker,
+	}
 	group.Go(func() error { return service.Run(ctx) })
 	return group.Wait()
 }

@@ -1,96 +1,167 @@
-// Package alerts tells people what they should know before it costs them: a
-// customer's usage at 80 and 100 % of a limit, and to operators what is wrong
-// with the reporting, the books or the jobs.
+// Package alerts reports what people should know before it costs them: to
+// customers their usage at 80 and 100 % of a limit, to operators what is wrong
+// with the reporting, the counters or the jobs.
 //
-// It works in two halves that meet in two tables. [Alerts.Look] finds by level,
-// not by edge: whatever stands at or above a threshold now is recorded, once
-// per tenant, agent, period, threshold and limit, so that nothing is missed
-// while nobody looked and nothing is said twice. [Alerts.Deliver] tells Slack
-// what was recorded and not told yet. A Slack that is slow, down or mistaken
-// costs only delivery: the records stand, the API shows the state itself.
+// [Alerts.Evaluate] is level-triggered: whatever is at or above a threshold now
+// is recorded, once per tenant, agent, period, threshold and limit. So nothing
+// is missed while no service ran, and nothing is recorded twice. In the same
+// transaction it inserts a River job that delivers what is recorded and not
+// delivered to Slack, by [Alerts.Deliver]. A slow or failing Slack delays only
+// the delivery, which River retries; the records stay, and the API shows the
+// state itself. Without a webhook the findings are logged.
 //
-// Without a webhook operators are told by the log.
-//
-// A message is marked after Slack took it; a crash in between repeats it once.
-// Look and Deliver may run at the same time, each by one process at a time.
+// A message is marked as delivered after Slack accepted it. A crash in between
+// repeats it once, and so may two deliveries at the same moment.
 package alerts
 
 import (
 	"context"
 	"errors"
+	"fmt"
 	"log/slog"
 	"net/http"
 	"time"
 
+	"github.com/google/uuid"
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/riverqueue/river"
+	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"odometer"
 )
 
-// foundBy is who our findings say that found them.
+// foundBy names us in the findings that we record.
 const foundBy = "alerts"
 
-// Options say where to look and whom to tell.
+// Options say what to evaluate and where to deliver.
 type Options struct {
 	Pool     *pgxpool.Pool
 	Now      func() time.Time // nil for time.Now
 	Log      *slog.Logger     // nil for none
 	SlackURL string           // the incoming webhook, a secret; "" to log the findings
-	HTTP     *http.Client     // nil for one that waits 10 s
-
-	// Known names the job that people know a part of it as, and can run; nil
-	// for the part itself.
-	Known func(job string) string
+	HTTP     *http.Client     // nil for one with a timeout of 10 s
 }
 
-// Alerts looks and tells.
+// Alerts evaluates and delivers.
 type Alerts struct {
 	Options
-	volume volume
-	quiet  time.Time // Slack asked to be left alone until then
-	logged int64     // the highest finding that the log was told instead of Slack
+	river  *river.Client[pgx.Tx] // inserts deliveries
+	logged int64                 // the highest finding that was logged for want of a webhook
 }
 
-// New returns an Alerts; it does nothing until it is asked to.
-func New(o Options) *Alerts {
+// New returns an Alerts for these options.
+func New(o Options) (*Alerts, error) {
 	if o.Now == nil {
 		o.Now = time.Now
 	}
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
-	if o.Known == nil {
-		o.Known = func(job string) string { return job }
-	}
 	client := http.Client{Timeout: 10 * time.Second}
 	if o.HTTP != nil {
 		client = *o.HTTP
 	}
-	// A webhook does not redirect; following one would carry its secret along.
+	// A webhook does not redirect; following a redirect would send its secret elsewhere.
 	client.CheckRedirect = func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse }
 	o.HTTP = &client
-	return &Alerts{Options: o}
+	inserts, err := river.NewClient(riverpgxv5.New(o.Pool), &river.Config{Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		return nil, fmt.Errorf("set up River for deliveries: %w", err)
+	}
+	return &Alerts{Options: o, river: inserts}, nil
 }
 
-// Looked is what a look recorded.
-type Looked struct {
+// EvaluateResult counts what one evaluation found.
+type EvaluateResult struct {
 	Alerts   int // thresholds that customers have newly reached
-	Exceeded int // of them, limits with overage
-	Findings int // what is wrong now, for operators
+	Exceeded int // limits with overage among them
+	Findings int // open findings for operators
 }
 
-// Look records what is at or above a threshold, and what operators should
-// know. One part that fails does not keep the others from being looked at.
-func (a *Alerts) Look(ctx context.Context) (Looked, error) {
-	var looked Looked
+// Evaluate records the thresholds that are reached and what operators should
+// know, and has River deliver it. An error in one part does not stop the others.
+func (a *Alerts) Evaluate(ctx context.Context) (EvaluateResult, error) {
+	var result EvaluateResult
+	var errs []error
 	now := a.Now()
-	errs := []error{a.thresholds(ctx, now, &looked)}
-	for _, find := range []finder{a.reportFailures, a.staleJobs, a.reconcileErrors, a.tenantVolume} {
+	for _, find := range []finder{a.reportFailures, a.staleJobs, a.reconcileErrors} {
 		n, err := find(ctx, now)
-		looked.Findings += n
+		result.Findings += n
 		errs = append(errs, err)
 	}
-	return looked, errors.Join(errs...)
+	errs = append(errs, pgx.BeginFunc(ctx, a.Pool, func(tx pgx.Tx) error {
+		if err := a.thresholds(ctx, tx, now, &result); err != nil {
+			return err
+		}
+		return a.queueDelivery(ctx, tx, now)
+	}))
+	if a.SlackURL == "" {
+		errs = append(errs, a.logFindings(ctx, now))
+	}
+	return result, errors.Join(errs...)
 }
 
-// finder records what it finds wrong, resolves what is over, and says how much
-// is wrong.
-type finder func(ctx context.Context, now time.Time) (int, error)
+// The counters of all periods that can still change are compared with their
+// limit: the plan's while the period runs, the frozen one after its end. A null
+// limit is none: that of a trial, an unlimited allowance, a tenant without a
+// plan. What a plan does not include has limit 0; its first unit is overage, so
+// only the last threshold applies.
+//
+// The arithmetic is numeric, because a limit may be as large as a bigint.
+const thresholdsSQL = `
+with limited as (
+    select p.tenant_id, c.agent, p.period_start, c.count,
+        case when l.agent is null then 0 else l."limit" end as "limit"
+    from billing_periods p
+    join subscriptions s on s.tenant_id = p.tenant_id
+    join usage_counters c on c.tenant_id = p.tenant_id and c.period_start = p.period_start
+    join agents a on a.agent = c.agent
+    left join allowances l on l.plan_id = p.plan_id and l.agent = c.agent
+    where p.frozen_at is null
+      and p.period_start <= $1
+      and p.plan_id is not null
+      and not p.trial
+      and not (s.status = 'trial' and (s.trial_ends_at is null or s.trial_ends_at > $1))
+    union all
+    select p.tenant_id, c.agent, p.period_start, c.count, f."limit"
+    from billing_periods p
+    join usage_counters c on c.tenant_id = p.tenant_id and c.period_start = p.period_start
+    join period_allowances f
+        on f.tenant_id = p.tenant_id and f.period_start = p.period_start and f.agent = c.agent
+    where p.frozen_at is not null
+      and p.status = 'open'
+      and not p.trial
+)
+insert into usage_alerts (tenant_id, agent, period_start, threshold, "limit", level, count, raised_at)
+select l.tenant_id, l.agent, l.period_start, t.threshold, l."limit", t.level, l.count, $1
+from limited l
+join unnest($2::integer[], $3::text[]) as t (threshold, level)
+    on l.count::numeric * 100 >= l."limit"::numeric * t.threshold
+where l.count > 0
+  and (l."limit" > 0 or t.threshold = 100)
+on conflict do nothing
+returning tenant_id, agent, threshold, "limit", count`
+
+// thresholds records the customers' alerts and logs the exceeded limits.
+func (a *Alerts) thresholds(ctx context.Context, tx pgx.Tx, now time.Time, result *EvaluateResult) error {
+	rows, _ := tx.Query(ctx, thresholdsSQL, now,
+		[]int{odometer.WarningPercent, odometer.ErrorPercent},
+		[]string{string(odometer.LevelWarning), string(odometer.LevelError)})
+	var tenant uuid.UUID
+	var agent string
+	var threshold int
+	var limit, count int64
+	_, err := pgx.ForEachRow(rows, []any{&tenant, &agent, &threshold, &limit, &count}, func() error {
+		result.Alerts++
+		if over := odometer.Overage(count, &limit); threshold == odometer.ErrorPercent && over > 0 {
+			result.Exceeded++
+			a.Log.Warn("a limit is exceeded", "tenant", tenant, "agent", agent, "overage", over, "limit", limit)
+		}
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("compare counters with their thresholds: %w", err)
+	}
+	return nil
+}

@@ -11,13 +11,11 @@ import (
 	"odometer/audit/findings"
 )
 
-// Kinds of what operators are told of. Drift is found by the audit and told as
-// it is.
+// Kinds of the findings that an evaluation records. The audit records drift.
 const (
 	kindReportFailures  = "report_failures"
 	kindJobStale        = "job_stale"
 	kindReconcileErrors = "reconcile_errors"
-	kindTenantVolume    = "tenant_volume"
 )
 
 const (
@@ -28,9 +26,9 @@ const (
 	errorsAllowed  = 10
 )
 
-// A link of the ledger counts once, by how its newest attempt ended. There is
-// no least number of attempts: the breaker stops a report after five failures,
-// so that a Stripe that is down may show no more than these.
+// A ledger entry counts once, by the outcome of its newest attempt. There is no
+// minimum of attempts: the breaker stops a pass after five failures, so there may
+// be no more than these when Stripe is down.
 const reportFailuresSQL = `
 select count(*), count(*) filter (where state in ('unknown', 'rejected'))
 from overage_reports
@@ -40,7 +38,7 @@ func (a *Alerts) reportFailures(ctx context.Context, now time.Time) (int, error)
 	var attempts, failed int64
 	err := a.Pool.QueryRow(ctx, reportFailuresSQL, now.Add(-failureWindow)).Scan(&attempts, &failed)
 	if err != nil {
-		return 0, fmt.Errorf("count reports that failed: %w", err)
+		return 0, fmt.Errorf("count failed reports: %w", err)
 	}
 	var wrong []findings.Finding
 	if failed*100 > attempts*failurePercent {
@@ -73,20 +71,40 @@ func (a *Alerts) staleJobs(ctx context.Context, now time.Time) (int, error) {
 		if lastError != "" {
 			since += ", then: " + lastError
 		}
-		name, known := job, a.Known(job)
-		if known != job {
-			name += ", a part of " + known + ","
-		}
 		wrong = append(wrong, findings.Finding{
 			Subject: job,
-			Detail:  fmt.Sprintf("job %s has not succeeded for 25 hours (%s); run: odometer jobs run %s", name, since, known),
+			Detail:  fmt.Sprintf("job %s has not succeeded for 25 hours (%s); run: odometer jobs run %s", job, since, job),
 		})
 		return nil
 	})
 	if err != nil {
 		return 0, fmt.Errorf("look for jobs that do not succeed: %w", err)
 	}
-	return a.record(ctx, kindJobStale, wrong)
+	late, err := a.lateDelivery(ctx, now)
+	if err != nil {
+		return 0, err
+	}
+	return a.record(ctx, kindJobStale, append(wrong, late...))
+}
+
+const lateDeliverySQL = `
+select
+    (select count(*) from usage_alerts where delivered_at is null and attempts > 0 and raised_at > $1 and raised_at < $2)
+    + (select count(*) from audit_findings where notified_at is null and attempts > 0 and found_at > $1 and found_at < $2)`
+
+// lateDelivery finds records that Slack has refused for 25 hours.
+func (a *Alerts) lateDelivery(ctx context.Context, now time.Time) ([]findings.Finding, error) {
+	var late int64
+	if err := a.Pool.QueryRow(ctx, lateDeliverySQL, now.Add(-maxAge), now.Add(-staleAfter)).Scan(&late); err != nil {
+		return nil, fmt.Errorf("count late deliveries: %w", err)
+	}
+	if late == 0 {
+		return nil, nil
+	}
+	return []findings.Finding{{
+		Subject: Queue, Before: &late,
+		Detail: fmt.Sprintf("%d alerts and findings could not be delivered to Slack for 25 hours; check the webhook, then run: odometer jobs run alerts", late),
+	}}, nil
 }
 
 const reconcileErrorsSQL = `
@@ -103,12 +121,16 @@ func (a *Alerts) reconcileErrors(ctx context.Context, now time.Time) (int, error
 	var wrong []findings.Finding
 	if found > errorsAllowed {
 		wrong = append(wrong, findings.Finding{
-			Subject: "books", Before: &found,
+			Subject: "counters", Before: &found,
 			Detail: fmt.Sprintf("%d counters could not be reconciled within a day; run: odometer audit", found),
 		})
 	}
 	return a.record(ctx, kindReconcileErrors, wrong)
 }
+
+// finder records what it finds wrong, resolves what is over, and returns how
+// many of its findings are open.
+type finder func(ctx context.Context, now time.Time) (int, error)
 
 const openSubjectsSQL = `
 select subject
@@ -116,8 +138,8 @@ from audit_findings
 where kind = $1
   and resolved_at is null`
 
-// record makes what is wrong now the open findings of the kind: new ones are
-// written down, those that are over resolved.
+// record makes what is wrong now the open findings of the kind: it records new
+// ones and resolves those that are over.
 func (a *Alerts) record(ctx context.Context, kind string, wrong []findings.Finding) (int, error) {
 	rows, _ := a.Pool.Query(ctx, openSubjectsSQL, kind)
 	open, err := pgx.CollectRows(rows, pgx.RowTo[string])

@@ -19,8 +19,8 @@ import (
 
 func TestMain(m *testing.M) { pgtest.Main(m) }
 
-// house is a database with a catalogue, a clock and a Slack.
-type house struct {
+// testEnv is a database with a catalogue, a clock and a Slack.
+type testEnv struct {
 	*testing.T
 	pool  *pgxpool.Pool
 	now   time.Time
@@ -38,104 +38,111 @@ insert into plans (plan_id, position, name, price) values ('pro', 1, 'Pro', 10),
 insert into allowances (plan_id, agent, "limit") values
     ('pro', 'inbox', 500), ('pro', 'invoice', 50), ('max', 'inbox', null), ('max', 'invoice', 100);`
 
-func newHouse(t *testing.T) *house {
+func newEnv(t *testing.T) *testEnv {
 	t.Helper()
-	h := &house{T: t, pool: pgtest.New(t), now: time.Now().Truncate(time.Second), slack: newSlack(t)}
-	h.do(catalogueSQL)
-	h.Alerts = New(Options{Pool: h.pool, Now: func() time.Time { return h.now }, SlackURL: h.slack.URL + "/services/T0/B0/verysecret", HTTP: &http.Client{Timeout: 300 * time.Millisecond}})
-	return h
+	e := &testEnv{T: t, pool: pgtest.New(t), now: time.Now().Truncate(time.Second), slack: newSlack(t)}
+	e.do(catalogueSQL)
+	alerts, err := New(Options{
+		Pool: e.pool, Now: func() time.Time { return e.now },
+		SlackURL: e.slack.URL + "/services/T0/B0/verysecret", HTTP: &http.Client{Timeout: 300 * time.Millisecond},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	e.Alerts = alerts
+	return e
 }
 
-func (h *house) do(sql string, args ...any) {
-	h.Helper()
-	if _, err := h.pool.Exec(h.Context(), sql, args...); err != nil {
-		h.Fatalf("%s: %v", sql, err)
+func (e *testEnv) do(sql string, args ...any) {
+	e.Helper()
+	if _, err := e.pool.Exec(e.Context(), sql, args...); err != nil {
+		e.Fatalf("%s: %v", sql, err)
 	}
 }
 
-func (h *house) ask(sql string, args ...any) (n int64) {
-	h.Helper()
-	if err := h.pool.QueryRow(h.Context(), sql, args...).Scan(&n); err != nil {
-		h.Fatalf("%s: %v", sql, err)
+func (e *testEnv) ask(sql string, args ...any) (n int64) {
+	e.Helper()
+	if err := e.pool.QueryRow(e.Context(), sql, args...).Scan(&n); err != nil {
+		e.Fatalf("%s: %v", sql, err)
 	}
 	return n
 }
 
-// tenant is a new one on the plan, in a period that runs.
-func (h *house) tenant(plan string) uuid.UUID {
-	h.Helper()
-	id, start := uuid.New(), h.now.AddDate(0, 0, -10)
-	h.do(`insert into subscriptions (tenant_id, plan_id, status, period_interval, anchor) values ($1, nullif($2, ''), 'active', 'month', $3)`, id, plan, start)
-	h.do(`insert into billing_periods (tenant_id, period_start, period_end, plan_id) values ($1, $2, $3, nullif($4, ''))`, id, start, h.now.AddDate(0, 0, 20), plan)
+// tenant adds one on the plan, with a running period.
+func (e *testEnv) tenant(plan string) uuid.UUID {
+	e.Helper()
+	id, start := uuid.New(), e.now.AddDate(0, 0, -10)
+	e.do(`insert into subscriptions (tenant_id, plan_id, status, period_interval, anchor) values ($1, nullif($2, ''), 'active', 'month', $3)`, id, plan, start)
+	e.do(`insert into billing_periods (tenant_id, period_start, period_end, plan_id) values ($1, $2, $3, nullif($4, ''))`, id, start, e.now.AddDate(0, 0, 20), plan)
 	return id
 }
 
 // count sets a counter of the tenant's only period.
-func (h *house) count(tenant uuid.UUID, agent string, n int64) {
-	h.Helper()
-	h.do(`insert into usage_counters as c (tenant_id, agent, period_start, period_end, count)
+func (e *testEnv) count(tenant uuid.UUID, agent string, n int64) {
+	e.Helper()
+	e.do(`insert into usage_counters as c (tenant_id, agent, period_start, period_end, count)
 		select tenant_id, $2, period_start, period_end, $3 from billing_periods where tenant_id = $1
 		on conflict (tenant_id, agent, period_start) do update set count = excluded.count`, tenant, agent, n)
 }
 
-// look looks and returns what it recorded.
-func (h *house) look() Looked {
-	h.Helper()
-	looked, err := h.Look(h.Context())
+func (e *testEnv) evaluate() EvaluateResult {
+	e.Helper()
+	result, err := e.Evaluate(e.Context())
 	if err != nil {
-		h.Fatal(err)
+		e.Fatal(err)
 	}
-	return looked
+	return result
 }
 
 // recorded lists a tenant's alerts.
-func (h *house) recorded(tenant uuid.UUID) []string {
-	h.Helper()
-	rows, _ := h.pool.Query(h.Context(), `select agent || ' ' || threshold || '/' || "limit" || ' ' || level || ' ' || count
+func (e *testEnv) recorded(tenant uuid.UUID) []string {
+	e.Helper()
+	rows, _ := e.pool.Query(e.Context(), `select agent || ' ' || threshold || '/' || "limit" || ' ' || level || ' ' || count
 		from usage_alerts where tenant_id = $1 order by agent, "limit", threshold`, tenant)
 	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		h.Fatal(err)
+		e.Fatal(err)
 	}
 	return all
 }
 
-func (h *house) mustHave(what string, tenant uuid.UUID, want ...string) {
-	h.Helper()
-	if got := h.recorded(tenant); !slices.Equal(got, want) {
-		h.Errorf("%s: recorded %q, want %q", what, got, want)
+func (e *testEnv) mustHave(what string, tenant uuid.UUID, want ...string) {
+	e.Helper()
+	if got := e.recorded(tenant); !slices.Equal(got, want) {
+		e.Errorf("%s: recorded %q, want %q", what, got, want)
 	}
 }
 
 // open lists the open findings' kinds and subjects.
-func (h *house) open() []string {
-	h.Helper()
-	rows, _ := h.pool.Query(h.Context(), `select kind || ' ' || subject from audit_findings where resolved_at is null order by 1`)
+func (e *testEnv) open() []string {
+	e.Helper()
+	rows, _ := e.pool.Query(e.Context(), `select kind || ' ' || subject from audit_findings where resolved_at is null order by 1`)
 	all, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
-		h.Fatal(err)
+		e.Fatal(err)
 	}
 	return all
 }
 
-func (h *house) mustBeOpen(what string, want ...string) {
-	h.Helper()
-	h.look()
-	if got := h.open(); !slices.Equal(got, want) {
-		h.Errorf("%s: open are %q, want %q", what, got, want)
+func (e *testEnv) mustBeOpen(what string, want ...string) {
+	e.Helper()
+	e.evaluate()
+	if got := e.open(); !slices.Equal(got, want) {
+		e.Errorf("%s: open are %q, want %q", what, got, want)
 	}
 }
 
-// slack is a webhook that answers as it is told to.
+// slack is a webhook whose answers a test sets.
 type slack struct {
 	*httptest.Server
 	mu     sync.Mutex
 	texts  []string
-	answer http.HandlerFunc // nil: takes it
+	answer http.HandlerFunc // nil: accepts the message
+	calls  chan struct{}
 }
 
 func newSlack(t *testing.T) *slack {
-	s := &slack{}
+	s := &slack{calls: make(chan struct{}, 100)}
 	s.Server = httptest.NewServer(s)
 	t.Cleanup(s.Close)
 	return s
@@ -149,19 +156,30 @@ func (s *slack) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	answer := s.answer
 	s.mu.Unlock()
 	r.Header.Set("text", strings.ReplaceAll(body.Text, "\n", " "))
+	s.calls <- struct{}{}
 	if answer != nil {
 		answer(w, r)
 	}
 }
 
-// answers changes how Slack answers, and forgets what it was told.
+// await waits for the next message.
+func (s *slack) await(t *testing.T) {
+	t.Helper()
+	select {
+	case <-s.calls:
+	case <-time.After(30 * time.Second):
+		t.Fatal("no message to Slack")
+	}
+}
+
+// answers changes how Slack answers, and forgets what it received.
 func (s *slack) answers(how http.HandlerFunc) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.answer, s.texts = how, nil
 }
 
-func (s *slack) told() []string {
+func (s *slack) received() []string {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return slices.Clone(s.texts)

@@ -15,34 +15,34 @@ import (
 	"time"
 )
 
-// slackError is Slack's answer when it did not take a message.
+// slackError is Slack's answer when it did not accept a message.
 type slackError struct {
 	status int
-	word   string        // Slack's own code, as invalid_payload
-	after  time.Duration // for how long it wants to be left alone
+	code   string        // Slack's own, as invalid_payload; "" for none
+	after  time.Duration // how long it asks to wait
 }
 
 func (e *slackError) Error() string {
 	text := fmt.Sprintf("Slack answered %d", e.status)
-	if e.word != "" {
-		text += " " + e.word
+	if e.code != "" {
+		text += " " + e.code
 	}
 	return text
 }
 
-// throttled means that any message would be refused now.
+// throttled means that Slack accepts no message now.
 func (e *slackError) throttled() bool { return e.status == http.StatusTooManyRequests }
 
-// refused means that another message may be taken, this one not.
+// refused means that Slack does not accept this message, but may accept another.
 func (e *slackError) refused() bool {
 	return e.status == http.StatusBadRequest || e.status == http.StatusRequestEntityTooLarge
 }
 
-// slackWord is the form of Slack's codes. Anything else is not repeated: a
-// proxy's page may hold the webhook's address, which is a secret.
-var slackWord = regexp.MustCompile(`^[a-z_]{1,40}$`)
+// slackCode is the form of Slack's codes. Anything else is left out of errors: a
+// proxy's page may contain the webhook's address, which is a secret.
+var slackCode = regexp.MustCompile(`^[a-z_]{1,40}$`)
 
-// post gives Slack one message. No error of it holds the webhook's address.
+// post sends one message to Slack. Its errors never contain the webhook's address.
 func (a *Alerts) post(ctx context.Context, text string) error {
 	body, err := json.Marshal(map[string]string{"text": text})
 	if err != nil {
@@ -50,7 +50,7 @@ func (a *Alerts) post(ctx context.Context, text string) error {
 	}
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, a.SlackURL, bytes.NewReader(body))
 	if err != nil {
-		return errors.New("the Slack webhook's URL is not one")
+		return errors.New("the Slack webhook is not a valid URL")
 	}
 	request.Header.Set("Content-Type", "application/json")
 	response, err := a.HTTP.Do(request)
@@ -67,8 +67,8 @@ func (a *Alerts) post(ctx context.Context, text string) error {
 		return nil
 	}
 	failed := &slackError{status: response.StatusCode, after: retryAfter(response.Header, a.Now())}
-	if word := strings.TrimSpace(string(answer)); slackWord.MatchString(word) {
-		failed.word = word
+	if code := strings.TrimSpace(string(answer)); slackCode.MatchString(code) {
+		failed.code = code
 	}
 	return failed
 }
@@ -87,7 +87,7 @@ func retryAfter(header http.Header, now time.Time) time.Duration {
 
 var slackEscapes = strings.NewReplacer("&", "&amp;", "<", "&lt;", ">", "&gt;")
 
-// escaped is text that Slack shows as it is, on one line and not too long.
+// escaped is text that Slack shows unchanged, on one line and not too long.
 func escaped(text string) string {
 	const longest = 500
 	text = strings.Join(strings.Fields(text), " ")
