@@ -2,7 +2,6 @@ package migrations
 
 import (
 	"context"
-	"io"
 	"io/fs"
 	"log/slog"
 	"slices"
@@ -28,7 +27,7 @@ func TestUpKilledAtAnyStatementCanBeRunAgain(t *testing.T) {
 	t.Parallel()
 	upAll := func(ctx context.Context, pool *pgxpool.Pool) error { return second(Up(ctx, pool)) }
 	want := schemaAfterUp(t)
-	killEach(t, func(t *testing.T) string { return emptyDatabase(t) }, upAll, want)
+	killEach(t, emptyDatabase, upAll, want)
 }
 
 // TestDownKilledAtAnyStatementCanBeRunAgain does so while every migration is
@@ -160,7 +159,7 @@ func TestRiversTablesAreThoseOfItsOwnMigrations(t *testing.T) {
 
 func riverMigrator(t *testing.T, pool *pgxpool.Pool) *rivermigrate.Migrator[pgx.Tx] {
 	t.Helper()
-	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Logger: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	m, err := rivermigrate.New(riverpgxv5.New(pool), &rivermigrate.Config{Logger: slog.New(slog.DiscardHandler)})
 	if err != nil {
 		t.Fatal(err)
 	}

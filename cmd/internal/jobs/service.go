@@ -44,24 +44,19 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.Registry.Register(newMetrics(s.Pool, s.Jobs)); err != nil {
 		return fmt.Errorf("register the jobs' metrics: %w", err)
 	}
-	pause := time.Second
-	for {
+	for pause := time.Second; ctx.Err() == nil; pause = min(2*pause, 15*time.Second) {
 		client, err := s.start(ctx)
 		if err == nil {
 			<-client.Stopped()
-			return nil
-		}
-		if ctx.Err() != nil {
-			return nil
+			break
 		}
 		s.Log.Warn("the jobs cannot start yet", "reason", err, "retry_in", pause)
 		select {
 		case <-ctx.Done():
-			return nil
 		case <-time.After(pause):
 		}
-		pause = min(2*pause, 15*time.Second)
 	}
+	return nil
 }
 
 // River removes a queue, and with it the pause, when no service reported it in
