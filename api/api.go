@@ -1,9 +1,43 @@
+// Package api is the entrance of the HTTP API: every request to it, whatever
+// package answers, passes the same checks in the same order. A package registers
+// an operation ([Register]) and receives the caller, already authorized.
+//
+// What it guarantees:
+//
+//   - No operation runs without a token that is valid now (401), allows it
+//     (403), and has requests left (429), checked in this order. The operator's
+//     settings decide which algorithm checks a token, never the token.
+//   - A token of role tenant acts for its own tenant, an admin's for the one
+//     that it names. The operation receives that tenant and no other.
+//   - Nothing in a query is ignored: a parameter that the operation does not
+//     know, or that is given twice, is a 400.
+//   - Every error is a problem document (RFC 9457) of a known type, whose detail
+//     a person can act on and which reveals nothing internal.
+//   - Every request is one line in the log with tenant and token subject, and
+//     one count in usage_api_requests_total. No query string, no header, no
+//     token is logged.
+//   - What is registered is documented: the OpenAPI document is made of the
+//     same types that are read and written, with an example of each answer.
+//
+// In the order of a request's way:
+//
+//	api.go               the handler around everything: panics, unknown paths
+//	record.go            the log line and the metrics of a request
+//	cors.go              which other origins may read answers
+//	route.go             operations, and the adapter that puts checks before them
+//	authorize.go         who asks, and for which tenant
+//	tokens.go            what makes a token valid; jwks.go where its keys come from
+//	limits.go            requests per caller and minute, and how many run at once
+//	problem.go           every error status, in one table; errors of the database
+//	validation_errors.go huma's errors about input, as sentences
+//	json.go              how bodies and cursors are written and read
+//	response.go          answers are complete before their first byte is sent
+//	openapi.go           the document, and examples of its problems
 package api
 
 import (
 	"context"
 	"log/slog"
-	"net"
 	"net/http"
 	"path"
 	"runtime/debug"
@@ -17,30 +51,30 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 )
 
-// Options are what the door needs.
+// Options configure an API.
 type Options struct {
-	Keys       *Keys    // whose tokens are believed
+	Keys       *Keys    // decide which tokens are valid
 	Origins    []string // origins of pages that may read answers, as "https://app.example"; see CheckOrigin
 	Log        *slog.Logger
-	Registerer prometheus.Registerer // nil: metrics are not shown
+	Registerer prometheus.Registerer // nil: metrics are not registered
 	Now        func() time.Time      // nil: time.Now
 }
 
-// API is the door with the operations behind it.
+// API is the checks with the operations behind them.
 type API struct {
 	Options
 	mux     *http.ServeMux
 	huma    huma.API
 	metrics *metrics
-	routes  map[string]*guarded // by operation id
-	methods map[string][]string // of each path
+	routes  map[string]*operation // by operation id
+	methods map[string][]string   // of each path
 
 	complete sync.Once
 	document []byte // the OpenAPI document, once it is complete
 }
 
-// New makes a door with nothing behind it. It registers its metrics; a
-// registerer takes them once.
+// New makes an API without operations. It registers its metrics, so a
+// registerer can be used once.
 func New(o Options) *API {
 	if o.Now == nil {
 		o.Now = time.Now
@@ -49,23 +83,23 @@ func New(o Options) *API {
 		Options: o,
 		mux:     http.NewServeMux(),
 		metrics: newMetrics(o.Registerer),
-		routes:  map[string]*guarded{},
+		routes:  map[string]*operation{},
 		methods: map[string][]string{},
 	}
-	a.huma = huma.NewAPI(description(), (*door)(a))
+	a.huma = huma.NewAPI(description(), (*adapter)(a))
 	a.mux.HandleFunc("/", a.unknownPath)
 	a.mux.HandleFunc("GET /openapi.json", a.serveDocument)
 	return a
 }
 
-// Mux takes pages that need no token, beside the operations.
+// Mux is for pages that need no token, beside the operations.
 func (a *API) Mux() *http.ServeMux { return a.mux }
 
-// Handler serves what was registered until now, and answers every other path with a
-// problem document, so that it can be a program's outermost handler.
+// Handler serves what was registered until now and answers every other path
+// with a problem document, so it can be a program's outermost handler.
 func (a *API) Handler() http.Handler {
 	a.complete.Do(func() {
-		finishDocument(a.huma.OpenAPI())
+		markNullable(a.huma.OpenAPI())
 		text, err := JSON(a.huma.OpenAPI())
 		if err != nil {
 			panic(err) // an operation's example cannot be written
@@ -75,70 +109,69 @@ func (a *API) Handler() http.Handler {
 	return http.HandlerFunc(a.serve)
 }
 
-// visit is what becomes known of a request on its way.
-type visit struct {
-	request *http.Request
-	route   string
-	caller  Caller
-	tenant  uuid.UUID // whose books were asked for; the token's own, where that was refused
-	named   string    // the other tenant that a request was refused for
-	hungUp  bool      // nobody waits for the answer any more
-	fields  []string  // that its body may have
+// requestState is what is known of a request so far.
+type requestState struct {
+	request    *http.Request
+	route      string
+	caller     Caller
+	tenant     uuid.UUID // whose data was requested; the token's own tenant where that was refused
+	named      string    // the other tenant that a request was refused for
+	clientGone bool      // the client does not wait for the answer any more
+	fields     []string  // names of the fields that its body may have
 }
 
-type visitKey struct{}
+type stateKey struct{}
 
-func visitOf(ctx context.Context) *visit {
-	v, _ := ctx.Value(visitKey{}).(*visit)
-	return v
+func stateOf(ctx context.Context) *requestState {
+	state, _ := ctx.Value(stateKey{}).(*requestState)
+	return state
 }
 
-// HeaderLines are all lines of a header of the request that is being answered.
+// HeaderLines are all lines of a header of the request of ctx.
 func HeaderLines(ctx context.Context, name string) []string {
-	if v := visitOf(ctx); v != nil {
-		return v.request.Header.Values(name)
+	if state := stateOf(ctx); state != nil {
+		return state.request.Header.Values(name)
 	}
 	return nil
 }
 
-// IsHead reports whether the request that is being answered asks for headers
-// alone.
+// IsHead reports whether the request of ctx has the method HEAD.
 func IsHead(ctx context.Context) bool {
-	v := visitOf(ctx)
-	return v != nil && v.request.Method == http.MethodHead
+	state := stateOf(ctx)
+	return state != nil && state.request.Method == http.MethodHead
 }
 
-// serve lets a request in and books it.
+// serve answers a request and records it.
 func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 	begin := time.Now()
-	v := &visit{route: otherRoute}
-	r = r.WithContext(context.WithValue(r.Context(), visitKey{}, v))
-	v.request = r
+	state := &requestState{route: otherRoute}
+	r = r.WithContext(context.WithValue(r.Context(), stateKey{}, state))
+	state.request = r
 	out := &response{to: w, head: r.Method == http.MethodHead}
 	defer func() {
 		if cause := recover(); cause != nil {
-			a.panicked(out, r, cause)
+			a.recovered(out, r, cause)
 		}
 		out.finish()
-		a.book(v, r, out, time.Since(begin))
+		a.record(state, r, out, time.Since(begin))
 		if out.cut {
-			panic(http.ErrAbortHandler) // the client must not take it for whole
+			panic(http.ErrAbortHandler) // the client must see that it is incomplete
 		}
 	}()
 	if a.crossOrigin(out, r) {
 		return
 	}
-	if !clean(r.URL.Path) {
-		a.nothing(out, r) // the mux would send the client elsewhere
+	if !isCanonical(r.URL.Path) {
+		a.notFound(out, r) // the mux would redirect the client
 		return
 	}
 	a.mux.ServeHTTP(out, r)
 }
 
-// panicked turns a bug into an answer, or cuts off one that is under way.
-func (a *API) panicked(out *response, r *http.Request, cause any) {
+// recovered turns a panic into a problem, or aborts an answer that is under way.
+func (a *API) recovered(out *response, r *http.Request, cause any) {
 	if cause != http.ErrAbortHandler {
-		a.Log.ErrorContext(r.Context(), "a request panicked", "route", visitOf(r.Context()).route, "panic", cause, "stack", string(debug.Stack()))
+		a.Log.ErrorContext(r.Context(), "request panicked", "route", stateOf(r.Context()).route, "panic", cause, "stack", string(debug.Stack()))
 	}
 	if out.streaming || cause == http.ErrAbortHandler {
 		out.cut = true
@@ -148,34 +181,8 @@ func (a *API) panicked(out *response, r *http.Request, cause any) {
 	a.refuse(out, r, internalProblem())
 }
 
-// book counts and logs a request that has its answer.
-func (a *API) book(v *visit, r *http.Request, out *response, took time.Duration) {
-	if v.route == otherRoute && r.Pattern != "" && r.Pattern != "/" {
-		v.route = pageRoute
-	}
-	status := out.code()
-	if v.hungUp {
-		status = statusHungUp
-	}
-	a.metrics.observe(v.route, status, took)
-	attrs := []slog.Attr{
-		slog.String("method", r.Method),
-		slog.String("route", v.route),
-		slog.Int("status", status),
-		slog.Float64("ms", float64(took.Microseconds())/1000),
-	}
-	for _, known := range [][2]string{
-		{"tenant", shownTenant(v.tenant)}, {"named", v.named}, {"role", string(v.caller.Role)}, {"subject", cleaned(v.caller.Subject)}, {"remote", remote(r)},
-	} {
-		if known[1] != "" {
-			attrs = append(attrs, slog.String(known[0], known[1]))
-		}
-	}
-	a.Log.LogAttrs(r.Context(), slog.LevelInfo, "request", attrs...)
-}
-
-// clean reports whether a path is written in one way only.
-func clean(p string) bool {
+// isCanonical reports whether a path has no other, shorter spelling.
+func isCanonical(p string) bool {
 	canonical := path.Clean("/" + p)
 	if strings.HasSuffix(p, "/") && canonical != "/" {
 		canonical += "/"
@@ -183,58 +190,41 @@ func clean(p string) bool {
 	return p == canonical
 }
 
-func shownTenant(tenant uuid.UUID) string {
-	if tenant == uuid.Nil {
-		return ""
-	}
-	return tenant.String()
-}
-
-// remote is the address of who asks, or of the proxy that asks for them.
-func remote(r *http.Request) string {
-	host, _, err := net.SplitHostPort(r.RemoteAddr)
-	if err != nil {
-		return r.RemoteAddr
-	}
-	return host
-}
-
-// unknownPath answers where nothing is registered: there is nothing, or not by
-// this method.
+// unknownPath answers requests to paths, or with methods, that are not registered.
 func (a *API) unknownPath(w http.ResponseWriter, r *http.Request) {
 	for _, method := range []string{http.MethodGet, http.MethodPost} {
 		other := r.Clone(r.Context())
 		other.Method = method
 		if _, pattern := a.mux.Handler(other); method != r.Method && pattern != "/" && pattern != "" {
-			visitOf(r.Context()).route = pageRoute
-			p := notAmong(r.Method, method)
+			stateOf(r.Context()).route = pageRoute
+			p := wrongMethodProblem(r.Method, method)
 			p.header.Set("Allow", map[string]string{http.MethodGet: "GET, HEAD", http.MethodPost: "POST"}[method])
 			a.refuse(w, r, p)
 			return
 		}
 	}
-	a.nothing(w, r)
+	a.notFound(w, r)
 }
 
-func (a *API) nothing(w http.ResponseWriter, r *http.Request) {
-	a.refuse(w, r, Refuse(NotFound, "There is nothing at this path. The operations are listed at /openapi.json."))
+func (a *API) notFound(w http.ResponseWriter, r *http.Request) {
+	a.refuse(w, r, NewProblem(NotFound, "There is nothing at this path. The operations are listed at /openapi.json."))
 }
 
 // wrongMethod answers for the methods of a path that has others.
 func (a *API) wrongMethod(path string) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
-		visitOf(r.Context()).route = path
+		stateOf(r.Context()).route = path
 		allowed := slices.Clone(a.methods[path])
 		if slices.Contains(allowed, http.MethodGet) {
 			allowed = append(allowed, http.MethodHead)
 		}
 		slices.Sort(allowed)
-		p := notAmong(r.Method, allowed[0])
+		p := wrongMethodProblem(r.Method, allowed[0])
 		p.header.Set("Allow", strings.Join(allowed, ", "))
 		a.refuse(w, r, p)
 	}
 }
 
-func notAmong(method, allowed string) *Problem {
-	return Refuse(methodNotAllowed, "%s is not among the methods of this path: use %s.", method, allowed)
+func wrongMethodProblem(method, allowed string) *Problem {
+	return NewProblem(methodNotAllowed, "%s is not among the methods of this path: use %s.", method, allowed)
 }

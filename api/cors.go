@@ -10,9 +10,9 @@ import (
 	"unicode"
 )
 
-// What pages of other origins may do is read their own usage: these methods
-// and headers, on paths that are no operator's. No cookie is involved, so an
-// allowed origin is given nothing beyond the token that it holds.
+// Pages of other origins may read their own usage with these methods and
+// headers, on paths that are not operators'. No cookie is involved, so an
+// allowed origin gets nothing beyond the token that it holds.
 const (
 	sharedPaths   = "/api/v1/"
 	operatorPaths = "/api/v1/admin/"

@@ -9,7 +9,7 @@ import (
 
 func TestOnlyListedOriginsMayReadAnswers(t *testing.T) {
 	t.Parallel()
-	h := doorWith(Options{Keys: secretKeys(t), Log: apitest.Quiet, Origins: []string{"https://app.example"}})
+	h := handlerWith(Options{Keys: secretKeys(t), Log: apitest.Quiet, Origins: []string{"https://app.example"}})
 	allowed := func(origin, path string) string {
 		return apitest.Get(h, path, goodToken(t), "Origin", origin).Header.Get("Access-Control-Allow-Origin")
 	}
@@ -29,7 +29,7 @@ func TestOnlyListedOriginsMayReadAnswers(t *testing.T) {
 
 func TestPreflightNeedsNoToken(t *testing.T) {
 	t.Parallel()
-	h := doorWith(Options{Keys: secretKeys(t), Log: apitest.Quiet, Origins: []string{"https://app.example"}})
+	h := handlerWith(Options{Keys: secretKeys(t), Log: apitest.Quiet, Origins: []string{"https://app.example"}})
 	ask := func(origin string) *http.Response {
 		return apitest.Do(h, http.MethodOptions, someRoute, "", "", "Origin", origin,
 			"Access-Control-Request-Method", "GET", "Access-Control-Request-Headers", "authorization,if-none-match")

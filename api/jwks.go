@@ -38,8 +38,8 @@ const (
 	jwksUnknownBurst = 3
 )
 
-// errKeysUnknown means that a token's key is not among those at hand and that
-// the issuer does not tell whether it is good.
+// errKeysUnknown means that a token's key is not cached and that the issuer does
+// not answer, so it is not known whether the token is valid.
 var errKeysUnknown = errors.New("the key set cannot be fetched")
 
 // KeysFromURL accepts tokens signed by RS256, ES256 or EdDSA with a key of the
@@ -63,8 +63,8 @@ func KeysFromURL(ctx context.Context, address string, expect Expect, log *slog.L
 	return remote.keys(expect)
 }
 
-// remoteKeys are the issuer's keys as they were last fetched. A key that is
-// not there is asked for before it is refused. (jwkset's own client does that
+// remoteKeys are the issuer's keys as they were last fetched. When a key is
+// missing, the set is fetched again before the token is rejected. (jwkset's own client does that
 // too, but refuses all but the first of the requests that meet a new key at
 // the same time, and one bad key spoils the set.)
 type remoteKeys struct {
@@ -75,7 +75,7 @@ type remoteKeys struct {
 	unknown *rate.Limiter
 
 	tries    atomic.Int64
-	mu       sync.Mutex // held while fetching, so that a crowd fetches once
+	mu       sync.Mutex // held while fetching, so that concurrent requests fetch once
 	lastFail error      // of the last try, nil when it succeeded
 }
 
@@ -94,7 +94,7 @@ func (k *remoteKeys) KeyRead(ctx context.Context, id string) (jwkset.JWK, error)
 	if !errors.Is(err, jwkset.ErrKeyNotFound) {
 		return key, err
 	}
-	if err := k.ask(ctx); err != nil {
+	if err := k.fetchMissing(ctx); err != nil {
 		return jwkset.JWK{}, err
 	}
 	return k.Storage.KeyRead(ctx, id)
@@ -106,27 +106,26 @@ func (k *remoteKeys) KeyReadAll(ctx context.Context) ([]jwkset.JWK, error) {
 	if err != nil || len(keys) > 0 {
 		return keys, err
 	}
-	if err := k.ask(ctx); err != nil {
+	if err := k.fetchMissing(ctx); err != nil {
 		return nil, err
 	}
 	return k.Storage.KeyReadAll(ctx)
 }
 
-// ask fetches the set, unless another request has done so by the time it is
-// our turn, or it was done too often. The error says that the issuer's last
-// word is not known.
-func (k *remoteKeys) ask(ctx context.Context) error {
+// fetchMissing fetches the set, unless another request has done so meanwhile or
+// the rate is exceeded. It returns errKeysUnknown when the last try failed.
+func (k *remoteKeys) fetchMissing(ctx context.Context) error {
 	before := k.tries.Load()
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	if k.tries.Load() == before && k.unknown.Allow() {
-		// Others wait for this one: it must not end because its client hung up.
+		// Others wait for this fetch: it must not end because one client hung up.
 		k.refresh(context.WithoutCancel(ctx))
 	}
 	return k.lastFail
 }
 
-// keepFresh fetches the set now and then, until ctx ends.
+// keepFresh fetches the set every jwksFresh, until ctx ends.
 func (k *remoteKeys) keepFresh(ctx context.Context) {
 	for ctx.Err() == nil {
 		k.mu.Lock()
@@ -143,8 +142,8 @@ func (k *remoteKeys) keepFresh(ctx context.Context) {
 	}
 }
 
-// refresh replaces the keys by the issuer's. When it fails, those at hand stay
-// good. It says so once per change. The caller holds mu.
+// refresh replaces the cached keys by the issuer's. When it fails, the cached
+// keys stay valid. It logs each change once. The caller holds mu.
 func (k *remoteKeys) refresh(ctx context.Context) {
 	first := k.tries.Add(1) == 1
 	keys, ignored, err := k.fetch(ctx)
@@ -156,7 +155,7 @@ func (k *remoteKeys) refresh(ctx context.Context) {
 	case err == nil && (first || k.lastFail != nil):
 		k.log.Info("token keys fetched", "keys", len(keys), "ignored", ignored)
 	case err != nil && (first || k.lastFail == nil):
-		k.log.Warn("token keys cannot be fetched; tokens with other keys than those at hand are answered with 503", "err", err)
+		k.log.Warn("token keys cannot be fetched: tokens with a key that is not cached get 503", "err", err)
 	}
 	k.lastFail = nil
 	if err != nil {

@@ -7,10 +7,12 @@ import (
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/rsa"
+	"encoding/json"
 	"errors"
 	"io"
 	"log/slog"
 	"net/http"
+	"net/http/httptest"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -78,7 +80,7 @@ var generated = sync.OnceValue(func() testKeys {
 	return testKeys{strong, ed, weak}
 })
 
-func TestKeySetDecidesWhichTokensAreGood(t *testing.T) {
+func TestKeySetDecidesWhichTokensAreValid(t *testing.T) {
 	t.Parallel()
 	k, p256, p384 := generated(), ecKey(t, elliptic.P256()), ecKey(t, elliptic.P384())
 	shared := []byte(strings.Repeat("s", 32))
@@ -99,24 +101,24 @@ func TestKeySetDecidesWhichTokensAreGood(t *testing.T) {
 		token string
 		want  int
 	}{
-		"RS256":                     {signed(t, rs, k.rsa, kid("rsa"), said(nil)), 200},
-		"ES256":                     {signed(t, es, p256, kid("ec"), said(nil)), 200},
-		"EdDSA":                     {signed(t, ed, k.ed, kid("ed"), said(nil)), 200},
-		"without a key id":          {signed(t, es, p256, nil, said(nil)), 200},
-		"expired":                   {signed(t, rs, k.rsa, kid("rsa"), said(map[string]any{"exp": 1})), 401},
-		"alg none":                  {signed(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, kid("rsa"), said(nil)), 401},
-		"RS384":                     {signed(t, jwt.SigningMethodRS384, k.rsa, kid("rsa"), said(nil)), 401},
-		"PS256":                     {signed(t, jwt.SigningMethodPS256, k.rsa, kid("rsa-pinned"), said(nil)), 401},
-		"key of another algorithm":  {signed(t, rs, k.rsa, kid("rsa-pinned"), said(nil)), 401},
-		"key of another kind":       {signed(t, rs, k.rsa, kid("ec"), said(nil)), 401},
-		"key for encryption":        {signed(t, rs, k.rsa, kid("rsa-enc"), said(nil)), 401},
-		"weak key":                  {signed(t, rs, k.weakRSA, kid("rsa-weak"), said(nil)), 401},
-		"ES384":                     {signed(t, jwt.SigningMethodES384, p384, kid("ec-384"), said(nil)), 401},
-		"other key, known id":       {signed(t, es, ecKey(t, elliptic.P256()), kid("ec"), said(nil)), 401},
-		"HS256 with the public PEM": {signed(t, jwt.SigningMethodHS256, publicPEM(t, &k.rsa.PublicKey), kid("rsa"), said(nil)), 401},
-		"HS256 with the shared key": {signed(t, jwt.SigningMethodHS256, shared, kid("shared"), said(nil)), 401},
-		"key id is a number":        {signed(t, rs, k.rsa, map[string]any{"kid": 1}, said(nil)), 401},
-		"key brought along":         {signed(t, rs, k.rsa, map[string]any{"kid": "mine", "jwk": map[string]any{"kty": "RSA"}, "jku": "http://127.0.0.1:1"}, said(nil)), 401},
+		"RS256":                     {signed(t, rs, k.rsa, kid("rsa"), claimsWith(nil)), 200},
+		"ES256":                     {signed(t, es, p256, kid("ec"), claimsWith(nil)), 200},
+		"EdDSA":                     {signed(t, ed, k.ed, kid("ed"), claimsWith(nil)), 200},
+		"without a key id":          {signed(t, es, p256, nil, claimsWith(nil)), 200},
+		"expired":                   {signed(t, rs, k.rsa, kid("rsa"), claimsWith(map[string]any{"exp": 1})), 401},
+		"alg none":                  {signed(t, jwt.SigningMethodNone, jwt.UnsafeAllowNoneSignatureType, kid("rsa"), claimsWith(nil)), 401},
+		"RS384":                     {signed(t, jwt.SigningMethodRS384, k.rsa, kid("rsa"), claimsWith(nil)), 401},
+		"PS256":                     {signed(t, jwt.SigningMethodPS256, k.rsa, kid("rsa-pinned"), claimsWith(nil)), 401},
+		"key of another algorithm":  {signed(t, rs, k.rsa, kid("rsa-pinned"), claimsWith(nil)), 401},
+		"key of another kind":       {signed(t, rs, k.rsa, kid("ec"), claimsWith(nil)), 401},
+		"key for encryption":        {signed(t, rs, k.rsa, kid("rsa-enc"), claimsWith(nil)), 401},
+		"weak key":                  {signed(t, rs, k.weakRSA, kid("rsa-weak"), claimsWith(nil)), 401},
+		"ES384":                     {signed(t, jwt.SigningMethodES384, p384, kid("ec-384"), claimsWith(nil)), 401},
+		"other key, known id":       {signed(t, es, ecKey(t, elliptic.P256()), kid("ec"), claimsWith(nil)), 401},
+		"HS256 with the public PEM": {signed(t, jwt.SigningMethodHS256, publicPEM(t, &k.rsa.PublicKey), kid("rsa"), claimsWith(nil)), 401},
+		"HS256 with the shared key": {signed(t, jwt.SigningMethodHS256, shared, kid("shared"), claimsWith(nil)), 401},
+		"key id is a number":        {signed(t, rs, k.rsa, map[string]any{"kid": 1}, claimsWith(nil)), 401},
+		"key brought along":         {signed(t, rs, k.rsa, map[string]any{"kid": "mine", "jwk": map[string]any{"kty": "RSA"}, "jku": "http://127.0.0.1:1"}, claimsWith(nil)), 401},
 	}
 	for name, test := range tests {
 		if got := verdict(t, keys, test.token); got != test.want {
@@ -125,19 +127,19 @@ func TestKeySetDecidesWhichTokensAreGood(t *testing.T) {
 	}
 }
 
-func TestRotatedKeyIsFetchedOnceForACrowd(t *testing.T) {
+func TestRotatedKeyIsFetchedOnceForConcurrentRequests(t *testing.T) {
 	t.Parallel()
 	old, next := ecKey(t, elliptic.P256()), ecKey(t, elliptic.P256())
 	i := newIssuer(t)
 	i.says(http.StatusOK, keySet(t, published{id: "old", key: &old.PublicKey}))
 	keys := keysFrom(t, i)
-	oldToken := signed(t, jwt.SigningMethodES256, old, kid("old"), said(nil))
-	nextToken := signed(t, jwt.SigningMethodES256, next, kid("next"), said(nil))
+	oldToken := signed(t, jwt.SigningMethodES256, old, kid("old"), claimsWith(nil))
+	nextToken := signed(t, jwt.SigningMethodES256, next, kid("next"), claimsWith(nil))
 	if got := verdict(t, keys, oldToken); got != http.StatusOK {
 		t.Fatalf("old key: %d", got)
 	}
 	i.says(http.StatusOK, keySet(t, published{id: "next", key: &next.PublicKey}))
-	before := i.asked.Load()
+	before := i.requests.Load()
 	var crowd sync.WaitGroup
 	for range 50 {
 		crowd.Go(func() {
@@ -147,7 +149,7 @@ func TestRotatedKeyIsFetchedOnceForACrowd(t *testing.T) {
 		})
 	}
 	crowd.Wait()
-	if n := i.asked.Load() - before; n > jwksUnknownBurst {
+	if n := i.requests.Load() - before; n > jwksUnknownBurst {
 		t.Errorf("the issuer was asked %d times", n)
 	}
 	if got := verdict(t, keys, oldToken); got != http.StatusUnauthorized {
@@ -155,18 +157,18 @@ func TestRotatedKeyIsFetchedOnceForACrowd(t *testing.T) {
 	}
 }
 
-func TestUnknownKeysAreNoFlood(t *testing.T) {
+func TestUnknownKeysDoNotFloodTheIssuer(t *testing.T) {
 	t.Parallel()
 	key := ecKey(t, elliptic.P256())
 	i := newIssuer(t)
 	keys := keysFrom(t, i)
 	for n := range 200 {
-		if got := verdict(t, keys, signed(t, jwt.SigningMethodES256, key, kid(strings.Repeat("x", n)), said(nil))); got != http.StatusUnauthorized {
+		if got := verdict(t, keys, signed(t, jwt.SigningMethodES256, key, kid(strings.Repeat("x", n)), claimsWith(nil))); got != http.StatusUnauthorized {
 			t.Fatalf("unknown key: %d", got)
 		}
 	}
 	// One for the start; a slow machine may earn a few more on the way.
-	if n := i.asked.Load(); n > 1+jwksUnknownBurst+5 {
+	if n := i.requests.Load(); n > 1+jwksUnknownBurst+5 {
 		t.Errorf("the issuer was asked %d times", n)
 	}
 }
@@ -181,18 +183,18 @@ func askingFreely(t testing.TB, i *issuer, log *slog.Logger) *remoteKeys {
 	}
 }
 
-func TestIssuerThatIsAwayStopsNobodyButNewKeys(t *testing.T) {
+func TestUnavailableIssuerAffectsOnlyNewKeys(t *testing.T) {
 	t.Parallel()
 	key := ecKey(t, elliptic.P256())
-	known := signed(t, jwt.SigningMethodES256, key, kid("known"), said(nil))
-	unknown := signed(t, jwt.SigningMethodES256, key, kid("unknown"), said(nil))
+	known := signed(t, jwt.SigningMethodES256, key, kid("known"), claimsWith(nil))
+	unknown := signed(t, jwt.SigningMethodES256, key, kid("unknown"), claimsWith(nil))
 	i := newIssuer(t)
 	i.says(http.StatusBadGateway, nil)
 	keys, err := askingFreely(t, i, apitest.Quiet).keys(Expect{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := doorWith(Options{Keys: keys, Log: apitest.Quiet})
+	h := handlerWith(Options{Keys: keys, Log: apitest.Quiet})
 	apitest.WantProblem(t, apitest.Get(h, someRoute, known), "503 unavailable")
 	apitest.WantProblem(t, apitest.Get(h, someRoute, "rubbish"), "401 unauthorized")
 	for _, page := range []string{`<html>`, `{}`, `{"keys":null}`, ``} {
@@ -255,12 +257,12 @@ func TestEmptyKeySetTakesAllKeysBack(t *testing.T) {
 	i := newIssuer(t)
 	i.says(http.StatusOK, keySet(t, published{id: "a", key: &key.PublicKey}))
 	keys := keysFrom(t, i)
-	good := signed(t, jwt.SigningMethodES256, key, kid("a"), said(nil))
+	good := signed(t, jwt.SigningMethodES256, key, kid("a"), claimsWith(nil))
 	if got := verdict(t, keys, good); got != http.StatusOK {
 		t.Fatal(got)
 	}
 	i.says(http.StatusOK, keySet(t))
-	verdict(t, keys, signed(t, jwt.SigningMethodES256, key, kid("b"), said(nil)))
+	verdict(t, keys, signed(t, jwt.SigningMethodES256, key, kid("b"), claimsWith(nil)))
 	if got := verdict(t, keys, good); got != http.StatusUnauthorized {
 		t.Errorf("%d", got)
 	}
@@ -275,7 +277,7 @@ func TestKeySetsAddressIsChecked(t *testing.T) {
 	}
 }
 
-func TestIssuersAbsenceIsSaidOnce(t *testing.T) {
+func TestIssuersAbsenceIsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	i := newIssuer(t)
@@ -287,4 +289,61 @@ func TestIssuersAbsenceIsSaidOnce(t *testing.T) {
 	if warned, told := strings.Count(log.String(), "level=WARN"), strings.Count(log.String(), "level=INFO"); warned != 2 || told != 1 {
 		t.Errorf("%d warnings, %d all-clears:\n%s", warned, told, &log)
 	}
+}
+
+// issuer publishes a key set.
+type issuer struct {
+	*httptest.Server
+	requests atomic.Int64
+	mu       sync.Mutex
+	status   int
+	page     []byte
+}
+
+func newIssuer(t testing.TB) *issuer {
+	i := &issuer{status: http.StatusOK, page: []byte(`{"keys":[]}`)}
+	i.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		i.requests.Add(1)
+		i.mu.Lock()
+		defer i.mu.Unlock()
+		w.WriteHeader(i.status)
+		w.Write(i.page)
+	}))
+	t.Cleanup(i.Close)
+	return i
+}
+
+func (i *issuer) says(status int, page []byte) {
+	i.mu.Lock()
+	defer i.mu.Unlock()
+	i.status, i.page = status, page
+}
+
+// published is a public key as it goes into a set.
+type published struct {
+	id   string
+	key  any
+	alg  jwkset.ALG
+	use  jwkset.USE
+	also bool // with its private part, as careless issuers do
+}
+
+func keySet(t testing.TB, keys ...published) []byte {
+	t.Helper()
+	set := jwkset.JWKSMarshal{Keys: []jwkset.JWKMarshal{}}
+	for _, k := range keys {
+		jwk, err := jwkset.NewJWKFromKey(k.key, jwkset.JWKOptions{
+			Marshal:  jwkset.JWKMarshalOptions{Private: k.also},
+			Metadata: jwkset.JWKMetadataOptions{KID: k.id, ALG: k.alg, USE: k.use},
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		set.Keys = append(set.Keys, jwk.Marshal())
+	}
+	page, err := json.Marshal(set)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return page
 }

@@ -9,7 +9,7 @@ import (
 	"odometer/api/apitest"
 )
 
-// someRoute is an operation that answers whoever may come in.
+// someRoute is an operation that answers every authorized caller.
 const someRoute = "/api/v1/something"
 
 type something struct {
@@ -45,14 +45,14 @@ func token(t testing.TB, c Claims) string {
 	return signed
 }
 
-// doorWith is a door with someRoute behind it.
-func doorWith(o Options) http.Handler {
+// handlerWith is an API with someRoute.
+func handlerWith(o Options) http.Handler {
 	a := New(o)
 	registerSomething(a, somePerMinute)
 	return a.Handler()
 }
 
-// somePerMinute is how often someRoute may be asked.
+// somePerMinute is the rate limit of someRoute.
 const somePerMinute = 10
 
 func registerSomething(a *API, perMinute int) {
@@ -71,7 +71,7 @@ func registerSomething(a *API, perMinute int) {
 
 // failures are what an operation can fail with, by name.
 var failures = map[string]func() error{
-	"refused": func() error { return Refuse(NotFound, "There is no such thing.") },
+	"refused": func() error { return NewProblem(NotFound, "There is no such thing.") },
 	"broken":  func() error { return context.DeadlineExceeded },
 	"bug":     func() error { panic("a bug") },
 	"inside":  func() error { return errInside },
@@ -79,5 +79,5 @@ var failures = map[string]func() error{
 
 func handler(t testing.TB) http.Handler {
 	t.Helper()
-	return doorWith(Options{Keys: secretKeys(t), Log: apitest.Quiet})
+	return handlerWith(Options{Keys: secretKeys(t), Log: apitest.Quiet})
 }

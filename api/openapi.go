@@ -2,9 +2,11 @@ package api
 
 import (
 	"net/http"
+	"net/url"
 	"reflect"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/danielgtaylor/huma/v2"
 )
@@ -13,7 +15,7 @@ const schemaPrefix = "#/components/schemas/"
 
 // description is the document before any operation.
 func description() huma.Config {
-	// Names as they are written, each once, as everywhere here.
+	// Names are exact, each once.
 	format := huma.Format{Marshal: writeJSON, Unmarshal: readJSON}
 	return huma.Config{
 		OpenAPI: &huma.OpenAPI{
@@ -40,16 +42,16 @@ func description() huma.Config {
 	}
 }
 
-// schemaName is a type's name in the document. Types of a stage's part carry
-// the part's name, for the stage may have one of the same name: AdminTenant,
+// schemaName is a type's name in the document. Types of a nested package carry
+// its name, for the parent may have one of the same name: AdminTenant,
 // IngestEvent.
 func schemaName(t reflect.Type, hint string) string {
 	name := huma.DefaultSchemaNamer(t, hint)
 	for t.Kind() == reflect.Pointer {
 		t = t.Elem()
 	}
-	if place := strings.Split(t.PkgPath(), "/"); len(place) > 2 && place[0] == "odometer" {
-		part := strings.TrimPrefix(place[len(place)-1], "http")
+	if path := strings.Split(t.PkgPath(), "/"); len(path) > 2 && path[0] == "odometer" {
+		part := strings.TrimPrefix(path[len(path)-1], "http")
 		return strings.ToUpper(part[:1]) + part[1:] + name
 	}
 	return name
@@ -57,7 +59,7 @@ func schemaName(t reflect.Type, hint string) string {
 
 // describe is an operation's entry in the document, all but its input and
 // output, which huma reads from their types.
-func describe(schemas huma.Registry, g *guarded) huma.Operation {
+func describe(schemas huma.Registry, g *operation) huma.Operation {
 	op := huma.Operation{
 		OperationID: g.ID, Method: g.Method, Path: g.Path, Summary: g.Summary, Description: g.Description,
 		Tags: []string{g.Tag}, DefaultStatus: g.Status,
@@ -87,9 +89,9 @@ func describe(schemas huma.Registry, g *guarded) huma.Operation {
 	return op
 }
 
-// describeProblems lists what the operation can be refused with, with an
-// example of each.
-func describeProblems(schemas huma.Registry, op *huma.Operation, g *guarded) {
+// describeProblems lists the problems that the operation can answer with, with
+// an example of each.
+func describeProblems(schemas huma.Registry, op *huma.Operation, g *operation) {
 	schema := schemas.Schema(reflect.TypeFor[Problem](), true, "Problem")
 	kinds := append([]Kind{InvalidRequest, Unauthorized, Forbidden, methodNotAllowed, Internal, Unavailable}, g.Problems...)
 	if g.limit.n > 0 {
@@ -106,7 +108,7 @@ func describeProblems(schemas huma.Registry, op *huma.Operation, g *guarded) {
 			}
 			op.Responses[status] = response
 		}
-		example := Refuse(k, "%s", exampleDetail(g, k))
+		example := NewProblem(k, "%s", exampleDetail(g, k))
 		example.Instance = g.Path
 		response.Content[problemType].Examples[k.name] = &huma.Example{Summary: k.title, Value: example}
 	}
@@ -127,9 +129,9 @@ func problemHeaders(k Kind) map[string]*huma.Param {
 	return nil
 }
 
-// finishDocument says what huma's schemas cannot: that a field which points to
-// an object may be null.
-func finishDocument(document *huma.OpenAPI) {
+// markNullable adds to huma's schemas that a field which points to an object may
+// be null.
+func markNullable(document *huma.OpenAPI) {
 	schemas := document.Components.Schemas
 	for name, schema := range schemas.Map() {
 		t := schemas.TypeFromRef(schemaPrefix + name)
@@ -158,4 +160,57 @@ func (a *API) serveDocument(w http.ResponseWriter, _ *http.Request) {
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
 	_, _ = w.Write(a.document)
+}
+
+// exampleDetails are examples of details, where the operation has no better one.
+var exampleDetails = map[Kind]string{
+	Unauthorized:         "The token is not accepted: it has expired. Get a new one.",
+	SubscriptionInactive: "The subscription's status is past_due. Usage can be read while it is active or trial; renew it to see usage again.",
+	NoSubscription:       "Tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01 has no subscription. Subscribe to a plan, or ask the operator to set a subscription up.",
+	TooSlow:              "The body did not arrive in time. Send the same again.",
+	TooLarge:             "The body has 1048576 bytes or more: send a smaller one.",
+	UnsupportedMediaType: "Send the body as application/json.",
+	Internal:             internalProblem().Detail,
+	NoPlan:               "The subscription is active but has no plan. Ask the operator to assign one.",
+}
+
+// exampleDetail is an example of the detail of an operation's problem.
+func exampleDetail(g *operation, k Kind) string {
+	switch own := g.refusal(k); {
+	case own != nil:
+		return own.Detail
+	case k == Forbidden:
+		return scopeMissing(g.Scope).Detail
+	case k == methodNotAllowed:
+		return wrongMethodProblem(http.MethodDelete, g.Method).Detail
+	case k == RateLimited:
+		return rateLimited(g.limit.n, 12*time.Second).Detail
+	case k == Unavailable && g.AdminOnly:
+		return databaseUnavailable().Detail
+	case k == Unavailable:
+		return "Usage is not known yet: the events recorded so far have not all been read. Ask again in a few seconds."
+	}
+	return exampleDetails[k]
+}
+
+// refusal is the operation's own example of a kind of problem, nil for none.
+func (g *operation) refusal(k Kind) *Problem {
+	for _, p := range g.Refusals {
+		if p.Status == k.status && p.Type == "/problems/"+k.name {
+			return p
+		}
+	}
+	return nil
+}
+
+// exampleUnknownParameter sets the example of an operation's 400: it names the
+// parameters, which are known only when huma has read the input's type.
+func exampleUnknownParameter(op *huma.Operation, known []string) {
+	response := op.Responses["400"]
+	if response == nil {
+		return
+	}
+	example := checkQuery(&http.Request{URL: &url.URL{RawQuery: "tenant=acme"}}, known)
+	example.Instance = op.Path
+	response.Content[problemType].Examples[InvalidRequest.name] = &huma.Example{Summary: InvalidRequest.title, Value: example}
 }

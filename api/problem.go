@@ -4,27 +4,29 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io"
+	"net"
 	"net/http"
 	"strconv"
 	"time"
+
+	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Kind is a sort of problem: the status it is answered with, the last part of
-// its type, its title.
+// Kind is a kind of problem: its status, the last part of its type, its title.
 type Kind struct {
 	status int
 	name   string
 	title  string
 }
 
-// Every status that is not an answer.
+// Every error that the API answers with.
 var (
 	InvalidRequest       = Kind{http.StatusBadRequest, "invalid-request", "Invalid request"}
 	Unauthorized         = Kind{http.StatusUnauthorized, "unauthorized", "Unauthorized"}
 	Forbidden            = Kind{http.StatusForbidden, "forbidden", "Forbidden"}
 	SubscriptionInactive = Kind{http.StatusForbidden, "subscription-inactive", "Subscription inactive"}
-	// TooSlow is no verdict on the bytes, of which not all have come: 408 tells
-	// clients to send the same again (RFC 9110, 15.5.9).
+	// TooSlow is a 408, so that clients send the same again (RFC 9110, 15.5.9).
 	TooSlow              = Kind{http.StatusRequestTimeout, "unavailable", "Request timeout"}
 	NotFound             = Kind{http.StatusNotFound, "not-found", "Not found"}
 	NoSubscription       = Kind{http.StatusNotFound, "no-subscription", "No subscription"}
@@ -38,12 +40,12 @@ var (
 	methodNotAllowed = Kind{http.StatusMethodNotAllowed, "invalid-request", "Method not allowed"}
 )
 
-// retryPause is when to ask again after an answer that was not possible: long
-// enough for a dependency to come back, short enough for a dashboard.
+// retryPause is the Retry-After of a 503: long enough for a dependency to come
+// back, short enough for a dashboard.
 const retryPause = 5 * time.Second
 
 // Problem is an answer by RFC 9457, and an error. Detail is for the person who
-// asked: what to do about it, and nothing about the inside.
+// sent the request: what to do about it, and nothing internal.
 type Problem struct {
 	Type     string `json:"type" doc:"Which problem it is: /problems/ and its name." example:"/problems/invalid-request"`
 	Title    string `json:"title" doc:"The same for every problem of the type." example:"Invalid request"`
@@ -54,8 +56,8 @@ type Problem struct {
 	header http.Header
 }
 
-// Refuse makes a problem.
-func Refuse(k Kind, format string, args ...any) *Problem {
+// NewProblem makes a problem with a formatted detail.
+func NewProblem(k Kind, format string, args ...any) *Problem {
 	p := &Problem{
 		Type: "/problems/" + k.name, Title: k.title, Status: k.status,
 		Detail: fmt.Sprintf(format, args...), header: http.Header{},
@@ -103,59 +105,83 @@ func (p *Problem) write(w http.ResponseWriter) {
 	_, _ = w.Write(body)
 }
 
-// challenge is a 401 (RFC 6750): why the token that was there is not good, or
-// that there was none.
+// challenge is a 401 (RFC 6750): the reason why the token is not valid, or nil
+// when there was none.
 func challenge(reason *tokenError) *Problem {
 	if reason == nil {
-		p := Refuse(Unauthorized, `Send a token: "Authorization: Bearer <token>".`)
+		p := NewProblem(Unauthorized, `Send a token: "Authorization: Bearer <token>".`)
 		p.header.Set("WWW-Authenticate", `Bearer realm="odometer"`)
 		return p
 	}
-	p := Refuse(Unauthorized, "The token is not accepted: %s. Get a new one.", reason)
+	p := NewProblem(Unauthorized, "The token is not accepted: %s. Get a new one.", reason)
 	p.header.Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="odometer", error="invalid_token", error_description="%s"`, reason))
 	return p
 }
 
-// outOfScope is a 403 for a good token that does not allow this.
-func outOfScope(scope string) *Problem {
-	p := Refuse(Forbidden, "The token lacks the scope %s. Get one that has it.", scope)
+// scopeMissing is a 403 for a valid token without the scope.
+func scopeMissing(scope string) *Problem {
+	p := NewProblem(Forbidden, "The token lacks the scope %s. Get one that has it.", scope)
 	p.header.Set("WWW-Authenticate", fmt.Sprintf(`Bearer realm="odometer", error="insufficient_scope", scope="%s"`, scope))
 	return p
 }
 
 func internalProblem() *Problem {
-	return Refuse(Internal, "Something went wrong on our side. Try again later; if it stays, tell the operator the time of this request.")
+	return NewProblem(Internal, "Something went wrong on our side. Try again later; if it stays, tell the operator the time of this request.")
 }
 
-func databaseAway() *Problem {
-	return Refuse(Unavailable, "The answer cannot be had at the moment. Try again in a few seconds.")
+func databaseUnavailable() *Problem {
+	return NewProblem(Unavailable, "The answer cannot be had at the moment. Try again in a few seconds.")
 }
 
-// problemOf is the answer to a request that got none. What the inside said
-// goes to the log alone.
+// problemOf is the problem for an error. An internal error goes to the log alone.
 func (a *API) problemOf(ctx context.Context, err error) *Problem {
 	var known *Problem
 	switch {
 	case errors.As(err, &known):
 		return known
 	case ctx.Err() != nil:
-		if v := visitOf(ctx); v != nil {
-			v.hungUp = true
+		if state := stateOf(ctx); state != nil {
+			state.clientGone = true
 		}
-		// Should somebody read it after all, it must not look like an answer.
-		return Refuse(Unavailable, "The request was given up.")
-	case Unreachable(err):
-		a.Log.WarnContext(ctx, "the database did not answer", "err", err)
-		return databaseAway()
+		return NewProblem(Unavailable, "The request was given up.")
+	case DatabaseUnavailable(err):
+		a.Log.WarnContext(ctx, "request failed", "reason", "the database is not available", "err", err)
+		return databaseUnavailable()
 	default:
-		a.Log.ErrorContext(ctx, "a request could not be answered", "err", err)
+		a.Log.ErrorContext(ctx, "request failed", "reason", "internal error", "err", err)
 		return internalProblem()
 	}
 }
 
 // refuse answers a request with a problem.
 func (a *API) refuse(w http.ResponseWriter, r *http.Request, p *Problem) {
-	secure(w.Header())
+	setSecurityHeaders(w.Header())
 	p.Instance = r.URL.EscapedPath()
 	p.write(w)
+}
+
+// DatabaseUnavailable reports whether an error means that the database is down,
+// shutting down or too busy, rather than that the statement was wrong.
+func DatabaseUnavailable(err error) bool {
+	var answered *pgconn.PgError
+	if errors.As(err, &answered) {
+		return outage(answered.Code)
+	}
+	var connecting *pgconn.ConnectError
+	var network net.Error
+	return errors.As(err, &connecting) || errors.As(err, &network) || pgconn.SafeToRetry(err) ||
+		errors.Is(err, context.DeadlineExceeded) ||
+		errors.Is(err, io.EOF) || errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, net.ErrClosed)
+}
+
+// outage reports whether a SQLSTATE is an outage: connection exceptions,
+// insufficient resources, an operator's intervention (a shutdown, a cancelled
+// statement), and a database that does not exist or rejects our login, which
+// only a connection attempt gets.
+func outage(code string) bool {
+	switch code[:min(2, len(code))] {
+	case "08", "53", "57":
+		return true
+	}
+	return code == "3D000" || code == "28P01" || code == "28000"
 }

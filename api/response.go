@@ -7,19 +7,19 @@ import (
 	"time"
 )
 
-// takeTime is how long a client may take to accept what is written next: one
-// that stops reading must not hold its answer, and what made it, for ever.
-const takeTime = 30 * time.Second
+// writeTimeout is how long a client may take to accept the next write. Without
+// it a client that stops reading would hold its answer in memory for ever.
+const writeTimeout = 30 * time.Second
 
-// wholeBytes is how much of an answer is held back until it is whole.
-const wholeBytes = 1 << 20
+// maxBuffered is how many bytes of an answer are buffered until it is complete.
+const maxBuffered = 1 << 20
 
-// response holds an answer back until it is whole, so that what fails midway
+// response buffers an answer until it is complete, so that a failure midway
 // becomes a problem and not half an answer, and so that its length is known.
-// An answer that flushes, or that is larger than wholeBytes, is sent as it comes.
+// An answer that flushes, or that is larger than maxBuffered, is sent as it comes.
 type response struct {
 	to        http.ResponseWriter
-	head      bool // the request's method is HEAD: what is written has no say about the length
+	head      bool // the request's method is HEAD: the length of the body says nothing
 	body      bytes.Buffer
 	status    int
 	streaming bool // the first byte was sent
@@ -29,7 +29,7 @@ type response struct {
 // Header is the answer's.
 func (r *response) Header() http.Header { return r.to.Header() }
 
-// WriteHeader takes the status; the first one counts.
+// WriteHeader sets the status; the first one counts.
 func (r *response) WriteHeader(status int) {
 	if r.status == 0 {
 		r.status = status
@@ -49,13 +49,13 @@ func (r *response) Write(part []byte) (int, error) {
 		return r.send(part)
 	}
 	r.body.Write(part)
-	if r.body.Len() > wholeBytes {
+	if r.body.Len() > maxBuffered {
 		return len(part), r.begin()
 	}
 	return len(part), nil
 }
 
-// begin sends what is held and holds nothing back any more.
+// begin sends what is buffered and stops buffering.
 func (r *response) begin() error {
 	if r.streaming {
 		return nil
@@ -71,7 +71,7 @@ func (r *response) begin() error {
 // inherits that of an earlier one on the same connection.
 func (r *response) send(part []byte) (int, error) {
 	// A recorder in a test has no deadline to set.
-	_ = http.NewResponseController(r.to).SetWriteDeadline(time.Now().Add(takeTime))
+	_ = http.NewResponseController(r.to).SetWriteDeadline(time.Now().Add(writeTimeout))
 	return r.to.Write(part)
 }
 
@@ -86,14 +86,14 @@ func (r *response) FlushError() error {
 // Unwrap is for http.ResponseController, which sets deadlines on it.
 func (r *response) Unwrap() http.ResponseWriter { return r.to }
 
-// reset forgets what was held back.
+// reset drops what was buffered.
 func (r *response) reset() {
 	clear(r.Header())
 	r.body.Reset()
 	r.status = 0
 }
 
-// finish sends an answer that is whole. Whoever hung up does not miss it.
+// finish sends a complete answer.
 func (r *response) finish() {
 	if r.streaming || r.cut {
 		return

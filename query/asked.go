@@ -38,5 +38,5 @@ func (moment) Schema(huma.Registry) *huma.Schema {
 }
 
 func noCursor(cursor string) error {
-	return refuse(ErrInvalid, "cursor is %q: it must be the next_cursor of an answer to the same question. Leave it out to begin anew.", api.Shown(cursor))
+	return refuse(ErrInvalid, "cursor is %q: it must be the next_cursor of an answer to the same question. Leave it out to begin anew.", api.Excerpt(cursor))
 }

@@ -110,10 +110,10 @@ func (r *EventsRequest) check() error {
 		return refuse(ErrInvalid, "limit is %d: it must be from 1 to %d.", r.Limit, MaxEvents)
 	}
 	if r.Agent != "" && !odometer.ValidAgent(r.Agent) {
-		return refuse(ErrInvalid, "agent is %q: an agent's id is a small letter and up to 31 small letters, digits, _ and -.", api.Shown(r.Agent))
+		return refuse(ErrInvalid, "agent is %q: an agent's id is a small letter and up to 31 small letters, digits, _ and -.", api.Excerpt(r.Agent))
 	}
 	if !utf8.ValidString(r.ActionType) || strings.ContainsRune(r.ActionType, 0) || utf8.RuneCountInString(r.ActionType) > 255 {
-		return refuse(ErrInvalid, "action_type is %q: it must be at most 255 characters of text.", api.Shown(r.ActionType))
+		return refuse(ErrInvalid, "action_type is %q: it must be at most 255 characters of text.", api.Excerpt(r.ActionType))
 	}
 	return nil
 }

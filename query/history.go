@@ -95,14 +95,14 @@ func (r *HistoryRequest) check() (*time.Location, error) {
 		r.Window = ByDay
 	}
 	if !slices.Contains([]Window{ByHour, ByDay, ByMonth}, r.Window) {
-		return nil, refuse(ErrInvalid, "window is %q: it must be hour, day or month.", api.Shown(string(r.Window)))
+		return nil, refuse(ErrInvalid, "window is %q: it must be hour, day or month.", api.Excerpt(string(r.Window)))
 	}
 	if r.GroupBy == nil {
 		r.GroupBy = []string{ByAgent}
 	}
 	for i, name := range r.GroupBy {
 		if name != ByAgent && name != ByAction || slices.Contains(r.GroupBy[:i], name) {
-			return nil, refuse(ErrInvalid, "group_by is %q: it must be agent, action_type, both with a comma between them, or nothing.", api.Shown(strings.Join(r.GroupBy, ",")))
+			return nil, refuse(ErrInvalid, "group_by is %q: it must be agent, action_type, both with a comma between them, or nothing.", api.Excerpt(strings.Join(r.GroupBy, ",")))
 		}
 	}
 	if r.Timezone == "" {
@@ -110,7 +110,7 @@ func (r *HistoryRequest) check() (*time.Location, error) {
 	}
 	zone, err := time.LoadLocation(r.Timezone)
 	if err != nil || zone == time.Local {
-		return nil, refuse(ErrInvalid, "timezone is %q: it must be a name of the IANA list, as Europe/Berlin or UTC.", api.Shown(r.Timezone))
+		return nil, refuse(ErrInvalid, "timezone is %q: it must be a name of the IANA list, as Europe/Berlin or UTC.", api.Excerpt(r.Timezone))
 	}
 	return zone, nil
 }

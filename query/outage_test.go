@@ -88,7 +88,7 @@ func TestDatabaseThatIsTooSlowIsAnOutage(t *testing.T) {
 		t.Helper()
 		ctx, cancel := context.WithTimeout(context.Background(), 100*time.Millisecond)
 		defer cancel()
-		if _, err := Usage(ctx, pool, tenant); !api.Unreachable(err) {
+		if _, err := Usage(ctx, pool, tenant); !api.DatabaseUnavailable(err) {
 			t.Errorf("%s: %v", what, err)
 		}
 	}

@@ -79,10 +79,10 @@ func refused(err error) error {
 	}
 	for _, known := range refusals {
 		if errors.Is(refusal, known.cause) {
-			return api.Refuse(known.kind, "%s", refusal.Error())
+			return api.NewProblem(known.kind, "%s", refusal.Error())
 		}
 	}
-	return api.Refuse(api.Internal, "%s", refusal.Error())
+	return api.NewProblem(api.Internal, "%s", refusal.Error())
 }
 
 // crowded is the refusal of a read for which there is no room.
@@ -90,7 +90,7 @@ func crowded(ctx context.Context, sort string, each, all int) error {
 	if ctx.Err() != nil {
 		return ctx.Err() // nobody waits for it any more
 	}
-	p := api.Refuse(api.Unavailable, "As many %s as can be are under way: %d of a tenant, %d in all. Ask again in a second.", sort, each, all)
+	p := api.NewProblem(api.Unavailable, "As many %s as can be are under way: %d of a tenant, %d in all. Ask again in a second.", sort, each, all)
 	p.RetryAfter(time.Second)
 	return p
 }

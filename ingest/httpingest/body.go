@@ -42,7 +42,7 @@ func readBody(w http.ResponseWriter, r *http.Request, buf []byte, within time.Du
 	case errors.Is(err, errTooLarge):
 		return buf, tooLarge()
 	default:
-		return buf, api.Refuse(api.TooSlow, "The body was cut off. Send the same again.")
+		return buf, api.NewProblem(api.TooSlow, "The body was cut off. Send the same again.")
 	}
 	if err := connection.SetReadDeadline(time.Time{}); err != nil {
 		return buf, fmt.Errorf("bound the time of a body: %w", err)
@@ -53,11 +53,11 @@ func readBody(w http.ResponseWriter, r *http.Request, buf []byte, within time.Du
 var errTooLarge = errors.New("too large")
 
 func tooSlow(within time.Duration) *api.Problem {
-	return api.Refuse(api.TooSlow, "The body did not arrive within %s. Send the same again.", within)
+	return api.NewProblem(api.TooSlow, "The body did not arrive within %s. Send the same again.", within)
 }
 
 func tooLarge() *api.Problem {
-	return api.Refuse(api.TooLarge, "The body has more than %d bytes: send fewer events at once.", maxBody)
+	return api.NewProblem(api.TooLarge, "The body has more than %d bytes: send fewer events at once.", maxBody)
 }
 
 // readAll grows buf by what arrives.

@@ -208,7 +208,7 @@ func TestABurstOfOneTenantIsTaken(t *testing.T) {
 }
 
 // inside is how many bodies are held.
-func (h *testServer) inside() int { return h.gate.Inside() }
+func (h *testServer) inside() int { return h.gate.Running() }
 
 // status posts a body and looks at nothing but the answer's status.
 func (h *testServer) status(t *testing.T, body string) int {

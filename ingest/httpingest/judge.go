@@ -35,7 +35,7 @@ func (in *intake) split(m *media) (err error) {
 	body := bytes.Trim(in.body, jsonSpace)
 	switch {
 	case len(body) == 0:
-		return api.Refuse(api.InvalidRequest, "The body is empty: send an event, or several.")
+		return api.NewProblem(api.InvalidRequest, "The body is empty: send an event, or several.")
 	case m.lines:
 		in.parts, err = splitLines(in.parts, body)
 	case body[0] == '[' && m.array:
@@ -43,15 +43,15 @@ func (in *intake) split(m *media) (err error) {
 	case body[0] == '{' && m.one:
 		in.parts, err = splitOne(in.parts, body)
 	case body[0] == '[':
-		return api.Refuse(api.InvalidRequest, "The body is an array: %s is one event. Send several as application/cloudevents-batch+json.", m.name)
+		return api.NewProblem(api.InvalidRequest, "The body is an array: %s is one event. Send several as application/cloudevents-batch+json.", m.name)
 	case body[0] == '{':
-		return api.Refuse(api.InvalidRequest, "The body is an object: %s is an array of events. Send one as application/cloudevents+json.", m.name)
+		return api.NewProblem(api.InvalidRequest, "The body is an object: %s is an array of events. Send one as application/cloudevents+json.", m.name)
 	default:
-		return api.Refuse(api.InvalidRequest, "The body begins with %.20q: send a JSON object, or an array of them.", body)
+		return api.NewProblem(api.InvalidRequest, "The body begins with %.20q: send a JSON object, or an array of them.", body)
 	}
 	switch {
 	case errors.Is(err, errTooMany):
-		return api.Refuse(api.TooLarge, "The body has more than %d events: send fewer at once.", maxEvents)
+		return api.NewProblem(api.TooLarge, "The body has more than %d events: send fewer at once.", maxEvents)
 	case err != nil:
 		return notJSON(in.body)
 	}

@@ -53,24 +53,24 @@ func mediaNames() string {
 // here can read.
 func mediaOf(h http.Header) (*media, error) {
 	if coding := strings.Join(h.Values("Content-Encoding"), ", "); coding != "" && !strings.EqualFold(coding, "identity") {
-		return nil, api.Refuse(api.UnsupportedMediaType, "Content-Encoding is %.60q: send the body without one.", coding)
+		return nil, api.NewProblem(api.UnsupportedMediaType, "Content-Encoding is %.60q: send the body without one.", coding)
 	}
 	types := h.Values("Content-Type")
 	name, parameters, err := mime.ParseMediaType(strings.Join(types, ", "))
 	if binary := binaryMode(h); binary != "" && !strings.HasPrefix(name, cloudEvents) {
-		return nil, api.Refuse(api.UnsupportedMediaType, "The header %s is of a CloudEvent in binary mode, which is not taken: "+
+		return nil, api.NewProblem(api.UnsupportedMediaType, "The header %s is of a CloudEvent in binary mode, which is not taken: "+
 			"send it in structured mode, whole in the body, as application/cloudevents+json, or several as application/cloudevents-batch+json.", binary)
 	}
 	switch {
 	case len(types) == 0:
-		return nil, api.Refuse(api.UnsupportedMediaType, "Content-Type is missing: send one of %s.", mediaNames())
+		return nil, api.NewProblem(api.UnsupportedMediaType, "Content-Type is missing: send one of %s.", mediaNames())
 	case len(types) > 1:
-		return nil, api.Refuse(api.UnsupportedMediaType, "Content-Type is given %d times: send one of %s.", len(types), mediaNames())
+		return nil, api.NewProblem(api.UnsupportedMediaType, "Content-Type is given %d times: send one of %s.", len(types), mediaNames())
 	case err != nil:
-		return nil, api.Refuse(api.UnsupportedMediaType, "Content-Type %.60q is not well-formed: send one of %s.", types[0], mediaNames())
+		return nil, api.NewProblem(api.UnsupportedMediaType, "Content-Type %.60q is not well-formed: send one of %s.", types[0], mediaNames())
 	}
 	if charset, named := parameters["charset"]; named && !strings.EqualFold(charset, "utf-8") {
-		return nil, api.Refuse(api.UnsupportedMediaType, "The charset is %.60q: events are UTF-8, as JSON is.", charset)
+		return nil, api.NewProblem(api.UnsupportedMediaType, "The charset is %.60q: events are UTF-8, as JSON is.", charset)
 	}
 	for i := range medias {
 		if medias[i].name == name {
@@ -81,5 +81,5 @@ func mediaOf(h http.Header) (*media, error) {
 }
 
 func unknownMedia(name string) *api.Problem {
-	return api.Refuse(api.UnsupportedMediaType, "Content-Type is %.60q: send one of %s.", name, mediaNames())
+	return api.NewProblem(api.UnsupportedMediaType, "Content-Type is %.60q: send one of %s.", name, mediaNames())
 }

@@ -85,7 +85,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) 
 		if r.Context().Err() != nil {
 			return r.Context().Err() // nobody waits for an answer any more
 		}
-		p := api.Refuse(api.Unavailable, "Too many requests are being taken in: there was no room for this one within %s. Send the same again in a second.", h.RoomTimeout)
+		p := api.NewProblem(api.Unavailable, "Too many requests are being taken in: there was no room for this one within %s. Send the same again in a second.", h.RoomTimeout)
 		p.RetryAfter(time.Second)
 		return p
 	}
@@ -132,7 +132,7 @@ func (h *handler) publish(asked context.Context, in *intake) error {
 		return err // nobody waits for the answer any more
 	case errors.Is(err, publisher.ErrStreamFull):
 		h.Log.ErrorContext(ctx, "events are refused", "err", err)
-		return api.Refuse(api.Unavailable, "Events cannot be stored: there is no room for more. Keep them, and send the same again later.")
+		return api.NewProblem(api.Unavailable, "Events cannot be stored: there is no room for more. Keep them, and send the same again later.")
 	default:
 		h.Log.WarnContext(ctx, "events were not taken", "err", err)
 		return uncertain()
@@ -140,5 +140,5 @@ func (h *handler) publish(asked context.Context, in *intake) error {
 }
 
 func uncertain() *api.Problem {
-	return api.Refuse(api.Unavailable, "It is not certain that every event was stored. Send the same again: each is counted once.")
+	return api.NewProblem(api.Unavailable, "It is not certain that every event was stored. Send the same again: each is counted once.")
 }

@@ -35,7 +35,7 @@ func notJSON(body []byte) *api.Problem {
 		_, size := utf8.DecodeRune(g.rest)
 		found = fmt.Sprintf("there is %q", g.rest[:size])
 	}
-	return api.Refuse(api.InvalidRequest, "The body is not JSON: at byte offset %d, in its value %d, %s where %s should be. Nothing of it was taken.",
+	return api.NewProblem(api.InvalidRequest, "The body is not JSON: at byte offset %d, in its value %d, %s where %s should be. Nothing of it was taken.",
 		len(body)-len(g.rest), g.values+1, found, g.want)
 }
 

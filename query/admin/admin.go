@@ -98,7 +98,7 @@ func onlyTenant(id string) (*uuid.UUID, error) {
 func namedTenant(id string) (uuid.UUID, error) {
 	tenant, ok := api.ParseTenant(id)
 	if !ok {
-		return uuid.Nil, api.Refuse(api.InvalidRequest, "tenant_id is %q: it must be a UUID, as 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01.", id)
+		return uuid.Nil, api.NewProblem(api.InvalidRequest, "tenant_id is %q: it must be a UUID, as 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01.", id)
 	}
 	return tenant, nil
 }
@@ -116,14 +116,14 @@ func placeIn[P any](cursor string, list ...string) (*P, error) {
 }
 
 func badCursor(cursor string) error {
-	return api.Refuse(api.InvalidRequest, "cursor is %q: it must be the next_cursor of a page of this very list. Leave it out to begin at the start.", cursor)
+	return api.NewProblem(api.InvalidRequest, "cursor is %q: it must be the next_cursor of a page of this very list. Leave it out to begin at the start.", cursor)
 }
 
 // clean refuses text that the database cannot hold, or nobody can read.
 func clean(name, text string) error {
 	for _, r := range text {
 		if r == unicode.ReplacementChar || unicode.IsControl(r) {
-			return api.Refuse(api.InvalidRequest, "%s is %q: it must be UTF-8 without control characters.", name, text)
+			return api.NewProblem(api.InvalidRequest, "%s is %q: it must be UTF-8 without control characters.", name, text)
 		}
 	}
 	return nil

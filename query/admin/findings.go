@@ -77,7 +77,7 @@ where finding_id = $1`
 func resolveFinding(ctx context.Context, pool *pgxpool.Pool, id int64, who, how string) (*Finding, error) {
 	how = strings.TrimSpace(how)
 	if how == "" {
-		return nil, api.Refuse(api.InvalidRequest, "resolution is empty: say how the finding was resolved, for whoever asks later.")
+		return nil, api.NewProblem(api.InvalidRequest, "resolution is empty: say how the finding was resolved, for whoever asks later.")
 	}
 	if err := clean("resolution", how); err != nil {
 		return nil, err
@@ -97,5 +97,5 @@ func resolveFinding(ctx context.Context, pool *pgxpool.Pool, id int64, who, how 
 }
 
 func noFinding(id int64) *api.Problem {
-	return api.Refuse(api.NotFound, "There is no finding %d. GET /api/v1/admin/findings lists them.", id)
+	return api.NewProblem(api.NotFound, "There is no finding %d. GET /api/v1/admin/findings lists them.", id)
 }

@@ -61,5 +61,5 @@ func (s *server) pause(ctx context.Context, job string, paused bool, who string)
 }
 
 func noJob(name string) *api.Problem {
-	return api.Refuse(api.NotFound, "There is no job %q. GET /api/v1/admin/jobs lists them.", name)
+	return api.NewProblem(api.NotFound, "There is no job %q. GET /api/v1/admin/jobs lists them.", name)
 }

@@ -197,7 +197,7 @@ func noLetters(ids ...string) *api.Problem {
 	if len(ids) > shown {
 		ids = append(ids[:shown:shown], fmt.Sprintf("and %d more", len(ids)-shown))
 	}
-	return api.Refuse(api.NotFound, "There is no dead letter %s. GET /api/v1/admin/dead-letters lists them.", strings.Join(ids, ", "))
+	return api.NewProblem(api.NotFound, "There is no dead letter %s. GET /api/v1/admin/dead-letters lists them.", strings.Join(ids, ", "))
 }
 
 func collectLetters(rows pgx.Rows) ([]DeadLetter, error) {
@@ -254,7 +254,7 @@ func parseLetterID(id string) (at odometer.Position, err error) {
 	seq, errSeq := strconv.ParseInt(second, 10, 64)
 	at = odometer.Position{Epoch: int32(epoch), Seq: seq}
 	if errEpoch != nil || errSeq != nil || epoch < 1 || seq < 1 || letterID(at) != id {
-		return at, api.Refuse(api.InvalidRequest, "id is %q: a dead letter's id is <epoch>-<seq>, as 1-4711.", id)
+		return at, api.NewProblem(api.InvalidRequest, "id is %q: a dead letter's id is <epoch>-<seq>, as 1-4711.", id)
 	}
 	return at, nil
 }

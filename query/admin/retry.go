@@ -122,7 +122,7 @@ limit $7`
 // selectLetters finds the letters of one call, and where the next goes on.
 func selectLetters(ctx context.Context, pool *pgxpool.Pool, l LetterSelection) (ids []odometer.Position, next *string, err error) {
 	if len(l.IDs) == 0 && l.Reason == "" && l.TenantID == "" {
-		return nil, nil, api.Refuse(api.InvalidRequest, "Nothing says which dead letters to retry: give ids, reason or tenant_id.")
+		return nil, nil, api.NewProblem(api.InvalidRequest, "Nothing says which dead letters to retry: give ids, reason or tenant_id.")
 	}
 	var tenant *uuid.UUID
 	if tenant, err = onlyTenant(l.TenantID); err != nil {

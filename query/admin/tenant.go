@@ -226,5 +226,5 @@ func instant(at *time.Time, err error) (*query.Instant, error) {
 }
 
 func noSubscription(tenant uuid.UUID) *api.Problem {
-	return api.Refuse(api.NoSubscription, "Tenant %s has no subscription. Set one up with: odometer subscription set --tenant %s", tenant, tenant)
+	return api.NewProblem(api.NoSubscription, "Tenant %s has no subscription. Set one up with: odometer subscription set --tenant %s", tenant, tenant)
 }

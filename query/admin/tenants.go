@@ -202,7 +202,7 @@ func (f *tenantFilter) searchTenant() error {
 	case err != nil || tenant == nil:
 		return err
 	case f.Search != "":
-		return api.Refuse(api.InvalidRequest, "search and tenant_id are both given: give one of them.")
+		return api.NewProblem(api.InvalidRequest, "search and tenant_id are both given: give one of them.")
 	}
 	f.Search = tenant.String()
 	return nil

@@ -27,10 +27,10 @@ func exampleOf(t *testing.T, h http.Handler, method, path, status, name string) 
 	return document.Paths[path][strings.ToLower(method)].Responses[status].Content[problemType].Examples[name].Value.Detail
 }
 
-// The examples are true: asked so, each operation answers with its own.
-func TestExamplesOfRefusalsAreTheOperationsOwn(t *testing.T) {
+// The examples are true: each operation answers with its own.
+func TestExamplesOfProblemsAreWhatOperationsAnswer(t *testing.T) {
 	t.Parallel()
-	h := queryDoor(t)
+	h := queryAPI(t)
 	reads, writes := []string{ReadScope}, []string{WriteScope}
 	for target, c := range map[string]struct{ has, lacks []string }{
 		"GET " + someRoute:    {reads, writes},

@@ -25,7 +25,7 @@ func goodToken(t testing.TB) string {
 	return token(t, Claims{Subject: "dana", Tenant: someTenant, Scopes: []string{ReadScope}})
 }
 
-func TestAnswersAreForTheirAskerAlone(t *testing.T) {
+func TestAnswersAreCachedForTheirCallerAlone(t *testing.T) {
 	t.Parallel()
 	r := apitest.Get(handler(t), someRoute, goodToken(t))
 	if got := apitest.Body(t, r); r.StatusCode != http.StatusOK || got != `{"tenant":"`+someTenant.String()+`","word":"one"}` {
@@ -44,7 +44,7 @@ func TestAnswersAreForTheirAskerAlone(t *testing.T) {
 	}
 }
 
-func TestWhatDoesNotFitIsSaidWithWhatIsAllowed(t *testing.T) {
+func TestInvalidInputIsAnsweredWithWhatIsAllowed(t *testing.T) {
 	t.Parallel()
 	detail := apitest.WantProblem(t, apitest.Get(handler(t), someRoute+"?word=three", goodToken(t)), "400 invalid-request")
 	for _, says := range []string{"word", `"three"`, "one"} {
@@ -52,7 +52,7 @@ func TestWhatDoesNotFitIsSaidWithWhatIsAllowed(t *testing.T) {
 			t.Errorf("detail %q lacks %s", detail, says)
 		}
 	}
-	// Who may not ask learns nothing about what may be asked.
+	// An unauthorized caller learns nothing about the input.
 	apitest.WantProblem(t, apitest.Get(handler(t), someRoute+"?word=three", ""), "401 unauthorized")
 }
 
@@ -68,10 +68,10 @@ func TestEveryFailureIsAProblem(t *testing.T) {
 	}
 }
 
-func TestWhatFailedInsideIsLoggedOnce(t *testing.T) {
+func TestInternalErrorsAreLoggedOnce(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	h := doorWith(Options{Keys: secretKeys(t), Log: slog.New(slog.NewTextHandler(&log, nil))})
+	h := handlerWith(Options{Keys: secretKeys(t), Log: slog.New(slog.NewTextHandler(&log, nil))})
 	apitest.Get(h, someRoute+"?fails=inside", goodToken(t))
 	if n := strings.Count(log.String(), "secret_table"); n != 1 {
 		t.Errorf("logged %d times:\n%s", n, &log)
@@ -187,10 +187,10 @@ func TestABrokenStreamIsCutOff(t *testing.T) {
 	}
 }
 
-func TestLogSaysWhoAskedAndNoSecret(t *testing.T) {
+func TestLogNamesTheCallerAndNoSecret(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	h := doorWith(Options{Keys: secretKeys(t), Log: slog.New(slog.NewJSONHandler(&log, nil))})
+	h := handlerWith(Options{Keys: secretKeys(t), Log: slog.New(slog.NewJSONHandler(&log, nil))})
 	bearer := goodToken(t)
 	apitest.Get(h, someRoute+"?api_key=hush", bearer)
 	var line struct {
@@ -212,7 +212,7 @@ func TestLogSaysWhoAskedAndNoSecret(t *testing.T) {
 	}
 }
 
-func TestLogSaysWhomAnOperatorLookedAt(t *testing.T) {
+func TestLogNamesTheTenantThatAnOperatorRead(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
 	a := New(Options{Keys: secretKeys(t), Log: slog.New(slog.NewTextHandler(&log, nil))})
@@ -224,10 +224,10 @@ func TestLogSaysWhomAnOperatorLookedAt(t *testing.T) {
 	}
 }
 
-func TestLogSaysWhoWasRefusedWhom(t *testing.T) {
+func TestLogNamesTheTenantThatWasForbidden(t *testing.T) {
 	t.Parallel()
 	var log bytes.Buffer
-	h := doorWith(Options{Keys: secretKeys(t), Log: slog.New(slog.NewTextHandler(&log, nil))})
+	h := handlerWith(Options{Keys: secretKeys(t), Log: slog.New(slog.NewTextHandler(&log, nil))})
 	other := uuid.NewString()
 	apitest.WantProblem(t, apitest.Get(h, someRoute+"?tenant_id="+other, goodToken(t)), "403 forbidden")
 	if !strings.Contains(log.String(), "status=403") || !strings.Contains(log.String(), "tenant="+someTenant.String()+" named="+other+" role=tenant subject=dana") {
@@ -235,7 +235,7 @@ func TestLogSaysWhoWasRefusedWhom(t *testing.T) {
 	}
 }
 
-func TestSubjectsAreLoggedAsPeopleCanReadThem(t *testing.T) {
+func TestSubjectsAreLoggedPrintable(t *testing.T) {
 	t.Parallel()
 	if got := (Caller{Subject: " d\u202ea\nna\x00 " + strings.Repeat("x", 5000)}).Who(); got != "dana "+strings.Repeat("x", 195) {
 		t.Errorf("%q", got)
@@ -243,7 +243,7 @@ func TestSubjectsAreLoggedAsPeopleCanReadThem(t *testing.T) {
 }
 
 // A redirect to the path as it should be written would pass the log by.
-func TestPathsAreWrittenInOneWay(t *testing.T) {
+func TestPathsHaveOneSpelling(t *testing.T) {
 	t.Parallel()
 	h := handler(t)
 	for _, path := range []string{"//api/v1/something", "/x/../api/v1/something", "/api//v1/something", "//"} {
@@ -255,7 +255,7 @@ func TestPathsAreWrittenInOneWay(t *testing.T) {
 	}
 }
 
-func TestPagesSayWhichMethodsTheyTake(t *testing.T) {
+func TestPagesAnswerWrongMethodsWithAllow(t *testing.T) {
 	t.Parallel()
 	a := New(Options{Keys: secretKeys(t), Log: apitest.Quiet})
 	a.Mux().HandleFunc("GET /page", func(http.ResponseWriter, *http.Request) {})
@@ -274,7 +274,7 @@ func TestPagesSayWhichMethodsTheyTake(t *testing.T) {
 func TestMetricsAreThereFromTheStart(t *testing.T) {
 	t.Parallel()
 	registry := prometheus.NewRegistry()
-	h := doorWith(Options{Keys: secretKeys(t), Log: apitest.Quiet, Registerer: registry})
+	h := handlerWith(Options{Keys: secretKeys(t), Log: apitest.Quiet, Registerer: registry})
 	counts, latencies := requests(t, registry)
 	if latencies != 0 {
 		t.Errorf("%d latencies before any request", latencies)
@@ -312,4 +312,67 @@ func requests(t *testing.T, registry *prometheus.Registry) (counts map[string]fl
 		}
 	}
 	return counts, latencies
+}
+
+func TestNothingInAQueryIsIgnored(t *testing.T) {
+	t.Parallel()
+	h := queryAPI(t)
+	bearer := token(t, Claims{Role: Admin, Tenant: someTenant, Scopes: []string{ReadScope, WriteScope}})
+	own := "tenant_id=" + someTenant.String()
+	for target, says := range map[string][]string{
+		"GET " + someRoute + "?wrod=one":               {`"wrod"`, "tenant_id", "word", "fails"},
+		"GET " + someRoute + "?word=one&Word=one":      {`"Word"`},
+		"GET " + someRoute + "?word=one&=":             {`""`},
+		"GET " + someRoute + "?word=":                  nil, // as without it
+		"GET " + someRoute + "?word=one&word=one":      {"word", "2 times"},
+		"GET " + someRoute + "?" + own + "&" + own:     {"tenant_id", "once"},
+		"GET " + someRoute + "?" + own + "&tenantid=x": {`"tenantid"`},
+		"GET " + someRoute + "?word=%zz":               {"not well-formed"},
+		"GET " + someRoute + "?word=one;fails=x":       {"not well-formed"},
+		"GET /api/v1/admin/x?" + own:                   {`"tenant_id"`, "has none"},
+		"GET /api/v1/admin/x?%zz":                      {"not well-formed"},
+		"POST /api/v1/w?dry_run=true":                  {`"dry_run"`, "tenant_id"},
+		"POST /api/v1/w?" + own:                        nil,
+		"GET /page?anything=1&anything=2":              nil,
+	} {
+		method, path, _ := strings.Cut(target, " ")
+		r := apitest.Do(h, method, path, bearer, "")
+		if says == nil {
+			if r.StatusCode != http.StatusOK {
+				t.Errorf("%s: status %d: %s", target, r.StatusCode, apitest.Body(t, r))
+			}
+			continue
+		}
+		detail := apitest.WantProblem(t, r, "400 invalid-request")
+		for _, word := range says {
+			if !strings.Contains(detail, word) {
+				t.Errorf("%s: detail %q lacks %s", target, detail, word)
+			}
+		}
+	}
+}
+
+// queryAPI has an operation of each sort behind it, and a page.
+func queryAPI(t *testing.T) http.Handler {
+	t.Helper()
+	a := New(Options{Keys: secretKeys(t), Log: apitest.Quiet})
+	registerSomething(a, 0)
+	done := func(http.ResponseWriter, *http.Request, Caller) error { return nil }
+	RegisterPlain(a, Route{ID: "write", Method: http.MethodPost, Path: "/api/v1/w", Scope: WriteScope}, done)
+	RegisterPlain(a, Route{ID: "look", Method: http.MethodGet, Path: "/api/v1/admin/x", Scope: ReadScope, AdminOnly: true}, done)
+	a.Mux().HandleFunc("GET /page", func(http.ResponseWriter, *http.Request) {})
+	return a.Handler()
+}
+
+// What a query says is judged after who asks and how often.
+func TestAQueryIsCheckedAfterAuthorization(t *testing.T) {
+	t.Parallel()
+	h := handler(t)
+	const misspelt = someRoute + "?wrod=one"
+	apitest.WantProblem(t, apitest.Get(h, misspelt, ""), "401 unauthorized")
+	apitest.WantProblem(t, apitest.Get(h, misspelt, token(t, Claims{Tenant: someTenant, Scopes: []string{WriteScope}})), "403 forbidden")
+	for range somePerMinute {
+		apitest.WantProblem(t, apitest.Get(h, misspelt, goodToken(t)), "400 invalid-request")
+	}
+	apitest.WantProblem(t, apitest.Get(h, misspelt, goodToken(t)), "429 rate-limited")
 }

@@ -9,8 +9,8 @@ import (
 	"odometer/api/apitest"
 )
 
-// orderAsked has an input of every sort that operations here have.
-type orderAsked struct {
+// orderInput has an input of every sort that operations here have.
+type orderInput struct {
 	ID    string   `path:"id" format:"uuid"`
 	Many  int      `query:"many" minimum:"1" maximum:"9"`
 	Rest  int64    `query:"rest" minimum:"1"`
@@ -32,11 +32,11 @@ type orderAsked struct {
 
 const orderPath = "/api/v1/orders/0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01"
 
-func orderDoor(t *testing.T) func(path, body string) *http.Response {
+func orderAPI(t *testing.T) func(path, body string) *http.Response {
 	t.Helper()
 	a := New(Options{Keys: secretKeys(t), Log: apitest.Quiet})
 	Register(a, Route{ID: "order", Method: http.MethodPost, Path: "/api/v1/orders/{id}", Scope: WriteScope, Tag: "test"},
-		func(context.Context, Caller, *orderAsked) (*something, error) { return &something{}, nil })
+		func(context.Context, Caller, *orderInput) (*something, error) { return &something{}, nil })
 	h, bearer := a.Handler(), token(t, Claims{Tenant: someTenant, Scopes: []string{WriteScope}})
 	return func(path, body string) *http.Response { return apitest.Do(h, http.MethodPost, path, bearer, body) }
 }
@@ -44,9 +44,9 @@ func orderDoor(t *testing.T) func(path, body string) *http.Response {
 // inside are words of libraries and of the language, which no client knows.
 var inside = []string{"map[", "jsontext", "json:", "Go ", "expected", "invalid", "property", "EOF", "unmarshal", "%!", "\\u00"}
 
-func TestWhatDoesNotFitIsSaidInPlainWords(t *testing.T) {
+func TestValidationErrorsAreSentences(t *testing.T) {
 	t.Parallel()
-	post := orderDoor(t)
+	post := orderAPI(t)
 	const fits = `{"word":"abc"}`
 	for _, c := range []struct{ path, body, want string }{
 		{"/api/v1/orders/x", fits, `id is "x": it must be a UUID, as 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01.`},
@@ -109,10 +109,10 @@ func TestWhatDoesNotFitIsSaidInPlainWords(t *testing.T) {
 	}
 }
 
-func TestABodyThatIsTooLargeIsToldItsBound(t *testing.T) {
+func TestATooLargeBodyIsAnsweredWithItsBound(t *testing.T) {
 	t.Parallel()
 	body := `{"word":"` + strings.Repeat("x", 1<<20) + `"}`
-	if got := apitest.WantProblem(t, orderDoor(t)(orderPath, body), "413 too-large"); got != "The body has 1048576 bytes or more: send a smaller one." {
+	if got := apitest.WantProblem(t, orderAPI(t)(orderPath, body), "413 too-large"); got != "The body has 1048576 bytes or more: send a smaller one." {
 		t.Error(got)
 	}
 }
@@ -120,7 +120,7 @@ func TestABodyThatIsTooLargeIsToldItsBound(t *testing.T) {
 // Of a long value a detail shows the beginning.
 func TestADetailIsShortHoweverLongTheValue(t *testing.T) {
 	t.Parallel()
-	post := orderDoor(t)
+	post := orderAPI(t)
 	long := strings.Repeat("ü", 5000)
 	for _, body := range []string{`{"word":"` + long + `"}`, `{"word":["` + long + `"]}`, `{"word":"abc","` + long + `":1}`} {
 		if detail := apitest.WantProblem(t, post(orderPath, body), "400 invalid-request"); len([]rune(detail)) > 200 {

@@ -13,7 +13,7 @@ import (
 	"github.com/google/uuid"
 )
 
-// Role is what a token's bearer is to the service.
+// Role is what a token allows its bearer to be.
 type Role string
 
 const (
@@ -56,16 +56,16 @@ func SignToken(secret []byte, c Claims, ttl time.Duration) (string, error) {
 		return "", fmt.Errorf("ttl %s: want a second or more", ttl)
 	}
 	now := time.Now()
-	said := payload{Role: string(role), Scope: c.Scopes}
+	p := payload{Role: string(role), Scope: c.Scopes}
 	if c.Tenant != uuid.Nil {
-		said.TenantID = c.Tenant.String()
+		p.TenantID = c.Tenant.String()
 	}
-	said.Subject, said.Issuer = c.Subject, c.Issuer
+	p.Subject, p.Issuer = c.Subject, c.Issuer
 	if c.Audience != "" {
-		said.Audience = jwt.ClaimStrings{c.Audience}
+		p.Audience = jwt.ClaimStrings{c.Audience}
 	}
-	said.IssuedAt, said.ExpiresAt = jwt.NewNumericDate(now), jwt.NewNumericDate(now.Add(ttl))
-	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, &said).SignedString(secret)
+	p.IssuedAt, p.ExpiresAt = jwt.NewNumericDate(now), jwt.NewNumericDate(now.Add(ttl))
+	token, err := jwt.NewWithClaims(jwt.SigningMethodHS256, &p).SignedString(secret)
 	if err != nil {
 		return "", fmt.Errorf("sign token: %w", err)
 	}
@@ -80,11 +80,11 @@ func checkSecret(secret []byte) error {
 }
 
 // WeakSecret reports whether a secret is shorter than RFC 7518 section 3.2
-// wants for HS256. Such a secret works, but whoever holds a token can search
-// for it; say so to the operator.
+// wants for HS256. Such a secret works, but the holder of a token can search
+// for it; warn the operator.
 func WeakSecret(secret []byte) bool { return len(secret) < minSecret }
 
-// Keys decide which tokens are good.
+// Keys decide which tokens are valid.
 type Keys struct {
 	find   func(context.Context) jwt.Keyfunc
 	parser *jwt.Parser
@@ -107,8 +107,7 @@ func KeysFromSecret(secret []byte, expect Expect) (*Keys, error) {
 	return newKeys(func(context.Context) jwt.Keyfunc { return find }, expect, jwt.SigningMethodHS256.Alg()), nil
 }
 
-// newKeys pins the algorithms: which one checks a token is decided here and
-// never by the token.
+// newKeys pins the algorithms: the token has no say in which one checks it.
 func newKeys(find func(context.Context) jwt.Keyfunc, expect Expect, algorithms ...string) *Keys {
 	options := []jwt.ParserOption{
 		jwt.WithValidMethods(algorithms),
@@ -124,20 +123,20 @@ func newKeys(find func(context.Context) jwt.Keyfunc, expect Expect, algorithms .
 	return &Keys{find, jwt.NewParser(options...)}
 }
 
-// tokenError is why a token is not accepted, in words that may be shown to
-// whoever sent it and that fit into a quoted header parameter.
+// tokenError is why a token is not accepted, in words that may be shown to its
+// sender and that fit into a quoted header parameter.
 type tokenError struct{ reason string }
 
 func (e *tokenError) Error() string { return e.reason }
 
-// verify reads a token. The error is a *tokenError when the token is not good;
-// anything else means that this cannot be found out now.
+// verify validates a token. The error is a *tokenError when the token is not
+// valid; any other error means that this is not known now.
 func (k *Keys) verify(ctx context.Context, token string) (Claims, error) {
 	if len(token) > maxToken {
 		return Claims{}, &tokenError{"it is too long"}
 	}
-	var said payload
-	_, err := k.parser.ParseWithClaims(token, &said, func(t *jwt.Token) (any, error) {
+	var p payload
+	_, err := k.parser.ParseWithClaims(token, &p, func(t *jwt.Token) (any, error) {
 		// An extension that must be understood, and none is (RFC 7515, 4.1.11).
 		if _, critical := t.Header["crit"]; critical {
 			return nil, errors.New("critical header")
@@ -150,7 +149,7 @@ func (k *Keys) verify(ctx context.Context, token string) (Claims, error) {
 	if err != nil {
 		return Claims{}, &tokenError{reasonFor(err)}
 	}
-	return said.claims()
+	return p.claims()
 }
 
 func reasonFor(err error) string {
