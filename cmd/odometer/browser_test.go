@@ -17,6 +17,9 @@ const browserSpecs = "../../query/web/browser"
 // Their pictures are kept in ODOMETER_PICTURES, when that names a directory.
 func TestPeopleSeeWhatTheyShould(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("runs a browser")
+	}
 	chromium, err := findChromium(t)
 	if err != nil {
 		t.Fatal(err)

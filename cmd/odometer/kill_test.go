@@ -14,6 +14,7 @@ import (
 
 	"odometer/ingest/natstest"
 	"odometer/ingest/publisher"
+	"odometer/internal/soak"
 	"odometer/migrations/pgtest"
 )
 
@@ -136,7 +137,8 @@ func TestKillingTheProcessTenTimesLosesAndDoublesNothing(t *testing.T) {
 		}
 		return n
 	}
-	for round := range 11 {
+	rounds := soak.Rounds(t, 3, 11)
+	for round := range rounds {
 		cmd := program(t, nil, "run", "aggregator", "--database-url", database, "--nats-url", server.URL(), "--ops-addr", "127.0.0.1:0")
 		cmd.Stderr = t.Output()
 		if err := cmd.Start(); err != nil {
@@ -152,7 +154,7 @@ func TestKillingTheProcessTenTimesLosesAndDoublesNothing(t *testing.T) {
 		}
 		before, enough := events(), int64(50+rand.IntN(400))
 		waitFor(t, fmt.Sprintf("round %d has counted %d more", round, enough), func() bool { return events() >= before+enough })
-		if round == 10 {
+		if round == rounds-1 {
 			l.finish()
 			waitFor(t, "all is counted", func() bool { return events() >= l.total.Load() })
 		}

@@ -24,10 +24,8 @@ import (
 
 	"odometer/api"
 	"odometer/api/apitest"
+	"odometer/internal/soak"
 )
-
-// fuzzed is how many requests each operation gets.
-const fuzzed = 150
 
 // fuzz is a client that knows the API from its document alone.
 type fuzz struct {
@@ -87,7 +85,7 @@ func (f *fuzz) run() {
 	for path, item := range model.Model.Paths.PathItems.FromOldest() {
 		for method, op := range item.GetOperations().FromOldest() {
 			operations++
-			for range fuzzed {
+			for range soak.Rounds(f, 60, 100) {
 				f.ask(strings.ToUpper(method), path, op)
 			}
 			if f.seen[op.OperationId+" 200"]+f.seen[op.OperationId+" 202"] == 0 {

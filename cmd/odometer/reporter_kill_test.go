@@ -11,18 +11,17 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"odometer/internal/soak"
 )
 
-const (
-	killWorlds  = 4
-	killsOfEach = 50
-	killTenants = 60
-)
+const killTenants = 60
 
-// The reporter is killed 200 times, at each step of a link's way, while the
+// The reporter is killed many times, at each step of a link's way, while the
 // counters move. Stripe has each unit once.
 func TestKillingTheReporterBillsNothingTwiceAndForgetsNothing(t *testing.T) {
 	t.Parallel()
+	killWorlds, killsOfEach := 2, soak.Rounds(t, 15, 40)
 	var all tally
 	t.Run("worlds", func(t *testing.T) {
 		for n := range killWorlds {
