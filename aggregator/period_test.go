@@ -18,7 +18,7 @@ import (
 )
 
 // agree sets a subscription as somebody did at a time.
-func (h *testEnv) agreed(a billing.Agreement, at time.Time) {
+func (h *testEnv) agreed(a billing.SubscriptionChange, at time.Time) {
 	h.T.Helper()
 	a.Start, a.End = a.Start.UTC().Truncate(time.Microsecond), a.End.UTC().Truncate(time.Microsecond)
 	if _, err := billing.Set(h.T.Context(), h.Pool, a, at); err != nil {
@@ -59,7 +59,7 @@ func TestPeriodsRollOverByThemselves(t *testing.T) {
 	now := time.Now().UTC().Truncate(time.Microsecond)
 	hour := func(n int) time.Time { return now.Add(time.Duration(n) * time.Hour) }
 	moment, several, silent, over := tenantOf(0), tenantOf(1), tenantOf(2), tenantOf(3)
-	plan := billing.Agreement{PlanID: "price_bundle_monthly", Status: odometer.Active, Interval: odometer.Daily}
+	plan := billing.SubscriptionChange{PlanID: "price_bundle_monthly", Status: odometer.Active, Interval: odometer.Daily}
 	state := func(tenant uuid.UUID, status odometer.Status, start, end time.Time) {
 		a := plan
 		a.Tenant, a.Status, a.Start, a.End = tenant, status, start, end
@@ -119,9 +119,9 @@ func TestABoundaryThatPassesUnderLoad(t *testing.T) {
 	for _, tenant := range []uuid.UUID{paid, quiet} {
 		h.SetPeriod(tenant, end.AddDate(0, -1, 0), end)
 	}
-	h.agreed(billing.Agreement{Tenant: trial, PlanID: "price_bundle_monthly", Status: odometer.Trial, Interval: odometer.Monthly,
+	h.agreed(billing.SubscriptionChange{Tenant: trial, PlanID: "price_bundle_monthly", Status: odometer.Trial, Interval: odometer.Monthly,
 		Start: end.AddDate(0, 0, -14), End: later, TrialEndsAt: &end}, time.Now())
-	h.agreed(billing.Agreement{Tenant: free, Status: odometer.Trial, Interval: odometer.Monthly,
+	h.agreed(billing.SubscriptionChange{Tenant: free, Status: odometer.Trial, Interval: odometer.Monthly,
 		Start: end.AddDate(0, 0, -14), End: later, TrialEndsAt: &end}, time.Now())
 	// One that occurs ahead of time, in a period that is not there yet.
 	ahead := email(paid, "ahead", 1)
@@ -178,7 +178,7 @@ func TestALongForgottenPeriodRollsOverForAnEvent(t *testing.T) {
 	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
 	tenant := tenantOf(0)
 	start := time.Now().AddDate(0, 0, -160)
-	h.agreed(billing.Agreement{Tenant: tenant, PlanID: "price_bundle_monthly", Status: odometer.Active, Interval: odometer.Monthly,
+	h.agreed(billing.SubscriptionChange{Tenant: tenant, PlanID: "price_bundle_monthly", Status: odometer.Active, Interval: odometer.Monthly,
 		Start: start, End: start.AddDate(0, 0, 30)}, start)
 	h.Publish(email(tenant, "at last", 1))
 	// By hand: without the clock that runs beside the workers.
@@ -263,10 +263,10 @@ func TestTheNextMessageHonoursAChange(t *testing.T) {
 	h.SetPeriod(later, time.Now().AddDate(0, 0, -10), time.Now().AddDate(0, 0, 20))
 	send(true, email(later, "", 1))
 	// Its period ends now, and does not roll.
-	h.agreed(billing.Agreement{Tenant: later, PlanID: "price_bundle_monthly", Status: odometer.Canceled, Interval: odometer.Monthly,
+	h.agreed(billing.SubscriptionChange{Tenant: later, PlanID: "price_bundle_monthly", Status: odometer.Canceled, Interval: odometer.Monthly,
 		Start: time.Now().AddDate(0, 0, -5), End: time.Now().AddDate(0, 0, -1)}, time.Now())
 	send(false, email(later, "", 1))
-	h.agreed(billing.Agreement{Tenant: later, PlanID: "price_inboxpilot_monthly", Status: odometer.Active, Interval: odometer.Monthly,
+	h.agreed(billing.SubscriptionChange{Tenant: later, PlanID: "price_inboxpilot_monthly", Status: odometer.Active, Interval: odometer.Monthly,
 		Start: time.Now().AddDate(0, 0, -1), End: time.Now().AddDate(0, 0, 29)}, time.Now())
 	send(true, email(later, "", 1))
 	h.CheckCounters()

@@ -61,7 +61,7 @@ func (g *generator) lay(h *testEnv, m *model, name string, base int64) {
 		g.tenants = append(g.tenants, uuid.NewSHA1(uuid.NameSpaceOID, fmt.Appendf(nil, "%s %d", name, n)))
 	}
 	set := func(n int, status odometer.Status, start, end time.Time) {
-		_, err := billing.Set(h.T.Context(), h.Pool, billing.Agreement{
+		_, err := billing.Set(h.T.Context(), h.Pool, billing.SubscriptionChange{
 			Tenant: g.tenants[n], PlanID: "price_bundle_monthly", Status: status, Interval: odometer.Monthly, Start: start, End: end,
 		}, now)
 		if err != nil {

@@ -66,7 +66,7 @@ func newHouse(t testing.TB, tenants int) *house {
 // set gives a tenant the bundle; the period rolls on to now.
 func (h *house) set(tenant uuid.UUID, start, end time.Time) {
 	h.t.Helper()
-	_, err := billing.Set(h.t.Context(), h.pool, billing.Agreement{
+	_, err := billing.Set(h.t.Context(), h.pool, billing.SubscriptionChange{
 		Tenant: tenant, PlanID: "price_bundle_monthly", Status: odometer.Active, Interval: odometer.Monthly,
 		Start: start.UTC().Truncate(time.Microsecond), End: end.UTC().Truncate(time.Microsecond),
 	}, time.Now())

@@ -30,7 +30,7 @@ func spoiled(line int, by string) string {
 	return strings.Join(lines, "\n")
 }
 
-func TestAnUnknownOrMissingFieldIsRefusedWhereItStands(t *testing.T) {
+func TestUnknownOrMissingFieldsAreRefusedWithTheirPosition(t *testing.T) {
 	t.Parallel()
 	testRefusals(t, []refusal{
 		{"unknown in an agent", 7, `    unti_price: 0.02`,
@@ -61,7 +61,7 @@ func TestAnUnknownOrMissingFieldIsRefusedWhereItStands(t *testing.T) {
 	})
 }
 
-func TestDoubtfulTextIsRefusedWhereItStands(t *testing.T) {
+func TestAmbiguousTextIsRefusedWithItsPosition(t *testing.T) {
 	t.Parallel()
 	long := strings.Repeat("é", 128)
 	testRefusals(t, []refusal{
@@ -97,7 +97,7 @@ func TestDoubtfulTextIsRefusedWhereItStands(t *testing.T) {
 	})
 }
 
-func TestDoubtfulNumbersAreRefusedWhereTheyStand(t *testing.T) {
+func TestAmbiguousNumbersAreRefusedWithTheirPosition(t *testing.T) {
 	t.Parallel()
 	var rows []refusal
 	for _, s := range []string{
@@ -128,7 +128,7 @@ func TestDoubtfulNumbersAreRefusedWhereTheyStand(t *testing.T) {
 	}...))
 }
 
-func TestNamesThatContradictEachOtherAreRefusedWhereTheyStand(t *testing.T) {
+func TestConflictingNamesAreRefusedWithTheirPosition(t *testing.T) {
 	t.Parallel()
 	second := func(field, value string) string {
 		s := map[string]string{"id": "second", "limit_key": "seconds", "stripe": "{}", field: value}
@@ -208,7 +208,7 @@ func TestAFileWithoutACatalogueIsRefused(t *testing.T) {
 type refusal struct {
 	name string
 	line int    // of smallCatalogue
-	by   string // what stands there instead
+	by   string // its replacement
 	want string // what the error begins with
 }
 

@@ -14,7 +14,7 @@ import (
 	"odometer"
 )
 
-// ErrNoCatalogue says that none was applied to this database yet.
+// ErrNoCatalogue means that none was applied to this database yet.
 var ErrNoCatalogue = errors.New("no catalogue: apply one with: odometer catalogue apply")
 
 // One statement, so that the catalogue is of one moment also outside of a
@@ -110,7 +110,7 @@ func equalCatalogues(a, b odometer.Catalogue) (bool, error) {
 	return bytes.Equal(textA, textB), err
 }
 
-// rollOverAll freezes the terms of what has ended at now. A period that ends
+// rollOverAll freezes limits and prices of what has ended at now. A period that ends
 // after now sees the new catalogue while it runs, and is frozen with it.
 func rollOverAll(ctx context.Context, pool *pgxpool.Pool, now time.Time) error {
 	const perTransaction = 1000
@@ -186,7 +186,7 @@ func replaceCatalogue(ctx context.Context, tx pgx.Tx, c odometer.Catalogue) erro
 	return nil
 }
 
-// InUseError says that a new catalogue lacks what is still needed. It is an
+// InUseError means that a new catalogue lacks what is still needed. It is an
 // ErrRefused.
 type InUseError struct {
 	Agents []InUse // counted in periods that are still open

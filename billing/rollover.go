@@ -29,12 +29,12 @@ func Due(ctx context.Context, q querier, now time.Time, limit int) ([]uuid.UUID,
 	return tenants, nil
 }
 
-// RollOver lays the periods that follow by themselves until each tenant has
-// one that contains the time until, freezes the terms of those that have ended
-// at now, and turns a trial that is over into what follows it. Doing it twice
-// changes nothing. until may lie ahead of now: an event may occur up to
+// RollOver creates the periods that follow by themselves until each tenant has
+// one that contains the time until, freezes limits and prices of those that have
+// ended at now, and ends trials that are over. Doing it twice changes nothing. until may lie ahead of now: an event may occur up to
 // odometer.MaxAhead after it was stored, and its period must exist then. It
-// never lags: a frozen period without its successor would not be due again.
+// is never before now: a frozen period without its successor would not be due
+// again.
 func RollOver(ctx context.Context, pool *pgxpool.Pool, tenants []uuid.UUID, now, until time.Time) error {
 	if until.Before(now) {
 		until = now
@@ -62,12 +62,12 @@ func rollOverLocked(ctx context.Context, tx pgx.Tx, tenants []uuid.UUID, now, un
 	if err := insertPeriods(ctx, tx, rows); err != nil {
 		return err
 	}
-	return settle(ctx, tx, found, now)
+	return applyTime(ctx, tx, found, now)
 }
 
-// settle brings what time has decided into the rows: the freeze of ended
-// periods and the status after a trial.
-func settle(ctx context.Context, tx pgx.Tx, tenants map[uuid.UUID]*Tenant, now time.Time) error {
+// applyTime writes what has changed by time alone: the status after a trial, and
+// the freeze of ended periods.
+func applyTime(ctx context.Context, tx pgx.Tx, tenants map[uuid.UUID]*Tenant, now time.Time) error {
 	ids := make([]uuid.UUID, 0, len(tenants))
 	for id, t := range tenants {
 		ids = append(ids, id)

@@ -14,9 +14,9 @@ import (
 	"odometer"
 )
 
-// Agreement is a subscription as someone states it: what is agreed, and the
-// period it begins or began with.
-type Agreement struct {
+// SubscriptionChange is a subscription as it is to be, and the period that it
+// begins with or began with.
+type SubscriptionChange struct {
 	Tenant             uuid.UUID
 	PlanID             string // "": none
 	Status             odometer.Status
@@ -27,91 +27,91 @@ type Agreement struct {
 	StripeSubscription *string
 }
 
-// Set makes the agreement the tenant's subscription, as of now. A start that
-// is known updates that period; a later one ends the running period there, and
-// what occurred after it moves along with its counts; an end in the past rolls
-// on to now. It returns the tenant as it stands afterwards, and ErrRefused when
-// the agreement contradicts itself, names an unknown plan, or would change a
-// closed period.
-func Set(ctx context.Context, pool *pgxpool.Pool, a Agreement, now time.Time) (*Tenant, error) {
-	if err := a.check(); err != nil {
+// Set makes the change the tenant's subscription, as of now. The start of a known
+// period updates that period; a later start ends the running period there, and
+// events that occurred after it move with their counts; from an end in the past
+// periods roll over to now. It returns the tenant as it is afterwards, and
+// ErrRefused when the change contradicts itself, names an unknown plan, or would
+// change a closed period.
+func Set(ctx context.Context, pool *pgxpool.Pool, c SubscriptionChange, now time.Time) (*Tenant, error) {
+	if err := c.check(); err != nil {
 		return nil, err
 	}
 	var after *Tenant
 	err := pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
-		if err := Lock(ctx, tx, a.Tenant); err != nil {
+		if err := Lock(ctx, tx, c.Tenant); err != nil {
 			return err
 		}
-		// What has ended by now keeps the terms it ended with, also when no
-		// aggregator has run since.
-		if err := rollOverLocked(ctx, tx, []uuid.UUID{a.Tenant}, now, now); err != nil {
+		// What has ended by now keeps the limits and prices it ended with, also when
+		// no aggregator has run since.
+		if err := rollOverLocked(ctx, tx, []uuid.UUID{c.Tenant}, now, now); err != nil {
 			return err
 		}
-		err := a.apply(ctx, tx, now)
+		err := c.apply(ctx, tx, now)
 		if err != nil {
 			return err
 		}
-		after, err = Load(ctx, tx, a.Tenant)
+		after, err = Load(ctx, tx, c.Tenant)
 		return err
 	})
 	if err != nil {
-		return nil, fmt.Errorf("set subscription of tenant %s: %w", a.Tenant, err)
+		return nil, fmt.Errorf("set subscription of tenant %s: %w", c.Tenant, err)
 	}
 	return after, nil
 }
 
-func (a *Agreement) check() error {
+func (c *SubscriptionChange) check() error {
 	switch {
-	case !a.Start.Before(a.End):
+	case !c.Start.Before(c.End):
 		return fmt.Errorf("%w: the period ends at %s, which is not after its start %s: give a later --period-end",
-			ErrRefused, a.End.Format(time.RFC3339), a.Start.Format(time.RFC3339))
-	case a.TrialEndsAt != nil && a.Status == odometer.Trial && !a.TrialEndsAt.After(a.Start):
+			ErrRefused, c.End.Format(time.RFC3339), c.Start.Format(time.RFC3339))
+	case c.TrialEndsAt != nil && c.Status == odometer.Trial && !c.TrialEndsAt.After(c.Start):
 		return fmt.Errorf("%w: the trial ends at %s, which is not after the period's start %s",
-			ErrRefused, a.TrialEndsAt.Format(time.RFC3339), a.Start.Format(time.RFC3339))
+			ErrRefused, c.TrialEndsAt.Format(time.RFC3339), c.Start.Format(time.RFC3339))
 	}
 	return nil
 }
 
-func (a *Agreement) apply(ctx context.Context, tx pgx.Tx, now time.Time) error {
-	if err := checkPlan(ctx, tx, a.PlanID); err != nil {
+func (c *SubscriptionChange) apply(ctx context.Context, tx pgx.Tx, now time.Time) error {
+	if err := checkPlan(ctx, tx, c.PlanID); err != nil {
 		return err
 	}
-	stored, err := loadLaid(ctx, tx, a.Tenant)
+	stored, err := loadPeriodRows(ctx, tx, c.Tenant)
 	if err != nil {
 		return err
 	}
 	sub := odometer.Subscription{
-		Tenant: a.Tenant, PlanID: a.PlanID, Status: a.Status, Interval: a.Interval,
-		Anchor: a.anchor(stored), TrialEndsAt: a.TrialEndsAt,
+		Tenant: c.Tenant, PlanID: c.PlanID, Status: c.Status, Interval: c.Interval,
+		Anchor: c.anchor(stored), TrialEndsAt: c.TrialEndsAt,
 	}
-	layout, err := relay(stored, sub, a.Start, a.End, now)
+	changes, err := planPeriods(stored, sub, c.Start, c.End, now)
 	if err != nil {
 		return err
 	}
-	if err := a.checkCustomer(ctx, tx); err != nil {
+	if err := c.checkCustomer(ctx, tx); err != nil {
 		return err
 	}
-	if err := a.leaveToCustomer(ctx, tx); err != nil {
+	if err := c.keepCustomer(ctx, tx); err != nil {
 		return err
 	}
-	if err := a.upsert(ctx, tx, sub.Anchor, sub.StatusAt(now)); err != nil {
+	if err := c.upsert(ctx, tx, sub.Anchor, sub.StatusAt(now)); err != nil {
 		return err
 	}
-	if err := layout.write(ctx, tx, a.Tenant); err != nil {
+	if err := changes.write(ctx, tx, c.Tenant); err != nil {
 		return err
 	}
-	return freeze(ctx, tx, []uuid.UUID{a.Tenant}, now)
+	return freeze(ctx, tx, []uuid.UUID{c.Tenant}, now)
 }
 
-// anchor keeps the grid of a period that is stated again as it stands: at
+// anchor keeps the stored anchor when the period is given again unchanged: at
 // 28 February it no longer shows that the anchor was a 31st.
-func (a *Agreement) anchor(stored laid) time.Time {
+func (c *SubscriptionChange) anchor(stored tenantPeriods) time.Time {
 	for _, p := range stored.periods {
-		if p.Start.Equal(a.Start) && p.End.Equal(a.End) && stored.interval == a.Interval {
+		if p.Start.Equal(c.Start) && p.End.Equal(c.End) && stored.interval == c.Interval {
 			return stored.anchor
 		}
 	}
-	return a.Interval.Anchor(a.Start, a.End)
+	return c.Interval.Anchor(c.Start, c.End)
 }
 
 const planKnownSQL = `
@@ -143,24 +143,24 @@ where stripe_customer = $1
   and status not in ('canceled', 'expired')
 limit 1`
 
-// checkCustomer refuses a customer of two tenants: Stripe adds up by customer,
-// and nobody could say any more whose usage an invoice bills.
-func (a *Agreement) checkCustomer(ctx context.Context, tx pgx.Tx) error {
-	if a.StripeCustomer == nil || *a.StripeCustomer == "" {
+// checkCustomer refuses a customer of two tenants: Stripe adds up by customer, so
+// it would not be known whose usage an invoice bills.
+func (c *SubscriptionChange) checkCustomer(ctx context.Context, tx pgx.Tx) error {
+	if c.StripeCustomer == nil || *c.StripeCustomer == "" {
 		return nil
 	}
 	var other uuid.UUID
-	switch err := tx.QueryRow(ctx, customerTakenSQL, *a.StripeCustomer, a.Tenant).Scan(&other); {
+	switch err := tx.QueryRow(ctx, customerTakenSQL, *c.StripeCustomer, c.Tenant).Scan(&other); {
 	case errors.Is(err, pgx.ErrNoRows):
 		return nil
 	case err != nil:
-		return fmt.Errorf("look up whose customer %s is: %w", *a.StripeCustomer, err)
+		return fmt.Errorf("find the tenant of customer %s: %w", *c.StripeCustomer, err)
 	}
 	return fmt.Errorf("%w: Stripe customer %s is tenant %s already: one customer bills one tenant; give each its own, or cancel the other's subscription first",
-		ErrRefused, *a.StripeCustomer, other)
+		ErrRefused, *c.StripeCustomer, other)
 }
 
-const leaveToCustomerSQL = `
+const keepCustomerSQL = `
 update billing_periods p
 set stripe_customer = s.stripe_customer
 from subscriptions s
@@ -171,11 +171,10 @@ where s.tenant_id = $1
   and p.period_start < $2
   and p.period_end >= $2`
 
-// leaveToCustomer leaves the period that the agreement ends to the customer who
-// had it.
-func (a *Agreement) leaveToCustomer(ctx context.Context, tx pgx.Tx) error {
-	if _, err := tx.Exec(ctx, leaveToCustomerSQL, a.Tenant, a.Start); err != nil {
-		return fmt.Errorf("leave the period before %s to its customer: %w", a.Start.Format(time.RFC3339), err)
+// keepCustomer keeps the present customer on the period that the change ends.
+func (c *SubscriptionChange) keepCustomer(ctx context.Context, tx pgx.Tx) error {
+	if _, err := tx.Exec(ctx, keepCustomerSQL, c.Tenant, c.Start); err != nil {
+		return fmt.Errorf("keep the customer of the period before %s: %w", c.Start.Format(time.RFC3339), err)
 	}
 	return nil
 }
@@ -195,9 +194,9 @@ set plan_id = excluded.plan_id,
     stripe_subscription = coalesce(excluded.stripe_subscription, s.stripe_subscription),
     updated_at = now()`
 
-func (a *Agreement) upsert(ctx context.Context, tx pgx.Tx, anchor time.Time, status odometer.Status) error {
+func (c *SubscriptionChange) upsert(ctx context.Context, tx pgx.Tx, anchor time.Time, status odometer.Status) error {
 	_, err := tx.Exec(ctx, upsertSubscriptionSQL,
-		a.Tenant, a.PlanID, status, a.Interval, anchor, a.TrialEndsAt, a.StripeCustomer, a.StripeSubscription)
+		c.Tenant, c.PlanID, status, c.Interval, anchor, c.TrialEndsAt, c.StripeCustomer, c.StripeSubscription)
 	if err != nil {
 		return fmt.Errorf("store subscription: %w", err)
 	}

@@ -52,14 +52,14 @@ func number(t *testing.T, pool *pgxpool.Pool, sql string, args ...any) (n int64)
 	return n
 }
 
-func bundle(start, end string) Agreement {
-	return Agreement{
+func bundle(start, end string) SubscriptionChange {
+	return SubscriptionChange{
 		Tenant: acme, PlanID: "price_bundle_monthly", Status: odometer.Active, Interval: odometer.Monthly,
 		Start: day(start), End: day(end),
 	}
 }
 
-func set(t *testing.T, pool *pgxpool.Pool, a Agreement, now string) []string {
+func set(t *testing.T, pool *pgxpool.Pool, a SubscriptionChange, now string) []string {
 	t.Helper()
 	after, err := Set(t.Context(), pool, a, day(now))
 	if err != nil {
@@ -150,7 +150,7 @@ func TestALaterStartEndsTheRunningPeriodAndMovesWhatFollowed(t *testing.T) {
 	}
 }
 
-func TestAnEarlierStartTakesThePeriodIn(t *testing.T) {
+func TestAnEarlierStartExtendsThePeriod(t *testing.T) {
 	t.Parallel()
 	pool := withSample(t)
 	set(t, pool, bundle("2026-11-10", "2026-12-10"), "2026-11-20")
@@ -161,7 +161,7 @@ func TestAnEarlierStartTakesThePeriodIn(t *testing.T) {
 	}
 }
 
-func TestAnEndedPeriodIsNotTakenIntoALongerOne(t *testing.T) {
+func TestAnEndedPeriodIsNotMadePartOfALongerOne(t *testing.T) {
 	t.Parallel()
 	pool := withSample(t)
 	before := set(t, pool, bundle("2026-10-14", "2026-11-13"), "2026-11-20")
@@ -243,7 +243,7 @@ func loadAcme(t *testing.T, pool *pgxpool.Pool) *Tenant {
 	return found
 }
 
-func TestAnEndedPeriodKeepsTheTermsOfItsEnd(t *testing.T) {
+func TestAnEndedPeriodKeepsItsPlan(t *testing.T) {
 	t.Parallel()
 	pool := withSample(t)
 	set(t, pool, bundle("2026-10-01", "2026-11-01"), "2026-10-20")
@@ -267,7 +267,7 @@ func TestAnEndedPeriodKeepsTheTermsOfItsEnd(t *testing.T) {
 	}
 }
 
-func TestRollingOverForAnOldEventLaysEverythingThatIsDue(t *testing.T) {
+func TestRollingOverForAnOldEventCreatesAllDuePeriods(t *testing.T) {
 	t.Parallel()
 	pool := withSample(t)
 	set(t, pool, bundle("2026-08-01", "2026-09-01"), "2026-08-20")
@@ -314,21 +314,21 @@ func TestAnEventAheadOfItsTimeKeepsItsPeriodWhenThePlanChanges(t *testing.T) {
 	}
 }
 
-func TestEveryChangeRaisesTheTermsOfItsPartition(t *testing.T) {
+func TestEveryChangeRaisesTheRulesVersionOfItsPartition(t *testing.T) {
 	t.Parallel()
 	pool := withSample(t)
-	terms := func(partition int) int64 {
+	rulesVersion := func(partition int) int64 {
 		return number(t, pool, `select rules_version from stream_positions where partition = $1`, partition)
 	}
 	own := odometer.PartitionOf(acme, 4)
-	before, other := terms(own), terms((own+1)%4)
+	before, other := rulesVersion(own), rulesVersion((own+1)%4)
 	set(t, pool, bundle("2026-11-01", "2026-12-01"), "2026-11-20")
-	if terms(own) != before+1 || terms((own+1)%4) != other {
-		t.Errorf("terms %d and %d, want %d and %d", terms(own), terms((own+1)%4), before+1, other)
+	if rulesVersion(own) != before+1 || rulesVersion((own+1)%4) != other {
+		t.Errorf("rules version %d and %d, want %d and %d", rulesVersion(own), rulesVersion((own+1)%4), before+1, other)
 	}
 	rollOver(t, pool, "2026-12-02")
-	if terms(own) != before+2 {
-		t.Errorf("terms %d after the rollover, want %d", terms(own), before+2)
+	if rulesVersion(own) != before+2 {
+		t.Errorf("rules version %d after the rollover, want %d", rulesVersion(own), before+2)
 	}
 }
 

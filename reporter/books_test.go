@@ -166,7 +166,7 @@ func TestMappingChangeMovesTheTotal(t *testing.T) {
 	old := *a
 	fresh := w.atStripe("fresh", november, december)
 	a.customer, a.sub = fresh.customer, fresh.sub
-	a.subscribe(billing.Agreement{PlanID: plan500, Status: odometer.Active, Start: december.AddDate(0, -1, 0), End: december})
+	a.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Active, Start: december.AddDate(0, -1, 0), End: december})
 	w.expect(w.report(), 2, 0)
 	old.expectAt("inbox", 0)
 	a.expectAt("inbox", 10)
@@ -195,7 +195,7 @@ func TestMappingChangeAfterTheInvoiceCarriesOnlyTheRest(t *testing.T) {
 	w.roll()
 	old := *a
 	a.customer, a.sub = fresh.customer, fresh.sub
-	a.subscribe(billing.Agreement{PlanID: plan500, Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
+	a.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
 	w.expect(w.report(), 1, 0)
 	old.expectAt("inbox", 10)
 	a.expectAt("inbox", 20)
@@ -213,7 +213,7 @@ func TestCanceledTenantsOverageIsUnbillableAndFound(t *testing.T) {
 	a.use("inbox", 530)
 	w.stripe.UpdateSubscription(a.sub, func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = true })
 	w.set(december.Add(26 * time.Hour))
-	a.subscribe(billing.Agreement{PlanID: plan500, Status: odometer.Canceled, Start: december.AddDate(0, -1, 0), End: december})
+	a.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Canceled, Start: december.AddDate(0, -1, 0), End: december})
 	w.roll()
 	w.expect(w.report(), 0, 1)
 	w.report()

@@ -51,7 +51,7 @@ func TestClosedPeriodNeverChanges(t *testing.T) {
 	w.exec(`update usage_counters set count = 9000`)
 	w.exec(`update allowances set "limit" = 1`)
 	w.exec(`update agents set unit_price = 77`)
-	a.subscribe(billing.Agreement{PlanID: "price_meetingpilot_monthly", Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
+	a.subscribe(billing.SubscriptionChange{PlanID: "price_meetingpilot_monthly", Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
 	for range 3 {
 		w.closeNow(0)
 		w.expect(w.report(), 0, 0)

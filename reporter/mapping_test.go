@@ -25,7 +25,7 @@ func TestAnEndedPeriodIsBilledToTheCustomerThatItHad(t *testing.T) {
 	w.stripe.CreateCustomer("cus_next", nil)
 	a.customer = "cus_next"
 	w.set(december.Add(time.Minute))
-	a.subscribe(billing.Agreement{PlanID: plan500, Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
+	a.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
 	w.pass(20 * time.Minute)
 	w.roll()
 	w.expect(w.report(), 1, 0)
@@ -43,7 +43,7 @@ func TestOneCustomerBillsOneTenant(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, nil)
 	a, b := w.month("a"), w.month("b")
-	_, err := billing.Set(t.Context(), w.pool, billing.Agreement{
+	_, err := billing.Set(t.Context(), w.pool, billing.SubscriptionChange{
 		Tenant: b.id, PlanID: plan500, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: december.AddDate(0, -1, 0), End: december, StripeCustomer: &a.customer,
 	}, w.time())

@@ -102,7 +102,7 @@ func TestTrialIsNeverBilled(t *testing.T) {
 	w := newWorld(t, nil)
 	a := w.month("a")
 	end := begin.AddDate(0, 0, 4)
-	a.subscribe(billing.Agreement{
+	a.subscribe(billing.SubscriptionChange{
 		PlanID: plan500, Status: odometer.Trial, TrialEndsAt: &end,
 		Start: time.Date(2026, 11, 1, 0, 0, 0, 0, time.UTC), End: end,
 	})

@@ -197,7 +197,7 @@ func (s *simulation) changePlan(c *customer) {
 	p.plan = s.plans[c.rng.IntN(len(s.plans))]
 	s.remember(p)
 	c.note(s, "plan %s", p.plan)
-	c.subscribe(billing.Agreement{PlanID: p.plan, Status: odometer.Active, Interval: c.interval, Start: p.start, End: p.end})
+	c.subscribe(billing.SubscriptionChange{PlanID: p.plan, Status: odometer.Active, Interval: c.interval, Start: p.start, End: p.end})
 	s.stripe.UpdateSubscription(c.sub, func(sub *stripetest.Subscription) { sub.Items[0].PriceID = p.plan })
 }
 

@@ -24,7 +24,7 @@ func newRecordsWorld(t *testing.T) (*world, *tenant) {
 	}
 	start := december.AddDate(0, -1, 0)
 	w.stripe.CreateSubscription(stripetest.Subscription{ID: a.sub, Customer: a.customer, Items: items, Start: start, End: december, Anchor: start})
-	a.subscribe(billing.Agreement{PlanID: plan500, Status: odometer.Active, Start: start, End: december})
+	a.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Active, Start: start, End: december})
 	return w, a
 }
 

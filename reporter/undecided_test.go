@@ -88,7 +88,7 @@ func TestUnansweredLinkOutsideOfAllPeriodsIsDecided(t *testing.T) {
 			w.failTelling(fault)
 			_, _ = w.Pass(t.Context(), Scope{})
 			w.failTelling(stripetest.NoFault)
-			a.subscribe(billing.Agreement{PlanID: plan500, Status: odometer.Canceled, Start: november, End: begin.Add(-time.Hour)})
+			a.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Canceled, Start: november, End: begin.Add(-time.Hour)})
 			b.use("inbox", 512)
 			for range 4 {
 				w.pass(30 * time.Hour)

@@ -120,7 +120,7 @@ type tenant struct {
 func (w *world) tenant(name string, start, end time.Time) *tenant {
 	w.t.Helper()
 	t := w.atStripe(name, start, end)
-	t.subscribe(billing.Agreement{PlanID: plan500, Status: odometer.Active, Start: start, End: end})
+	t.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Active, Start: start, End: end})
 	return t
 }
 
@@ -141,7 +141,7 @@ func (w *world) atStripe(name string, start, end time.Time) *tenant {
 }
 
 // subscribe sets the subscription on our side.
-func (t *tenant) subscribe(a billing.Agreement) {
+func (t *tenant) subscribe(a billing.SubscriptionChange) {
 	t.t.Helper()
 	a.Tenant = t.id
 	a.StripeCustomer, a.StripeSubscription = &t.customer, &t.sub

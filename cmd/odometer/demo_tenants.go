@@ -83,7 +83,7 @@ func subscribeDemoTenants(ctx context.Context, pool *pgxpool.Pool, now time.Time
 			return err
 		}
 		start, end := d.period(now)
-		_, err = billing.Set(ctx, pool, billing.Agreement{
+		_, err = billing.Set(ctx, pool, billing.SubscriptionChange{
 			Tenant: d.id, PlanID: d.plan, Status: d.status, Interval: odometer.Monthly, Start: start, End: end,
 		}, now)
 		if err != nil {

@@ -38,7 +38,7 @@ func (c *subscriptionSetCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer pool.Close()
-	after, err := billing.Set(ctx, pool, billing.Agreement{
+	after, err := billing.Set(ctx, pool, billing.SubscriptionChange{
 		Tenant: uuid.UUID(c.Tenant), PlanID: c.Plan,
 		Status: odometer.Status(c.Status), Interval: odometer.Interval(c.Interval),
 		Start: stored(c.PeriodStart), End: stored(c.PeriodEnd), TrialEndsAt: storedOrNil(c.TrialEndsAt),

@@ -65,7 +65,7 @@ func (d *Database) SetPeriod(tenant uuid.UUID, start, end time.Time) {
 	d.t.Helper()
 	ctx, cancel := within()
 	defer cancel()
-	_, err := billing.Set(ctx, d.Pool, billing.Agreement{
+	_, err := billing.Set(ctx, d.Pool, billing.SubscriptionChange{
 		Tenant: tenant, PlanID: Bundle, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: start.UTC().Truncate(time.Microsecond), End: end.UTC().Truncate(time.Microsecond),
 	}, time.Now())

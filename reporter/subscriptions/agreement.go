@@ -35,12 +35,12 @@ func live(s odometer.Status) bool {
 
 // agreementOf says what a fetched subscription means to us; the tenant is left
 // open. With errNoPlan everything but the plan and the interval is there.
-func agreementOf(sub *stripe.Subscription, plans map[string]bool) (billing.Agreement, error) {
+func agreementOf(sub *stripe.Subscription, plans map[string]bool) (billing.SubscriptionChange, error) {
 	status, known := statuses[sub.Status]
 	if !known {
-		return billing.Agreement{}, errNothingYet
+		return billing.SubscriptionChange{}, errNothingYet
 	}
-	a := billing.Agreement{Status: status, Interval: odometer.Once, StripeSubscription: &sub.ID}
+	a := billing.SubscriptionChange{Status: status, Interval: odometer.Once, StripeSubscription: &sub.ID}
 	if sub.Customer != nil {
 		a.StripeCustomer = &sub.Customer.ID
 	}
@@ -66,7 +66,7 @@ func agreementOf(sub *stripe.Subscription, plans map[string]bool) (billing.Agree
 }
 
 // endEarly lets the period end where the subscription does.
-func endEarly(a *billing.Agreement, sub *stripe.Subscription) {
+func endEarly(a *billing.SubscriptionChange, sub *stripe.Subscription) {
 	switch {
 	case sub.Status == stripe.SubscriptionStatusPaused:
 		endWithTrial(a, sub)
@@ -86,7 +86,7 @@ func endEarly(a *billing.Agreement, sub *stripe.Subscription) {
 
 // endWithTrial: Stripe pauses a subscription when its trial ends and nobody
 // pays, so the trial is its last period.
-func endWithTrial(a *billing.Agreement, sub *stripe.Subscription) {
+func endWithTrial(a *billing.SubscriptionChange, sub *stripe.Subscription) {
 	if sub.TrialEnd == 0 {
 		return
 	}
@@ -98,7 +98,7 @@ func endWithTrial(a *billing.Agreement, sub *stripe.Subscription) {
 
 // endAt shortens the period to end then. One that ends as it begins still has
 // a length: a second, Stripe's smallest.
-func endAt(a *billing.Agreement, at int64) {
+func endAt(a *billing.SubscriptionChange, at int64) {
 	end := *moment(max(at, a.Start.Unix()+1))
 	if end.Before(a.End) {
 		a.End = end

@@ -29,8 +29,8 @@ func nov(change func(*stripe.Subscription)) *stripe.Subscription {
 	return sub
 }
 
-func wanted(change func(*billing.Agreement)) billing.Agreement {
-	a := billing.Agreement{
+func wanted(change func(*billing.SubscriptionChange)) billing.SubscriptionChange {
+	a := billing.SubscriptionChange{
 		PlanID: bundle, Status: odometer.Active, Interval: odometer.Monthly, Start: day("2026-11-01"), End: day("2026-12-01"),
 		StripeCustomer: stripe.String("cus_1"), StripeSubscription: stripe.String("sub_1"),
 	}
@@ -47,38 +47,40 @@ func TestWhatASubscriptionAtStripeMeans(t *testing.T) {
 	recurring := func(s *stripe.Subscription) *stripe.PriceRecurring { return s.Items.Data[1].Price.Recurring }
 	cases := map[string]struct {
 		is   func(*stripe.Subscription)
-		want func(*billing.Agreement)
+		want func(*billing.SubscriptionChange)
 	}{
 		"active":                  {nil, nil},
-		"past due":                {func(s *stripe.Subscription) { s.Status = "past_due" }, func(a *billing.Agreement) { a.Status = odometer.PastDue }},
-		"unpaid is past due":      {func(s *stripe.Subscription) { s.Status = "unpaid" }, func(a *billing.Agreement) { a.Status = odometer.PastDue }},
-		"every three months":      {func(s *stripe.Subscription) { recurring(s).IntervalCount = 3 }, func(a *billing.Agreement) { a.Interval = odometer.Once }},
-		"every week":              {func(s *stripe.Subscription) { recurring(s).Interval = "week" }, func(a *billing.Agreement) { a.Interval = odometer.Weekly }},
-		"every year":              {func(s *stripe.Subscription) { recurring(s).Interval = "year" }, func(a *billing.Agreement) { a.Interval = odometer.Yearly }},
-		"cancels at period end":   {func(s *stripe.Subscription) { s.CancelAtPeriodEnd = true }, func(a *billing.Agreement) { a.Interval = odometer.Once }},
+		"past due":                {func(s *stripe.Subscription) { s.Status = "past_due" }, func(a *billing.SubscriptionChange) { a.Status = odometer.PastDue }},
+		"unpaid is past due":      {func(s *stripe.Subscription) { s.Status = "unpaid" }, func(a *billing.SubscriptionChange) { a.Status = odometer.PastDue }},
+		"every three months":      {func(s *stripe.Subscription) { recurring(s).IntervalCount = 3 }, func(a *billing.SubscriptionChange) { a.Interval = odometer.Once }},
+		"every week":              {func(s *stripe.Subscription) { recurring(s).Interval = "week" }, func(a *billing.SubscriptionChange) { a.Interval = odometer.Weekly }},
+		"every year":              {func(s *stripe.Subscription) { recurring(s).Interval = "year" }, func(a *billing.SubscriptionChange) { a.Interval = odometer.Yearly }},
+		"cancels at period end":   {func(s *stripe.Subscription) { s.CancelAtPeriodEnd = true }, func(a *billing.SubscriptionChange) { a.Interval = odometer.Once }},
 		"cancels in a later one":  {func(s *stripe.Subscription) { s.CancelAt = unix("2026-12-24") }, nil},
-		"cancels within this one": {func(s *stripe.Subscription) { s.CancelAt = unix("2026-11-10") }, func(a *billing.Agreement) { a.Interval, a.End = odometer.Once, mid }},
+		"cancels within this one": {func(s *stripe.Subscription) { s.CancelAt = unix("2026-11-10") }, func(a *billing.SubscriptionChange) { a.Interval, a.End = odometer.Once, mid }},
 		"past due, will cancel": {func(s *stripe.Subscription) { s.Status, s.CancelAtPeriodEnd = "past_due", true },
-			func(a *billing.Agreement) { a.Status, a.Interval = odometer.PastDue, odometer.Once }},
+			func(a *billing.SubscriptionChange) { a.Status, a.Interval = odometer.PastDue, odometer.Once }},
 		"canceled at once": {func(s *stripe.Subscription) { s.Status, s.EndedAt, s.CanceledAt = "canceled", unix("2026-11-10"), 1 },
-			func(a *billing.Agreement) { a.Status, a.End = odometer.Canceled, mid }},
+			func(a *billing.SubscriptionChange) { a.Status, a.End = odometer.Canceled, mid }},
 		"canceled, end not told": {func(s *stripe.Subscription) { s.Status, s.CanceledAt = "canceled", unix("2026-11-10") },
-			func(a *billing.Agreement) { a.Status, a.End = odometer.Canceled, mid }},
+			func(a *billing.SubscriptionChange) { a.Status, a.End = odometer.Canceled, mid }},
 		"canceled after its end": {func(s *stripe.Subscription) { s.Status, s.EndedAt = "canceled", unix("2026-12-01")+60 },
-			func(a *billing.Agreement) { a.Status = odometer.Canceled }},
+			func(a *billing.SubscriptionChange) { a.Status = odometer.Canceled }},
 		"canceled as it began": {func(s *stripe.Subscription) { s.Status, s.EndedAt = "canceled", unix("2026-11-01") },
-			func(a *billing.Agreement) { a.Status, a.End = odometer.Canceled, *moment(unix("2026-11-01") + 1) }},
+			func(a *billing.SubscriptionChange) {
+				a.Status, a.End = odometer.Canceled, *moment(unix("2026-11-01") + 1)
+			}},
 		"never paid": {func(s *stripe.Subscription) { s.Status, s.EndedAt = "incomplete_expired", unix("2026-11-10") },
-			func(a *billing.Agreement) { a.Status, a.End = odometer.Expired, mid }},
+			func(a *billing.SubscriptionChange) { a.Status, a.End = odometer.Expired, mid }},
 		"trial": {func(s *stripe.Subscription) {
 			s.Status, s.TrialStart, s.TrialEnd, s.CurrentPeriodEnd = "trialing", unix("2026-11-01"), unix("2026-11-10"), unix("2026-11-10")
-		}, func(a *billing.Agreement) { a.Status, a.TrialEndsAt, a.End = odometer.Trial, &mid, mid }},
+		}, func(a *billing.SubscriptionChange) { a.Status, a.TrialEndsAt, a.End = odometer.Trial, &mid, mid }},
 		"paused in the period after the trial": {func(s *stripe.Subscription) {
 			s.Status, s.TrialStart, s.TrialEnd, s.CurrentPeriodStart = "paused", unix("2026-11-01"), unix("2026-11-10"), unix("2026-11-10")
-		}, func(a *billing.Agreement) { a.Status, a.TrialEndsAt, a.End = odometer.Expired, &mid, mid }},
+		}, func(a *billing.SubscriptionChange) { a.Status, a.TrialEndsAt, a.End = odometer.Expired, &mid, mid }},
 		"paused with the trial as its period": {func(s *stripe.Subscription) {
 			s.Status, s.TrialStart, s.TrialEnd, s.CurrentPeriodEnd = "paused", unix("2026-11-01"), unix("2026-11-10"), unix("2026-11-10")
-		}, func(a *billing.Agreement) { a.Status, a.TrialEndsAt, a.End = odometer.Expired, &mid, mid }},
+		}, func(a *billing.SubscriptionChange) { a.Status, a.TrialEndsAt, a.End = odometer.Expired, &mid, mid }},
 	}
 	for name, c := range cases {
 		got, err := agreementOf(nov(c.is), map[string]bool{bundle: true})

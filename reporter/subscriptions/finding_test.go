@@ -151,7 +151,7 @@ func TestACustomerWithoutATenantIsFoundUntilMapped(t *testing.T) {
 	w.wantFindings("unknown_customer sub_1")
 	w.wantDetail(KindUnknownCustomer, "odometer subscription set --tenant", "--stripe-customer cus_1")
 	customer := "cus_1"
-	_, err := billing.Set(t.Context(), w.pool, billing.Agreement{
+	_, err := billing.Set(t.Context(), w.pool, billing.SubscriptionChange{
 		Tenant: uuid.MustParse(acme), PlanID: inbox, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: day("2026-11-01"), End: day("2026-12-01"), StripeCustomer: &customer,
 	}, w.now())
@@ -217,7 +217,7 @@ func TestWhatStripeNoLongerHasIsFound(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t, "2026-11-01")
 	gone := "sub_gone"
-	_, err := billing.Set(t.Context(), w.pool, billing.Agreement{
+	_, err := billing.Set(t.Context(), w.pool, billing.SubscriptionChange{
 		Tenant: uuid.MustParse(acme), PlanID: inbox, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: day("2026-11-01"), End: day("2026-12-01"), StripeSubscription: &gone,
 	}, w.now())

@@ -17,8 +17,8 @@ type verdict struct {
 	outcome string // in words
 	kind    string // of the finding that it is; "": none
 	tenant  uuid.UUID
-	rival   string              // the tenant's subscription by our books: only if it has ended
-	set     []billing.Agreement // what to bring into the books, in order
+	rival   string                       // the tenant's subscription by our books: only if it has ended
+	set     []billing.SubscriptionChange // what to bring into the books, in order
 }
 
 // judge compares a subscription with the books. It is a pure function, so that
@@ -110,7 +110,7 @@ func (b *books) tenant(sub *stripe.Subscription, owner uuid.UUID, current, over 
 }
 
 // compare says what an agreement changes.
-func (b *books) compare(a billing.Agreement, current, over bool, now time.Time) verdict {
+func (b *books) compare(a billing.SubscriptionChange, current, over bool, now time.Time) verdict {
 	stored := b.tenants[a.Tenant]
 	v := verdict{tenant: a.Tenant}
 	switch {
@@ -140,7 +140,7 @@ func (b *books) compare(a billing.Agreement, current, over bool, now time.Time) 
 
 // succeeds reports whether an ended subscription came after the one in the
 // books, which has ended too: whoever was told of both in time has the later.
-func succeeds(stored *billing.Tenant, a billing.Agreement) bool {
+func succeeds(stored *billing.Tenant, a billing.SubscriptionChange) bool {
 	if live(stored.Subscription.Status) {
 		return false
 	}
@@ -150,18 +150,18 @@ func succeeds(stored *billing.Tenant, a billing.Agreement) bool {
 
 // withTrial puts the trial before its end when both are news: a canceled trial
 // stays free only if it is known as a trial.
-func withTrial(stored *billing.Tenant, a billing.Agreement) []billing.Agreement {
+func withTrial(stored *billing.Tenant, a billing.SubscriptionChange) []billing.SubscriptionChange {
 	if live(a.Status) || a.TrialEndsAt == nil || !a.TrialEndsAt.After(a.Start) {
-		return []billing.Agreement{a}
+		return []billing.SubscriptionChange{a}
 	}
 	if stored != nil {
 		for _, p := range stored.Periods {
 			if p.Contains(a.Start) {
-				return []billing.Agreement{a}
+				return []billing.SubscriptionChange{a}
 			}
 		}
 	}
 	trial := a
 	trial.Status, trial.Interval = odometer.Trial, odometer.Once
-	return []billing.Agreement{trial, a}
+	return []billing.SubscriptionChange{trial, a}
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // subscriptionOf is the subscription that an agreement would be stored as.
-func subscriptionOf(stored *billing.Tenant, a billing.Agreement) odometer.Subscription {
+func subscriptionOf(stored *billing.Tenant, a billing.SubscriptionChange) odometer.Subscription {
 	s := odometer.Subscription{
 		Tenant: a.Tenant, PlanID: a.PlanID, Status: a.Status, Interval: a.Interval,
 		Anchor: a.Interval.Anchor(a.Start, a.End), TrialEndsAt: a.TrialEndsAt,
@@ -31,7 +31,7 @@ func subscriptionOf(stored *billing.Tenant, a billing.Agreement) odometer.Subscr
 
 // asStored reports that bringing the agreement in would change nothing but
 // what the rollover does by itself.
-func asStored(stored *billing.Tenant, a billing.Agreement, now time.Time) bool {
+func asStored(stored *billing.Tenant, a billing.SubscriptionChange, now time.Time) bool {
 	is, want := stored.Subscription, subscriptionOf(stored, a)
 	if is.PlanID != want.PlanID || is.Interval != want.Interval || is.StatusAt(now) != want.StatusAt(now) ||
 		is.StripeCustomer != want.StripeCustomer || is.StripeSubscription != want.StripeSubscription ||
@@ -72,7 +72,7 @@ func ahead(periods []odometer.Period, now time.Time) time.Time {
 // period or make one longer that has ended: those stay as they are, and it
 // acts from their end on. A subscription that has ended by then ends the
 // running period now. Nothing is clipped where nothing is in the way.
-func clip(stored *billing.Tenant, a billing.Agreement, now time.Time) billing.Agreement {
+func clip(stored *billing.Tenant, a billing.SubscriptionChange, now time.Time) billing.SubscriptionChange {
 	want := subscriptionOf(stored, a)
 	wanted := want.FirstPeriods(a.Start, a.End)
 	wanted = append(wanted, want.Roll(wanted[len(wanted)-1].End, now)...)

@@ -117,7 +117,7 @@ func (s *Sync) bring(ctx context.Context, tx pgx.Tx, sub *stripe.Subscription, t
 }
 
 // set makes the agreement the tenant's, or what can still be done of it.
-func (s *Sync) set(ctx context.Context, a billing.Agreement, now time.Time) error {
+func (s *Sync) set(ctx context.Context, a billing.SubscriptionChange, now time.Time) error {
 	_, err := billing.Set(ctx, s.pool, a, now)
 	if !errors.Is(err, billing.ErrRefused) {
 		return err
@@ -139,7 +139,7 @@ func (s *Sync) set(ctx context.Context, a billing.Agreement, now time.Time) erro
 
 // clipped is what can still be done of an agreement that was refused, by the
 // periods as they are once what is due was laid.
-func (s *Sync) clipped(ctx context.Context, a billing.Agreement, now time.Time) (late billing.Agreement, changed bool, err error) {
+func (s *Sync) clipped(ctx context.Context, a billing.SubscriptionChange, now time.Time) (late billing.SubscriptionChange, changed bool, err error) {
 	if err := billing.RollOver(ctx, s.pool, []uuid.UUID{a.Tenant}, now, now); err != nil {
 		return a, false, fmt.Errorf("roll over tenant %s: %w", a.Tenant, err)
 	}

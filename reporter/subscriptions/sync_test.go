@@ -405,7 +405,7 @@ func TestASubscriptionSetByHandIsNotEndedByAnOldOneAtStripe(t *testing.T) {
 	w.at("2026-11-10")
 	w.stripe.CancelSubscription("sub_1", false)
 	customer := "cus_1"
-	_, err := billing.Set(t.Context(), w.pool, billing.Agreement{
+	_, err := billing.Set(t.Context(), w.pool, billing.SubscriptionChange{
 		Tenant: uuid.MustParse(acme), PlanID: bundle, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: day("2026-11-01"), End: day("2026-12-01"), StripeCustomer: &customer,
 	}, w.now())

@@ -9,7 +9,7 @@ import (
 
 // Stripe says of a subscription that has ended, or lags behind its next
 // period, what its last period was. That may have been closed by then.
-func TestAClosedPeriodMayBeSaidAgainAsItStands(t *testing.T) {
+func TestAClosedPeriodMayBeGivenAgainUnchanged(t *testing.T) {
 	t.Parallel()
 	for _, interval := range []odometer.Interval{odometer.Once, odometer.Monthly} {
 		pool := withSample(t)
