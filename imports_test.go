@@ -38,7 +38,7 @@ var allowedImports = map[string][]string{
 	"audit":              {"", "ingest", "aggregator", "aggregator/position", "aggregator/apply", "billing", "audit/findings"},
 	"migrations":         {},
 	"migrations/localpg": {},
-	"cmd/internal/jobs":  {},
+	"cmd/internal/jobs":  {"query/admin"},
 	"cmd/odometer": {
 		"cmd/internal/jobs",
 		"", "ingest", "ingest/publisher", "billing", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -23,9 +22,9 @@ func adminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
 		RetryLetters: func(ctx context.Context, ids []odometer.Position, who string) ([]admin.LetterOutcome, error) {
 			return retryNamed(ctx, pool, ids, who)
 		},
-		Jobs: func(ctx context.Context) ([]admin.Job, error) { return jobsForAdmin(ctx, pool) },
+		Jobs: func(ctx context.Context) ([]admin.Job, error) { return jobs.List(ctx, pool, time.Now()) },
 		SetPaused: func(ctx context.Context, job string, paused bool, who string) error {
-			return setPausedForAdmin(ctx, pool, job, paused, who)
+			return jobs.SetPaused(ctx, pool, job, paused, who)
 		},
 	}
 	if nc != nil {
@@ -53,27 +52,4 @@ func retryNamed(ctx context.Context, pool *pgxpool.Pool, ids []odometer.Position
 		})
 	})
 	return became, err
-}
-
-func jobsForAdmin(ctx context.Context, pool *pgxpool.Pool) ([]admin.Job, error) {
-	states, err := jobs.List(ctx, pool, time.Now())
-	if err != nil {
-		return nil, err
-	}
-	all := make([]admin.Job, len(states))
-	for i, s := range states {
-		all[i] = admin.Job{
-			Name: s.Name, DueAt: s.DueAt, LastStartedAt: s.LastStartedAt, LastSuccessAt: s.LastSuccessAt,
-			LastError: s.LastError, Paused: s.Paused, LastAct: (*admin.JobAct)(s.LastAct),
-		}
-	}
-	return all, nil
-}
-
-func setPausedForAdmin(ctx context.Context, pool *pgxpool.Pool, name string, paused bool, who string) error {
-	err := jobs.SetPaused(ctx, pool, name, paused, who)
-	if errors.Is(err, jobs.ErrUnknown) {
-		return fmt.Errorf("%w: %w", admin.ErrNoJob, err)
-	}
-	return err
 }

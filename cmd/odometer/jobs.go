@@ -14,6 +14,7 @@ import (
 
 	"odometer"
 	"odometer/cmd/internal/jobs"
+	"odometer/query/admin"
 	"odometer/reporter"
 )
 
@@ -36,33 +37,33 @@ func (c *jobsListCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	defer pool.Close()
-	states, err := jobs.List(ctx, pool, time.Now())
+	list, err := jobs.List(ctx, pool, time.Now())
 	if err != nil {
 		return err
 	}
 	if c.JSON {
-		return t.json(states)
+		return t.json(list)
 	}
 	var rows []table.Row
-	for _, s := range states {
-		rows = append(rows, jobRow(s))
+	for _, j := range list {
+		rows = append(rows, jobRow(j))
 	}
 	t.table(table.Row{"job", "due", "last success", "last error", "paused", "last act"}, rows)
 	return nil
 }
 
-func jobRow(s jobs.State) table.Row {
+func jobRow(j admin.Job) table.Row {
 	success, paused, act := "never", "no", ""
-	if s.LastSuccessAt != nil {
-		success = s.LastSuccessAt.Format(time.RFC3339)
+	if j.LastSuccessAt != nil {
+		success = j.LastSuccessAt.Format(time.RFC3339)
 	}
-	if s.Paused {
+	if j.Paused {
 		paused = "yes"
 	}
-	if s.LastAct != nil {
-		act = fmt.Sprintf("%s by %s at %s", s.LastAct.Act, s.LastAct.Who, s.LastAct.At.Format(time.RFC3339))
+	if j.LastAct != nil {
+		act = fmt.Sprintf("%s by %s at %s", j.LastAct.Act, j.LastAct.Who, j.LastAct.At.Format(time.RFC3339))
 	}
-	return table.Row{s.Name, s.DueAt.Format(time.RFC3339), success, orNone(s.LastError), paused, act}
+	return table.Row{j.Name, j.DueAt.Format(time.RFC3339), success, orNone(j.LastError), paused, act}
 }
 
 type jobsRunCmd struct {

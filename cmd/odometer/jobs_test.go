@@ -15,6 +15,7 @@ import (
 
 	"odometer/cmd/internal/jobs"
 	"odometer/migrations/pgtest"
+	"odometer/query/admin"
 )
 
 // jobsDo runs a command of odometer jobs.
@@ -50,13 +51,13 @@ func TestActsOnJobsAreRecorded(t *testing.T) {
 		}
 		return got.out
 	}
-	list := func() map[string]jobs.State {
+	list := func() map[string]admin.Job {
 		t.Helper()
-		var rows []jobs.State
+		var rows []admin.Job
 		if err := json.Unmarshal([]byte(do("list", "--json")), &rows); err != nil {
 			t.Fatal(err)
 		}
-		byName := map[string]jobs.State{}
+		byName := map[string]admin.Job{}
 		for _, r := range rows {
 			byName[r.Name] = r
 		}

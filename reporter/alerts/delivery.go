@@ -26,9 +26,8 @@ const (
 	// later gets no older ones.
 	maxAge = 7 * 24 * time.Hour
 
-	linesPerHeading = 50     // what is beyond them in a message is summed up
-	linesAlone      = 100    // sent one by one when Slack refuses the message
-	maxNotices      = 10_000 // read at once, to bound the memory
+	maxLines   = 100    // what is beyond them in a message is summed up
+	maxNotices = 10_000 // read at once, to bound the memory
 )
 
 // deliveryArgs have River deliver all that is not delivered yet.
@@ -92,7 +91,6 @@ func (a *Alerts) queueDelivery(ctx context.Context, tx pgx.Tx, now time.Time) er
 
 // notice is one record that is not delivered yet.
 type notice struct {
-	heading string
 	text    string
 	topic   string    // what it is counted under when it is only summed up
 	finding int64     // 0 for an alert
@@ -120,7 +118,7 @@ func (a *Alerts) Deliver(ctx context.Context) (sent int, err error) {
 		return 0, err
 	}
 	var errs []error
-	for alone := range slices.Chunk(notices[:min(len(notices), linesAlone)], 1) {
+	for alone := range slices.Chunk(notices[:min(len(notices), maxLines)], 1) {
 		err := a.send(ctx, alone)
 		if err == nil {
 			sent++
@@ -150,36 +148,23 @@ func (a *Alerts) send(ctx context.Context, notices []notice) error {
 	return a.mark(ctx, &now, notices)
 }
 
-// message is the text of the notices under their headings. What is beyond the
-// first lines is summed up by topic: the start of a month is one message, too.
+// message lists the notices. What is beyond the first lines is summed up by
+// topic: the start of a month is one message, too.
 func message(notices []notice) string {
 	var text strings.Builder
-	for _, heading := range []string{operatorsHeading, alertsHeading} {
-		listed, more := 0, map[string]int{}
-		for _, n := range notices {
-			switch {
-			case n.heading != heading:
-				continue
-			case listed == linesPerHeading:
-				more[n.topic]++
-				continue
-			case listed == 0:
-				fmt.Fprintf(&text, "*%s*\n", heading)
-			}
-			listed++
-			fmt.Fprintf(&text, "• %s\n", n.text)
-		}
-		for _, topic := range slices.Sorted(maps.Keys(more)) {
-			fmt.Fprintf(&text, "• %d more: %s\n", more[topic], topic)
-		}
+	listed := min(len(notices), maxLines)
+	for _, n := range notices[:listed] {
+		fmt.Fprintf(&text, "• %s\n", n.text)
+	}
+	more := map[string]int{}
+	for _, n := range notices[listed:] {
+		more[n.topic]++
+	}
+	for _, topic := range slices.Sorted(maps.Keys(more)) {
+		fmt.Fprintf(&text, "• %d more: %s\n", more[topic], topic)
 	}
 	return text.String()
 }
-
-const (
-	operatorsHeading = "For operators"
-	alertsHeading    = "Usage alerts"
-)
 
 // undelivered reads what is not delivered yet, findings first.
 func (a *Alerts) undelivered(ctx context.Context) ([]notice, error) {
@@ -243,7 +228,7 @@ func alertNotice(row pgx.CollectableRow) (notice, error) {
 	if over := odometer.Overage(r.Count, &r.Limit); over > 0 {
 		text += ", extra charges " + odometer.Money(odometer.CostCents(over, r.UnitPrice), r.Currency)
 	}
-	return notice{heading: alertsHeading, text: escaped(text), topic: fmt.Sprintf("%s at %d%%", r.Agent, r.Threshold), alert: r}, nil
+	return notice{text: escaped("Usage: " + text), topic: fmt.Sprintf("%s at %d%%", r.Agent, r.Threshold), alert: r}, nil
 }
 
 // Findings that were resolved since are delivered too: it has happened. One that
@@ -272,7 +257,7 @@ func findingNotice(row pgx.CollectableRow, now time.Time) (notice, error) {
 	if resolution != nil {
 		text += "; resolved: " + *resolution
 	}
-	return notice{heading: operatorsHeading, text: escaped(text), topic: escaped(kind), finding: id}, nil
+	return notice{text: escaped(text), topic: escaped(kind), finding: id}, nil
 }
 
 const markAlertsSQL = `

@@ -226,10 +226,10 @@ select tenant_id, 'inbox', period_start, period_end, 450 from p`, e.now)
 	if len(sent) != 1 {
 		t.Fatalf("%d messages", len(sent))
 	}
-	if lines := strings.Count(sent[0], "\n"); lines > linesPerHeading+2 {
+	if lines := strings.Count(sent[0], "\n"); lines > maxLines+1 {
 		t.Errorf("a message of %d lines", lines)
 	}
-	if want := fmt.Sprintf("%d more: inbox at 80%%", 3000-linesPerHeading); !strings.Contains(sent[0], want) {
+	if want := fmt.Sprintf("%d more: inbox at 80%%", 3000-maxLines); !strings.Contains(sent[0], want) {
 		t.Errorf("the message does not contain %q", want)
 	}
 }

@@ -14,10 +14,11 @@ package jobs
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
+
+	"odometer/query/admin"
 )
 
 // Work is what a job does at a slot.
@@ -39,9 +40,6 @@ type Slot struct {
 	ByHand bool // a person runs the job now
 }
 
-// ErrUnknown means that there is no job of that name.
-var ErrUnknown = errors.New("unknown job")
-
 // Table returns the jobs, with their work by name.
 func Table(work map[string]Work) []Job {
 	table := []Job{
@@ -59,15 +57,14 @@ func Table(work map[string]Work) []Job {
 	return table
 }
 
-// Find returns the job of that name; its error is an [ErrUnknown] that lists
-// the names.
+// Find returns the job of that name, or an [admin.ErrNoJob] that lists the names.
 func Find(jobs []Job, name string) (Job, error) {
 	for _, j := range jobs {
 		if j.Name == name {
 			return j, nil
 		}
 	}
-	return Job{}, fmt.Errorf("%w %q: want one of %s", ErrUnknown, name, strings.Join(names(jobs), ", "))
+	return Job{}, fmt.Errorf("%w %q: want one of %s", admin.ErrNoJob, name, strings.Join(names(jobs), ", "))
 }
 
 func names(jobs []Job) []string {

@@ -13,28 +13,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
+
+	"odometer/query/admin"
 )
 
-// State is a job as people see it.
-type State struct {
-	Name          string     `json:"name"`
-	DueAt         time.Time  `json:"due_at"` // in the past when no service runs it
-	LastStartedAt *time.Time `json:"last_started_at"`
-	LastSuccessAt *time.Time `json:"last_success_at"`
-	LastError     *string    `json:"last_error"`
-	Paused        bool       `json:"paused"`
-	LastAct       *Act       `json:"last_act"`
-}
-
-// Act is what a person did to a job.
-type Act struct {
-	Act    string    `json:"act"` // run, pause or resume
-	Who    string    `json:"who"`
-	At     time.Time `json:"at"`
-	Result *string   `json:"result"` // nil while it runs
-}
-
-const statesSQL = `
+const listSQL = `
 select n.name,
     j.last_started_at at time zone 'UTC', j.last_success_at at time zone 'UTC', j.last_error, q.paused_at is not null,
     case when a.act_id is not null then json_build_object('act', a.act, 'who', a.who, 'at', a.at, 'result', a.result) end
@@ -50,24 +33,24 @@ left join lateral (
 ) a on true
 order by n.position`
 
-// List returns the state of the jobs at now.
-func List(ctx context.Context, pool *pgxpool.Pool, now time.Time) ([]State, error) {
+// List returns the jobs as people see them at now.
+func List(ctx context.Context, pool *pgxpool.Pool, now time.Time) ([]admin.Job, error) {
 	table := Table(nil)
-	rows, _ := pool.Query(ctx, statesSQL, names(table))
-	states, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (s State, err error) {
-		err = row.Scan(&s.Name, &s.LastStartedAt, &s.LastSuccessAt, &s.LastError, &s.Paused, &s.LastAct)
-		return s, err
+	rows, _ := pool.Query(ctx, listSQL, names(table))
+	list, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (j admin.Job, err error) {
+		err = row.Scan(&j.Name, &j.LastStartedAt, &j.LastSuccessAt, &j.LastError, &j.Paused, &j.LastAct)
+		return j, err
 	})
 	if err != nil {
 		return nil, fmt.Errorf("list the jobs: %w", err)
 	}
-	for i := range states {
-		states[i].DueAt = table[i].due(now, states[i].LastStartedAt)
-		if a := states[i].LastAct; a != nil {
+	for i := range list {
+		list[i].DueAt = table[i].due(now, list[i].LastStartedAt)
+		if a := list[i].LastAct; a != nil {
 			a.At = a.At.UTC()
 		}
 	}
-	return states, nil
+	return list, nil
 }
 
 // River pauses only a queue that it knows.
