@@ -39,15 +39,15 @@ type Result struct {
 
 // appendAnswer writes the answer. By hand, because reflection would cost more
 // than all that was done to find it.
-func appendAnswer(b []byte, verdicts []verdict) []byte {
+func appendAnswer(b []byte, outcomes []outcome) []byte {
 	counts := map[Status]int{}
 	b = append(b, `{"results":[`...)
-	for i := range verdicts {
+	for i := range outcomes {
 		if i > 0 {
 			b = append(b, ',')
 		}
 		var status Status
-		b, status = verdicts[i].append(b, i)
+		b, status = outcomes[i].append(b, i)
 		counts[status]++
 	}
 	b = append(b, `],"accepted":`...)
@@ -60,30 +60,30 @@ func appendAnswer(b []byte, verdicts []verdict) []byte {
 }
 
 // append writes the result of an event.
-func (v *verdict) append(b []byte, index int) ([]byte, Status) {
+func (o *outcome) append(b []byte, index int) ([]byte, Status) {
 	b = append(b, `{"index":`...)
 	b = strconv.AppendInt(b, int64(index), 10)
 	b = append(b, `,"idempotency_key":`...)
-	if v.key == "" {
+	if o.key == "" {
 		b = append(b, "null"...)
 	} else {
-		b = appendText(b, v.key)
+		b = appendText(b, o.key)
 	}
-	if v.rejection != nil {
+	if o.rejection != nil {
 		b = append(b, `,"status":"invalid","stream_seq":null,"reason":`...)
-		b = appendText(b, string(v.rejection.Reason))
+		b = appendText(b, string(o.rejection.Reason))
 		b = append(b, `,"detail":`...)
-		b = appendText(b, v.rejection.Detail)
+		b = appendText(b, o.rejection.Detail)
 		return append(b, '}'), Invalid
 	}
 	status := Accepted
-	if v.ack.Duplicate {
+	if o.ack.Duplicate {
 		status = Duplicate
 	}
 	b = append(b, `,"status":"`...)
 	b = append(b, status...)
 	b = append(b, `","stream_seq":`...)
-	b = strconv.AppendUint(b, v.ack.Seq, 10)
+	b = strconv.AppendUint(b, o.ack.Seq, 10)
 	return append(b, `,"reason":null,"detail":null}`...), status
 }
 

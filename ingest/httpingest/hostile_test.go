@@ -68,7 +68,7 @@ func bodyWithin(d time.Duration) func(*Options) {
 	return func(o *Options) { o.BodyTimeout = d }
 }
 
-func TestABodyThatDoesNotArriveIsGivenUp(t *testing.T) {
+func TestBodyThatDoesNotArriveIsGivenUp(t *testing.T) {
 	t.Parallel()
 	h := open(t, bodyWithin(50*time.Millisecond))
 	for name, begin := range map[string]string{"nothing": "", "a part": eventText("k"), "a trickle": "\n"} {
@@ -99,7 +99,7 @@ func trickle(conn net.Conn) {
 	}
 }
 
-func TestABodyThatIsCutOffStoresNothing(t *testing.T) {
+func TestTruncatedBodyStoresNothing(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	conn := h.dial(t, 1000, eventText("k")+"\n")
@@ -112,8 +112,8 @@ func TestABodyThatIsCutOffStoresNothing(t *testing.T) {
 	}
 }
 
-// The time for the body is not the time for the stream: whoever waits for a
-// slow one has not gone.
+// The time for the body is not the time for the stream: a client that waits for
+// a slow one has not gone.
 func TestAfterTheBodyTheClientMayBeSilent(t *testing.T) {
 	t.Parallel()
 	h := open(t, func(o *Options) { o.BodyTimeout, o.PublishTimeout = 2*time.Millisecond, 20*time.Second })
@@ -130,7 +130,7 @@ func TestAfterTheBodyTheClientMayBeSilent(t *testing.T) {
 	accepted(t, answer(t, conn))
 }
 
-func TestTooLargeABodyIsRefusedBeforeItArrives(t *testing.T) {
+func TestTooLargeBodyIsRefusedBeforeItArrives(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	apitest.WantProblem(t, answer(t, h.dial(t, maxBody+1, "")), "413 too-large")
@@ -158,7 +158,7 @@ func TestMemoryGrowsWithWhatArrives(t *testing.T) {
 	}
 }
 
-func TestOnlySoManyBodiesAreHeldAtOnce(t *testing.T) {
+func TestBodiesHeldAtOnceAreBounded(t *testing.T) {
 	t.Parallel()
 	h := open(t, func(o *Options) { o.Bodies, o.RoomTimeout = 2*shares, 50*time.Millisecond })
 	mine := h.token
@@ -186,9 +186,9 @@ func TestOnlySoManyBodiesAreHeldAtOnce(t *testing.T) {
 	accepted(t, h.post(t, eventText("k1"), plain))
 }
 
-// A tenant with more workers than it has places sees no refusal: each is served
+// A tenant with more workers than it has slots sees no refusal: each is served
 // in a moment, and the next waits so long.
-func TestABurstOfOneTenantIsTaken(t *testing.T) {
+func TestBurstOfOneTenantIsAccepted(t *testing.T) {
 	t.Parallel()
 	h := open(t, func(o *Options) { o.Bodies, o.RoomTimeout = shares, time.Hour })
 	const requests = 50
@@ -210,7 +210,7 @@ func TestABurstOfOneTenantIsTaken(t *testing.T) {
 // inside is how many bodies are held.
 func (h *testServer) inside() int { return h.gate.Running() }
 
-// status posts a body and looks at nothing but the answer's status.
+// status posts a body and returns the answer's status.
 func (h *testServer) status(t *testing.T, body string) int {
 	t.Helper()
 	r := h.post(t, body, plain)
@@ -225,13 +225,13 @@ func until(t *testing.T, so func() bool) {
 	t.Helper()
 	for deadline := time.Now().Add(20 * time.Second); !so(); runtime.Gosched() {
 		if time.Now().After(deadline) {
-			t.Fatal("it does not come to that")
+			t.Fatal("the condition did not become true")
 		}
 	}
 }
 
 // Depth costs neither stack nor time.
-func TestDeepJSONIsReadFlat(t *testing.T) {
+func TestDeepJSONIsBounded(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	half := maxBody/2 - 100
@@ -256,7 +256,7 @@ func TestDeepJSONIsReadFlat(t *testing.T) {
 	}
 }
 
-func TestWhenTheStreamDoesNotTakeThemTheAnswerIs503(t *testing.T) {
+func TestStreamThatDoesNotStoreIs503(t *testing.T) {
 	t.Parallel()
 	within := func(o *Options) { o.PublishTimeout = 200 * time.Millisecond }
 	refused := func(t *testing.T, h *testServer, word string) {

@@ -69,7 +69,7 @@ func agentOf(part string, cloud bool) string {
 	return agent
 }
 
-func TestAnyMixIsJudgedAsIngestJudgesAndWhatIsAcceptedIsStored(t *testing.T) {
+func TestAnyMixIsValidatedAsIngestDoesAndStored(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	seen := map[string]uint64{} // what the stream holds, by its bytes
@@ -105,11 +105,11 @@ func (h *testServer) compare(t *testing.T, got Result, part string, cloud bool, 
 	}
 	switch {
 	case want == nil && got.Status == Invalid:
-		return "is valid, and told " + told(got) + ": " + detail(got)
+		return "is valid, and answered " + summary(got) + ": " + detail(got)
 	case want != nil && (got.Reason == nil || *got.Reason != want.Reason):
-		return fmt.Sprintf("is %s, and told %s", want.Reason, told(got))
+		return fmt.Sprintf("is %s, and answered %s", want.Reason, summary(got))
 	case want != nil && odometer.ValidAgent(raw.Agent) && want.Reason != odometer.TooOld && *got.Detail != want.Detail: // that names the time
-		return fmt.Sprintf("is %q, and told %q", want.Detail, *got.Detail)
+		return fmt.Sprintf("is %q, and answered %q", want.Detail, *got.Detail)
 	case want != nil:
 		return ""
 	}

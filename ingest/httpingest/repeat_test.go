@@ -9,6 +9,8 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+
+	"odometer/api/apitest"
 )
 
 // distinct is how many different events the stream holds, by their identity:
@@ -56,7 +58,7 @@ func linesOf(prefix string, n int) string {
 	return b.String()
 }
 
-func TestARequestWhoseAnswerWasLostIsStoredOnceByItsKeys(t *testing.T) {
+func TestRequestWithLostAnswerIsStoredOnceByItsKeys(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	body := linesOf("k", 50)
@@ -73,7 +75,7 @@ func TestARequestWhoseAnswerWasLostIsStoredOnceByItsKeys(t *testing.T) {
 
 // The server of the stream is killed again and again while clients insist:
 // each event that was accepted is there, and none is there as another.
-func TestWhatIsAcceptedOutlivesTheStreamsServer(t *testing.T) {
+func TestAcceptedEventsOutliveTheStreamsServer(t *testing.T) {
 	t.Parallel()
 	h := open(t, func(o *Options) { o.PublishTimeout = 300 * time.Millisecond })
 	const clients, requests, events = 3, 4, 20
@@ -99,5 +101,36 @@ func TestWhatIsAcceptedOutlivesTheStreamsServer(t *testing.T) {
 	}
 	if n := h.distinct(t); n != clients*requests*events {
 		t.Errorf("%d different events, want %d", n, clients*requests*events)
+	}
+}
+
+// Clients wait for an answer, and hold a connection meanwhile: while NATS is
+// away they get theirs long before the stream's usual time is over. What they
+// send again afterwards is one event by its key, though the bytes of every try
+// may have gone out when NATS was back.
+func TestRequestsAreAnsweredSoonWhileNATSIsAway(t *testing.T) {
+	t.Parallel()
+	h := open(t, func(o *Options) { o.PublishTimeout = time.Hour })
+	accepted(t, h.post(t, linesOf("before", 3), ndjson))
+	h.env.Server.Stop()
+	for body, form := range map[string]string{eventText("one"): plain, linesOf("several", 40): ndjson} {
+		begin := time.Now()
+		r := h.post(t, body, form)
+		apitest.WantProblem(t, r, "503 unavailable")
+		if took := time.Since(begin); took < awayTimeout || took > awayTimeout+10*time.Second {
+			t.Errorf("given up after %s, want %s", took, awayTimeout)
+		}
+		if got := r.Header.Get("Retry-After"); got != "5" {
+			t.Errorf("Retry-After %q", got)
+		}
+	}
+	h.env.Server.Start()
+	h.insist(t, linesOf("several", 40))
+	for range 2 {
+		accepted(t, h.post(t, eventText("one"), plain))
+		accepted(t, h.post(t, linesOf("several", 40), ndjson))
+	}
+	if n := h.distinct(t); n != 3+1+40 {
+		t.Errorf("%d different events, want 44", n)
 	}
 }

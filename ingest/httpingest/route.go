@@ -1,3 +1,28 @@
+// Package httpingest takes events over HTTP, for agents that speak no NATS:
+// POST /api/v1/events. It validates each event as package ingest does, publishes
+// the valid ones in their order, and answers what became of each.
+//
+// What it guarantees:
+//
+//   - Accepted means stored: 202 is answered only after the stream holds every
+//     valid event of the request. Otherwise the answer is 503, and the client
+//     repeats the whole request; what was stored already is counted once.
+//   - What is sent are the event's own bytes, for the token's tenant only.
+//   - One event that is invalid keeps no other from being stored. A body that
+//     is not what its Content-Type says is refused as a whole, and nothing of
+//     it is stored.
+//   - No client does harm by what it sends, or by not sending: a body is read in
+//     a bounded time and up to a bounded size, its memory grows with what has
+//     arrived, the bodies held at once are bounded in all and for each tenant,
+//     and nothing recurses deeper than 10,000 levels into what was sent.
+//
+// In the order in which a request passes them:
+//
+//	route.go   the operation and its handler
+//	body.go    the Content-Type, and the body read within its bounds
+//	events.go  where each event begins and ends, and what becomes of it
+//	answer.go  the answer's JSON
+//	openapi.go the operation in the OpenAPI document
 package httpingest
 
 import (
@@ -28,7 +53,7 @@ type Options struct {
 // Path is where events are posted to.
 const Path = "/api/v1/events"
 
-// Register puts POST /api/v1/events behind the door.
+// Register adds POST /api/v1/events to the API.
 func Register(a *api.API, o Options) { newHandler(o).register(a) }
 
 // shares is how many tenants it takes to fill the gate: one whose bodies come
@@ -38,8 +63,8 @@ const shares = 4
 // handler takes the requests.
 type handler struct {
 	Options
-	gate    *api.Gate // the bodies that are held
-	intakes sync.Pool
+	gate     *api.Gate // the bodies that are held
+	requests sync.Pool
 }
 
 func newHandler(o Options) *handler {
@@ -56,7 +81,7 @@ func newHandler(o Options) *handler {
 		o.RoomTimeout = 5 * time.Second
 	}
 	gate := api.NewGate(o.Bodies, max(1, o.Bodies/shares), o.RoomTimeout)
-	return &handler{Options: o, gate: gate, intakes: sync.Pool{New: func() any { return new(intake) }}}
+	return &handler{Options: o, gate: gate, requests: sync.Pool{New: func() any { return new(request) }}}
 }
 
 func (h *handler) register(a *api.API) {
@@ -75,7 +100,7 @@ func (h *handler) register(a *api.API) {
 	}, h.serve)
 }
 
-// serve answers a request whose sender may write.
+// serve answers a request whose sender has the scope to write.
 func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) error {
 	m, err := mediaOf(r.Header)
 	if err != nil {
@@ -83,15 +108,15 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) 
 	}
 	if !h.gate.Enter(r.Context(), who.Tenant) {
 		if r.Context().Err() != nil {
-			return r.Context().Err() // nobody waits for an answer any more
+			return r.Context().Err() // the client has gone
 		}
 		p := api.NewProblem(api.Unavailable, "Too many requests are being taken in: there was no room for this one within %s. Send the same again in a second.", h.RoomTimeout)
 		p.RetryAfter(time.Second)
 		return p
 	}
 	defer h.gate.Leave(who.Tenant)
-	in := h.intakes.Get().(*intake)
-	defer h.intakes.Put(in)
+	in := h.requests.Get().(*request)
+	defer h.requests.Put(in)
 	defer in.clear()
 	if in.body, err = readBody(w, r, in.body, h.BodyTimeout); err != nil {
 		return err
@@ -99,42 +124,42 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) 
 	if err := in.split(m); err != nil {
 		return err
 	}
-	if err := in.judge(who.Tenant, m); err != nil {
+	if err := in.validate(who.Tenant, m); err != nil {
 		return err
 	}
 	if err := h.publish(r.Context(), in); err != nil {
 		return err
 	}
-	in.answer = appendAnswer(in.answer, in.verdicts)
+	in.answer = appendAnswer(in.answer, in.outcomes)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusAccepted)
-	_, _ = w.Write(in.answer) // whoever hung up sends the events again
+	_, _ = w.Write(in.answer) // a client that hung up sends the events again
 	return nil
 }
 
 // awayTimeout is how long a request waits for a stream that cannot be reached
-// when it comes: long enough for a reconnect, shorter than clients wait.
+// when it arrives: long enough for a reconnect, shorter than clients wait.
 const awayTimeout = 2 * time.Second
 
 // publish waits for the stream as long as that makes sense.
-func (h *handler) publish(asked context.Context, in *intake) error {
-	patience := h.PublishTimeout
+func (h *handler) publish(asked context.Context, in *request) error {
+	timeout := h.PublishTimeout
 	if !h.Publisher.Connected() {
-		patience = min(patience, awayTimeout)
+		timeout = min(timeout, awayTimeout)
 	}
-	ctx, cancel := context.WithTimeout(asked, patience)
+	ctx, cancel := context.WithTimeout(asked, timeout)
 	defer cancel()
 	err := in.publish(ctx, h.Publisher)
 	switch {
 	case err == nil:
 		return nil
 	case asked.Err() != nil:
-		return err // nobody waits for the answer any more
+		return err // the client has gone
 	case errors.Is(err, publisher.ErrStreamFull):
-		h.Log.ErrorContext(ctx, "events are refused", "err", err)
+		h.Log.ErrorContext(ctx, "events are refused: the stream is full", "err", err)
 		return api.NewProblem(api.Unavailable, "Events cannot be stored: there is no room for more. Keep them, and send the same again later.")
 	default:
-		h.Log.WarnContext(ctx, "events were not taken", "err", err)
+		h.Log.WarnContext(ctx, "events were not stored", "err", err)
 		return uncertain()
 	}
 }

@@ -20,8 +20,8 @@ const (
 	clouds = "application/cloudevents-batch+json"
 )
 
-// told is a result in a few words: status, key, reason.
-func told(r Result) string {
+// summary is a result in a few words: status, key, reason.
+func summary(r Result) string {
 	words := []string{string(r.Status), "-"}
 	if r.IdempotencyKey != nil {
 		words[1] = *r.IdempotencyKey
@@ -32,7 +32,7 @@ func told(r Result) string {
 	return strings.Join(words, " ")
 }
 
-func TestEveryEncodingTellsWhatBecameOfEachEvent(t *testing.T) {
+func TestAnswerSaysWhatBecameOfEachEvent(t *testing.T) {
 	t.Parallel()
 	deep := strings.Repeat(`[`, 20_000) + strings.Repeat(`]`, 20_000)
 	large := eventText("k2", `"x":"`+strings.Repeat("x", odometer.MaxPayloadBytes)+`"`)
@@ -84,8 +84,8 @@ func TestEveryEncodingTellsWhatBecameOfEachEvent(t *testing.T) {
 			a := accepted(t, h.post(t, c.body, c.types))
 			stored, counts := map[uint64]bool{}, map[Status]int{}
 			for i, r := range a.Results {
-				if r.Index != i || i >= len(c.want) || told(r) != c.want[i] {
-					t.Errorf("result %d: %s %v, want %q", i, told(r), detail(r), c.want)
+				if r.Index != i || i >= len(c.want) || summary(r) != c.want[i] {
+					t.Errorf("result %d: %s %v, want %q", i, summary(r), detail(r), c.want)
 					break
 				}
 				counts[r.Status]++
@@ -102,7 +102,7 @@ func TestEveryEncodingTellsWhatBecameOfEachEvent(t *testing.T) {
 				t.Errorf("%d results, %d accepted, %d duplicates, %d invalid; want %q", len(a.Results), a.Accepted, a.Duplicate, a.Invalid, c.want)
 			}
 			if n := h.env.Messages(); n != len(stored) {
-				t.Errorf("%d messages are stored, %d were told", n, len(stored))
+				t.Errorf("%d messages are stored, %d were acknowledged", n, len(stored))
 			}
 		})
 	}
@@ -122,7 +122,7 @@ func repeat(text string, n int) (all []string) {
 	return all
 }
 
-func TestAnEventsOwnBytesAreStored(t *testing.T) {
+func TestEventsOwnBytesAreStored(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	first, second := `{ "agent":"inbox" ,"more":[1, 2] , "idempotency_key":"k1","action_type":"a"}`, eventText("k2", `"x": " ] "`)
@@ -136,7 +136,7 @@ func TestAnEventsOwnBytesAreStored(t *testing.T) {
 	}
 }
 
-func TestWhatCannotBeReadIsRefusedAsAWhole(t *testing.T) {
+func TestUnreadableBodyIsRefusedAsAWhole(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	many := strings.Repeat(eventText("k")+"\n", maxEvents+1)
@@ -152,15 +152,15 @@ func TestWhatCannotBeReadIsRefusedAsAWhole(t *testing.T) {
 		"a number":                     {plain, "5", nil, "400 invalid-request", "5"},
 		"a text":                       {plain, `"x"`, nil, "400 invalid-request", ""},
 		"a byte order mark":            {plain, "\xef\xbb\xbf" + eventText("k"), nil, "400 invalid-request", ""},
-		"an object that is cut off":    {plain, eventText("k")[:30], nil, "400 invalid-request", "at byte offset 30, in its value 1, it ends where a colon should be"},
-		"an array that is cut off":     {plain, "[" + eventText("k") + ",", nil, "400 invalid-request", "at byte offset 73, in its value 2, it ends where a value should be"},
-		"an array without its end":     {plain, "[" + eventText("k"), nil, "400 invalid-request", "at byte offset 72, in its value 1, it ends where a comma or ] should be"},
-		"two objects":                  {plain, eventText("k") + eventText("l"), nil, "400 invalid-request", `there is "{" where the end should be`},
+		"an object that is cut off":    {plain, eventText("k")[:30], nil, "400 invalid-request", "at byte offset 30: unexpected EOF"},
+		"an array that is cut off":     {plain, "[" + eventText("k") + ",", nil, "400 invalid-request", "at byte offset 73: unexpected EOF"},
+		"an array without its end":     {plain, "[" + eventText("k"), nil, "400 invalid-request", "at byte offset 72: unexpected EOF"},
+		"two objects":                  {plain, eventText("k") + eventText("l"), nil, "400 invalid-request", `at byte offset 71: invalid character '{' after top-level value`},
 		"lines as JSON":                {plain, eventText("k") + "\n" + eventText("l"), nil, "400 invalid-request", ""},
 		"something behind the array":   {plain, "[" + eventText("k") + "] x", nil, "400 invalid-request", ""},
-		"no comma":                     {plain, "[" + eventText("k") + " " + eventText("l") + "]", nil, "400 invalid-request", `in its value 1, there is "{" where a comma or ] should be`},
-		"a comma too many":             {plain, " [" + eventText("k") + ",]", nil, "400 invalid-request", `at byte offset 74, in its value 2, there is "]" where a value should be`},
-		"an element that is not JSON":  {plain, "[" + eventText("k") + `,{"a":tru}]`, nil, "400 invalid-request", `in its value 2, there is "}" where the rest of true should be`},
+		"no comma":                     {plain, "[" + eventText("k") + " " + eventText("l") + "]", nil, "400 invalid-request", `at byte offset 73: invalid character '{' after array value (expecting ',' or ']')`},
+		"a comma too many":             {plain, " [" + eventText("k") + ",]", nil, "400 invalid-request", `at byte offset 74, in its value 2: invalid character ']' at start of value`},
+		"an element that is not JSON":  {plain, "[" + eventText("k") + `,{"a":tru}]`, nil, "400 invalid-request", `in its value 2: invalid character '}' in literal true (expecting 'e')`},
 		"brackets that do not pair":    {plain, "[" + eventText("k") + `,{"a":[}]]`, nil, "400 invalid-request", "value 2"},
 		"a line break in a text":       {plain, "[" + eventText("k") + ",\"\n\"]", nil, "400 invalid-request", "value 2"},
 		"too large and not JSON":       {plain, "[" + eventText("k") + `,{"a":"` + strings.Repeat("x", odometer.MaxPayloadBytes) + `" "b"}]`, nil, "400 invalid-request", "value 2"},
@@ -198,16 +198,16 @@ func TestWhatCannotBeReadIsRefusedAsAWhole(t *testing.T) {
 }
 
 // A client of HTTP has a token and no subject.
-func TestAnotherTenantsEventIsToldOfTheToken(t *testing.T) {
+func TestForeignTenantIsComparedWithTheToken(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	a := accepted(t, h.post(t, eventText("k1", `"tenant_id":"other"`), plain))
-	if got, want := detail(a.Results[0]), `tenant_id is "other"; allowed: the token's tenant, `+tenantToken; told(a.Results[0]) != "invalid k1 subject_mismatch" || got != want {
-		t.Errorf("%s: %s", told(a.Results[0]), got)
+	if got, want := detail(a.Results[0]), `tenant_id is "other"; allowed: the token's tenant, `+tenantToken; summary(a.Results[0]) != "invalid k1 subject_mismatch" || got != want {
+		t.Errorf("%s: %s", summary(a.Results[0]), got)
 	}
 }
 
-func TestWhoMayNotWriteIsRefused(t *testing.T) {
+func TestTokenWithoutWriteScopeIsRefused(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	good := h.token
@@ -232,14 +232,14 @@ func TestWhoMayNotWriteIsRefused(t *testing.T) {
 	}
 }
 
-// What the stream holds from a moment ago is no news, whoever sent it and how.
-func TestARepeatWithinTheStreamsWindowIsADuplicate(t *testing.T) {
+// A repeat is a duplicate, in whatever request and form it was sent before.
+func TestRepeatWithinTheStreamsWindowIsADuplicate(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	accepted(t, h.post(t, "["+eventText("k1")+","+eventText("k2")+"]", plain))
 	a := accepted(t, h.post(t, eventText("k3")+"\n"+eventText("k2")+"\nx\n"+eventText("k1"), ndjson))
 	for i, want := range []string{"accepted k3", "duplicate k2", "invalid - malformed", "duplicate k1"} {
-		if got := told(a.Results[i]); got != want {
+		if got := summary(a.Results[i]); got != want {
 			t.Errorf("result %d: %s, want %s", i, got, want)
 		}
 	}
@@ -251,7 +251,7 @@ func TestARepeatWithinTheStreamsWindowIsADuplicate(t *testing.T) {
 	}
 }
 
-func TestTheLargestRequestIsTaken(t *testing.T) {
+func TestLargestRequestIsStored(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	lines := make([]string, maxEvents)

@@ -23,7 +23,7 @@ type document struct {
 }
 
 // The examples are true: asked so, the operation answers with them.
-func TestExamplesOfRefusalsAreWhatIsAnswered(t *testing.T) {
+func TestExamplesOfProblemsAreWhatIsAnswered(t *testing.T) {
 	t.Parallel()
 	h := open(t, nil)
 	responses := apitest.Decode[document](t, apitest.Get(h.Config.Handler, "/openapi.json", "")).Paths[Path]["post"].Responses
@@ -42,6 +42,6 @@ func TestExamplesOfRefusalsAreWhatIsAnswered(t *testing.T) {
 		}
 	}
 	if _, limited := responses["429"]; limited {
-		t.Error("nothing limits how often events are posted, and the document tells of a 429")
+		t.Error("nothing limits how often events are posted, and the document has a 429")
 	}
 }
