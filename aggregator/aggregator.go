@@ -122,8 +122,10 @@ func (a *Aggregator) Run(ctx context.Context) error {
 			}
 			waitedFor = ""
 		})
-		if ctx.Err() != nil {
+		select {
+		case <-ctx.Done():
 			return nil
+		default:
 		}
 		if errors.Is(err, ErrUnfit) || errors.Is(err, ingest.ErrStreamUnfit) {
 			return err

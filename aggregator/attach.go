@@ -144,24 +144,6 @@ func (a *Aggregator) addSeries(ctx context.Context) error {
 	return nil
 }
 
-const addSeriesEvery = 5 * time.Second
-
-// keepAddingSeries shows what a later catalogue brings, also before it is used.
-func (a *Aggregator) keepAddingSeries(ctx context.Context) error {
-	tick := time.NewTicker(addSeriesEvery)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-		if err := a.addSeries(ctx); err != nil && ctx.Err() == nil {
-			return err
-		}
-	}
-}
-
 // logDifferences names, once, where the stream is not as configured.
 func (a *Aggregator) logDifferences(s *ingest.Stream) {
 	for _, d := range s.Differences {

@@ -21,11 +21,8 @@ const commitTimeout = time.Minute
 // is finished also when ctx ends meanwhile.
 func (w *worker) commitAll(ctx context.Context) error {
 	for b := range w.ready {
-		if err := w.waitForReplay(ctx, b); err != nil {
+		if err := w.waitForReplay(ctx, b); err != nil || ctx.Err() != nil {
 			return err
-		}
-		if ctx.Err() != nil {
-			return nil
 		}
 		finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), commitTimeout)
 		err := w.commit(finish, b)
@@ -47,11 +44,8 @@ func (w *worker) waitForReplay(ctx context.Context, b *batch) error {
 	if len(b.items) == 0 || !b.items[0].Correction() {
 		return nil
 	}
-	for logged := false; ctx.Err() == nil; logged = true {
+	for logged := false; ; logged = true {
 		held, err := apply.CorrectionsHeld(ctx, w.a.Pool)
-		if ctx.Err() != nil {
-			return nil
-		}
 		if err != nil || !slices.Contains(held, w.partition) {
 			return err
 		}
@@ -60,10 +54,10 @@ func (w *worker) waitForReplay(ctx context.Context, b *batch) error {
 		}
 		select {
 		case <-ctx.Done():
+			return nil
 		case <-time.After(replayPause):
 		}
 	}
-	return nil
 }
 
 // commit brings a batch, and with it the position, into Postgres.
@@ -172,7 +166,7 @@ func (w *worker) finish(ctx context.Context, conn *pgx.Conn, b *apply.Batch, to 
 		len(b.Items), len(b.Inserted), b.Duplicates, len(b.Dead), b.Units())
 	steps.Queue("commit")
 	answers := conn.SendBatch(ctx, &steps)
-	defer answers.Close()
+	defer func() { _ = answers.Close() }() // for the returns with an error
 	for range steps.Len() {
 		if _, err := answers.Exec(); err != nil {
 			return fmt.Errorf("commit partition %d through %d: %w", w.partition, to.Seq, err)

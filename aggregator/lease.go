@@ -23,8 +23,8 @@ type lease struct {
 // same database: "odo".
 const lockClass = 0x6f646f
 
-// When a machine vanishes without a word, its locks must not outlive it by the
-// hours that TCP would take to notice.
+// When a machine vanishes, its locks must not outlive it by the hours that TCP
+// would take to notice.
 const keepaliveSQL = `
 set tcp_keepalives_idle = 5;
 set tcp_keepalives_interval = 2;
@@ -80,22 +80,11 @@ func (l *lease) take(ctx context.Context, partitions int) (gained bool, err erro
 // watch keeps the lease for as long as a session lasts. It returns errGained
 // when a partition of a reader that is gone became free.
 func (l *lease) watch(ctx context.Context, partitions int) error {
-	tick := time.NewTicker(standbyPause)
-	defer tick.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
+	return repeat(ctx, standbyPause, func() error {
 		gained, err := l.take(ctx, partitions)
-		switch {
-		case ctx.Err() != nil:
-			return nil
-		case err != nil:
-			return err
-		case gained:
-			return errGained
+		if err == nil && gained {
+			err = errGained
 		}
-	}
+		return err
+	})
 }

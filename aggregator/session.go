@@ -44,12 +44,33 @@ func (a *Aggregator) session(ctx context.Context, l *lease, reading func()) erro
 	group.Go(func() error { return r.run(ctx) })
 	group.Go(func() error { return r.poll(ctx) })
 	group.Go(func() error { return l.watch(ctx, at.partitions) })
-	group.Go(func() error { return a.rollOver(ctx, at.partitions) })
-	group.Go(func() error { return a.keepAddingSeries(ctx) })
+	group.Go(func() error {
+		return repeat(ctx, time.Second, func() error { a.rollOver(ctx, at.partitions); return nil })
+	})
+	// What a later catalogue brings is shown also before it is used.
+	group.Go(func() error { return repeat(ctx, addSeriesEvery, func() error { return a.addSeries(ctx) }) })
 	group.Go(func() error { return untilDisconnected(ctx, disconnected) })
 	reading()
 	a.Log.Info("aggregator reads", "partitions", len(l.held), "of", at.partitions, "epoch", at.state.Epochs.Last().Epoch)
 	return group.Wait()
+}
+
+const addSeriesEvery = 5 * time.Second
+
+// repeat calls do until ctx ends or it fails.
+func repeat(ctx context.Context, every time.Duration, do func() error) error {
+	tick := time.NewTicker(every)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+		if err := do(); err != nil && ctx.Err() == nil {
+			return err
+		}
+	}
 }
 
 // standBy waits until the lease holds a partition.
@@ -87,26 +108,15 @@ func untilDisconnected(ctx context.Context, disconnected <-chan nats.Status) err
 // waits when all periods end with the month.
 const rolledAtOnce = 500
 
-// rollOver brings in the periods that time has begun, also of tenants that
-// send nothing. A failure is logged and tried again; it stops no counting.
-func (a *Aggregator) rollOver(ctx context.Context, partitions int) error {
-	tick := time.NewTicker(time.Second)
-	defer tick.Stop()
-	for {
-		due, err := a.rollOverDue(ctx, partitions)
-		if ctx.Err() != nil {
-			return nil
-		}
-		if err != nil {
+// rollOver creates the periods that time has begun, also of tenants that send
+// nothing. A failure is logged, and the next call tries again; it stops no
+// counting.
+func (a *Aggregator) rollOver(ctx context.Context, partitions int) {
+	for due := rolledAtOnce; due == rolledAtOnce && ctx.Err() == nil; {
+		var err error
+		if due, err = a.rollOverDue(ctx, partitions); err != nil && ctx.Err() == nil {
 			a.Log.Error("cannot create the periods that are due; trying again", "err", err)
-		}
-		if due == rolledAtOnce && err == nil {
-			continue
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
+			return
 		}
 	}
 }

@@ -138,13 +138,6 @@ func BelowZero(i *Item, balance int64) *odometer.Rejection {
 		i.Event.Quantity, balance, i.Period.Format(time.RFC3339))}
 }
 
-// locked is a partition's row under its lock.
-type locked struct {
-	At           odometer.Position
-	StoredAt     *time.Time
-	RulesVersion int64
-}
-
 const lockSQL = `
 update stream_positions
 set rules_version = rules_version + 1
@@ -158,15 +151,16 @@ returning stream_epoch, seq, stored_at, rules_version`
 // they were before, so it must be classified again.
 func (a *Applier) WithLock(ctx context.Context, conn *pgx.Conn, b *Batch, do func(tx pgx.Tx, stay Advance) error) error {
 	err := pgx.BeginFunc(ctx, conn, func(tx pgx.Tx) error {
-		var l locked
-		err := tx.QueryRow(ctx, lockSQL, a.Partition, b.RulesVersion).Scan(&l.At.Epoch, &l.At.Seq, &l.StoredAt, &l.RulesVersion)
+		var stay Advance
+		err := tx.QueryRow(ctx, lockSQL, a.Partition, b.RulesVersion).Scan(&stay.From.Epoch, &stay.From.Seq, &stay.StoredAt, &stay.RulesVersion)
 		switch {
 		case errors.Is(err, pgx.ErrNoRows):
 			return ErrRulesChanged
 		case err != nil:
 			return fmt.Errorf("lock partition %d: %w", a.Partition, err)
 		}
-		return do(tx, Advance{From: l.At, To: l.At.Seq, StoredAt: l.StoredAt, CompleteUntil: l.StoredAt, RulesVersion: l.RulesVersion})
+		stay.To, stay.CompleteUntil = stay.From.Seq, stay.StoredAt
+		return do(tx, stay)
 	})
 	if err == nil {
 		a.rules.version = b.RulesVersion + 1 // the lock allows nobody else to raise it

@@ -71,7 +71,7 @@ where locktype = 'advisory'
 // CorrectionsHeld are the partitions whose corrections wait for a replay.
 func CorrectionsHeld(ctx context.Context, pool *pgxpool.Pool) (partitions []int, err error) {
 	if err := pool.QueryRow(ctx, correctionLocksSQL, correctionLockClass).Scan(&partitions); err != nil {
-		return nil, fmt.Errorf("look whether a replay runs: %w", err)
+		return nil, fmt.Errorf("find out whether a replay runs: %w", err)
 	}
 	return partitions, nil
 }

@@ -38,7 +38,7 @@ func (a *Applier) Insert(ctx context.Context, conn *pgx.Conn, steps *pgx.Batch, 
 		&c.tenant, &c.id, &c.agent, &c.kind, &c.action, &c.resource, &c.quantity, &c.key,
 		&c.metadata, &c.occurred, &c.recorded, &c.period, &c.epoch, &c.seq, to.LeaveCounters)
 	answers := conn.SendBatch(ctx, steps)
-	defer answers.Close()
+	defer func() { _ = answers.Close() }() // for the returns with an error
 	for range before {
 		if _, err := answers.Exec(); err != nil {
 			return fmt.Errorf("begin to count: %w", err)

@@ -31,10 +31,7 @@ import (
 // stream, and reports each. Those that are not open are reported and left alone.
 // With an error, what was reported is done; retrying again is safe.
 func Retry(ctx context.Context, pool *pgxpool.Pool, s Selection, who string, each func(Outcome)) error {
-	if err := s.mustExist(ctx, pool); err != nil {
-		return err
-	}
-	if err := s.reportDecided(ctx, pool, each); err != nil {
+	if err := s.checkNamed(ctx, pool, each); err != nil {
 		return err
 	}
 	return retryPages(ctx, pool, who, each, func(after odometer.Position) (pgx.Rows, error) {
@@ -144,7 +141,7 @@ func (r *retrier) transaction(ctx context.Context, a *apply.Applier, b *apply.Ba
 			return err
 		}
 		done, err := r.record(ctx, tx, a, b, stay.From)
-		outcomes = append(decided, done...)
+		outcomes = slices.Concat(decided, done)
 		return err
 	})
 	if err != nil {

@@ -57,55 +57,37 @@ func (s *Selection) args(more ...any) []any {
 	return append([]any{string(s.Reason), s.Tenant, epochs, seqs}, more...)
 }
 
-const missingSQL = `
-select stream_epoch, stream_seq
-from unnest($1::integer[], $2::bigint[]) as m (stream_epoch, stream_seq)
-where not exists (
-    select from dead_letters d
-    where d.stream_epoch = m.stream_epoch
-      and d.stream_seq = m.stream_seq
-)`
-
-// mustExist is ErrNotFound when an id is of no dead letter.
-func (s *Selection) mustExist(ctx context.Context, pool *pgxpool.Pool) error {
-	if len(s.IDs) == 0 {
-		return nil
-	}
-	args := s.args()
-	rows, _ := pool.Query(ctx, missingSQL, args[2], args[3])
-	missing, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (string, error) {
-		var at odometer.Position
-		err := row.Scan(&at.Epoch, &at.Seq)
-		return ID(at), err
-	})
-	switch {
-	case err != nil:
-		return fmt.Errorf("look up dead letters: %w", err)
-	case len(missing) > 0:
-		return fmt.Errorf("%w: %s: see them with: odometer deadletters list", ErrNotFound, strings.Join(missing, ", "))
-	}
-	return nil
-}
-
-const decidedSQL = `
-select d.stream_epoch, d.stream_seq, d.state, d.reason, d.detail
+const namedSQL = `
+select
+    d.stream_epoch, d.stream_seq, d.state, d.reason, d.detail,
+    ($1 = '' or d.reason = $1) and ($2::uuid is null or d.tenant_id = $2) as selected
 from dead_letters d
-where d.state <> 'open'
-  and ` + selectedSQL + `
+where (d.stream_epoch, d.stream_seq) in (select * from unnest($3::integer[], $4::bigint[]))
 order by d.stream_epoch, d.stream_seq`
 
-// reportDecided reports the named dead letters that are not open any more.
-func (s *Selection) reportDecided(ctx context.Context, pool *pgxpool.Pool, each func(Outcome)) error {
-	if len(s.IDs) == 0 {
+// checkNamed reports the dead letters selected by id that are not open any more.
+// It returns ErrNotFound when an id is of no dead letter.
+func (s *Selection) checkNamed(ctx context.Context, pool *pgxpool.Pool, each func(Outcome)) error {
+	found := map[odometer.Position]bool{}
+	var decided []Outcome
+	rows, _ := pool.Query(ctx, namedSQL, s.args()...)
+	o, selected := Outcome{Before: true}, false
+	_, err := pgx.ForEachRow(rows, []any{&o.ID.Epoch, &o.ID.Seq, &o.State, &o.Reason, &o.Detail, &selected}, func() error {
+		found[o.ID] = true
+		if selected && o.State != "open" {
+			decided = append(decided, o)
+		}
 		return nil
-	}
-	rows, _ := pool.Query(ctx, decidedSQL, s.args()...)
-	found, err := collectOutcomes(rows)
+	})
 	if err != nil {
 		return fmt.Errorf("look up dead letters: %w", err)
 	}
-	for _, o := range found {
-		o.Before = true
+	for _, id := range s.IDs {
+		if !found[id] {
+			return fmt.Errorf("%w: %s: see them with: odometer deadletters list", ErrNotFound, ID(id))
+		}
+	}
+	for _, o := range decided {
 		each(o)
 	}
 	return nil
@@ -181,7 +163,7 @@ limit $6`
 
 // List reads a selection's newest dead letters of a state, "" for any.
 func List(ctx context.Context, pool *pgxpool.Pool, s Selection, state string, limit int) ([]DeadLetter, error) {
-	if err := s.mustExist(ctx, pool); err != nil {
+	if err := s.checkNamed(ctx, pool, func(Outcome) {}); err != nil {
 		return nil, err
 	}
 	rows, _ := pool.Query(ctx, listSQL, s.args(state, limit)...)
@@ -213,10 +195,7 @@ returning d.stream_epoch, d.stream_seq, d.state, d.reason, d.detail`
 // Discard decides that open dead letters shall never count, and keeps why and by
 // whom. Those that are not open are reported and left alone.
 func Discard(ctx context.Context, pool *pgxpool.Pool, s Selection, who, why string, each func(Outcome)) error {
-	if err := s.mustExist(ctx, pool); err != nil {
-		return err
-	}
-	if err := s.reportDecided(ctx, pool, each); err != nil {
+	if err := s.checkNamed(ctx, pool, each); err != nil {
 		return err
 	}
 	rows, _ := pool.Query(ctx, discardSQL, s.args(who, why)...)

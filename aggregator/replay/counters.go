@@ -3,6 +3,7 @@ package replay
 import (
 	"context"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/google/uuid"
@@ -11,9 +12,9 @@ import (
 	"odometer/aggregator/apply"
 )
 
-// counterRebuild sets the counters of restored events. A counter that this
-// replay has set once is the sum of its events from then on, because everybody
-// adds to both; so the second time its restored events are only added.
+// counterRebuild sets the counters of restored events to the sum of their
+// events. It does that once for each: from then on Insert adds to both, as
+// everybody does.
 type counterRebuild struct {
 	rebuilt  map[counterKey]bool
 	negative map[counterKey]int64 // counters whose events sum to less than zero
@@ -38,94 +39,37 @@ type counterTotal struct {
 	Total  int64
 }
 
-// counterColumns are counters, and what is added to them, for unnest.
-type counterColumns struct {
-	tenant []uuid.UUID
-	agent  []string
-	period []time.Time
-	added  []int64
-	last   []time.Time
+// lowers reports whether some of the events lower a counter. Insert must leave
+// the counters of such a batch alone: what they are lowered from may be restored
+// only later.
+func lowers(events []*apply.Item) bool {
+	return slices.ContainsFunc(events, func(i *apply.Item) bool { return i.Event.Quantity < 0 })
 }
 
-// set brings the counters of the restored events into order and returns the
-// totals of those that it has summed.
-func (c *counterRebuild) set(ctx context.Context, tx pgx.Tx, inserted []*apply.Item) ([]counterTotal, error) {
-	recount, raise := c.columns(inserted)
-	if err := raiseCounters(ctx, tx, raise); err != nil {
-		return nil, err
+// set sets the counters of the restored events, those that are not rebuilt yet
+// or all of them, and returns their totals.
+func (c *counterRebuild) set(ctx context.Context, tx pgx.Tx, inserted []*apply.Item, all bool) ([]counterTotal, error) {
+	var tenants []uuid.UUID
+	var agents []string
+	var periods []time.Time
+	seen := map[counterKey]bool{}
+	for _, i := range inserted {
+		key := keyOf(i.Event.Tenant, i.Event.Agent, i.Period)
+		if seen[key] || c.rebuilt[key] && !all {
+			continue
+		}
+		seen[key] = true
+		tenants, agents, periods = append(tenants, i.Event.Tenant), append(agents, i.Event.Agent), append(periods, i.Period)
 	}
-	if len(recount.tenant) == 0 {
+	if len(tenants) == 0 {
 		return nil, nil
 	}
-	rows, _ := tx.Query(ctx, recountSQL, recount.tenant, recount.agent, recount.period)
+	rows, _ := tx.Query(ctx, recountSQL, tenants, agents, periods)
 	totals, err := pgx.CollectRows(rows, pgx.RowToStructByPos[counterTotal])
 	if err != nil {
-		return nil, fmt.Errorf("set %d counters to the sum of their events: %w", len(recount.tenant), err)
+		return nil, fmt.Errorf("set %d counters to the sum of their events: %w", len(tenants), err)
 	}
 	return totals, nil
-}
-
-// columns tells the counters that must be summed from those that may be added
-// to. A counter that is lowered is summed: what it is lowered from may be
-// restored only later.
-func (c *counterRebuild) columns(inserted []*apply.Item) (recount, raise counterColumns) {
-	type change struct {
-		first *apply.Item
-		added int64
-		last  time.Time
-		less  bool
-	}
-	changes := map[counterKey]*change{}
-	for _, i := range inserted {
-		e := &i.Event
-		key := keyOf(e.Tenant, e.Agent, i.Period)
-		if changes[key] == nil {
-			changes[key] = &change{first: i}
-		}
-		ch := changes[key]
-		ch.added += e.Quantity
-		ch.less = ch.less || e.Quantity < 0
-		if e.OccurredAt.After(ch.last) {
-			ch.last = e.OccurredAt
-		}
-	}
-	for key, ch := range changes {
-		to := &recount
-		if c.rebuilt[key] && !ch.less {
-			to = &raise
-		}
-		to.tenant = append(to.tenant, ch.first.Event.Tenant)
-		to.agent = append(to.agent, ch.first.Event.Agent)
-		to.period = append(to.period, ch.first.Period)
-		to.added = append(to.added, ch.added)
-		to.last = append(to.last, ch.last)
-	}
-	return recount, raise
-}
-
-const raiseSQL = `
-update usage_counters c
-set count = c.count + a.quantity,
-    last_event_at = greatest(c.last_event_at, a.last_event_at),
-    updated_at = now()
-from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::bigint[], $5::timestamptz[])
-    as a (tenant_id, agent, period_start, quantity, last_event_at)
-where c.tenant_id = a.tenant_id
-  and c.agent = a.agent
-  and c.period_start = a.period_start`
-
-func raiseCounters(ctx context.Context, tx pgx.Tx, c counterColumns) error {
-	if len(c.tenant) == 0 {
-		return nil
-	}
-	tag, err := tx.Exec(ctx, raiseSQL, c.tenant, c.agent, c.period, c.added, c.last)
-	if err == nil && tag.RowsAffected() != int64(len(c.tenant)) {
-		err = fmt.Errorf("%d of them are there: somebody removed the others meanwhile, run this again", tag.RowsAffected())
-	}
-	if err != nil {
-		return fmt.Errorf("raise %d counters: %w", len(c.tenant), err)
-	}
-	return nil
 }
 
 // A counter cannot go below zero, also not while what it was lowered from is

@@ -96,12 +96,12 @@ func (r *replay) restore(ctx context.Context, conn *pgx.Conn, p *partition, b *a
 		if stay.From.Epoch != p.begin.Epoch {
 			return errOtherEpoch
 		}
-		stay.LeaveCounters = true
+		stay.LeaveCounters = lowers(b.Events)
 		err := p.applier.Insert(ctx, tx.Conn(), &pgx.Batch{}, b, stay)
 		if err != nil {
 			return err
 		}
-		if totals, err = r.counters.set(ctx, tx, b.Inserted); err != nil {
+		if totals, err = r.counters.set(ctx, tx, b.Inserted, stay.LeaveCounters); err != nil {
 			return err
 		}
 		return insertDeadLetters(ctx, tx, b.Dead)

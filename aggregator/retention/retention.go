@@ -1,10 +1,10 @@
-// Package retention lets events leave the books when nobody needs them any
-// more: [odometer.MaxAge] and more after the stream stored them, and only from
-// periods that are closed and settled with Stripe. Until then an event is the
-// evidence behind a bill, and it is also what remembers its key.
+// Package retention removes events when nobody needs them any more:
+// [odometer.MaxAge] and more after the stream stored them, and only from periods
+// that are closed and settled with Stripe. Until then an event is the evidence
+// behind a bill, and it is also what remembers its key.
 //
-// It goes in small steps, each a transaction of its own under the lock of the
-// partitions concerned. A step books what it removes in usage_removed before
+// It works in small steps, each a transaction of its own under the lock of the
+// partitions concerned. A step adds what it removes to usage_removed before
 // it commits, so that in every snapshot a counter is the sum of its events plus
 // what was removed. Whatever ends a run, the next one goes on: nothing is kept
 // but what a step has committed.
@@ -32,12 +32,12 @@ import (
 )
 
 const (
-	// stretch is how many blocks of usage_events a step looks at: about 2,500
+	// stretch is how many blocks of usage_events a step scans: about 2,500
 	// rows, which are gone within some 50 ms of holding up the readers.
 	stretch = 64
 
 	// hooksKept is how long Stripe's hooks are remembered after they were
-	// dealt with; Stripe repeats a hook for three days.
+	// processed; Stripe repeats a hook for three days.
 	hooksKept = 90 * 24 * time.Hour
 )
 
@@ -51,7 +51,7 @@ type Options struct {
 // Removed is what a run removed.
 type Removed struct {
 	Events   int64
-	Quantity int64 // the sum of the events' quantities, booked in usage_removed
+	Quantity int64 // the sum of the events' quantities, added to usage_removed
 	Hooks    int64 // Stripe's hooks
 }
 
@@ -90,8 +90,8 @@ type run struct {
 }
 
 // events removes the events, stretch by stretch. Between two steps it leaves
-// the readers more time than it took from them: each step also makes them read
-// the terms again.
+// the readers more time than it took from them: each step also makes them load
+// the rules again.
 func (r *run) events(ctx context.Context) error {
 	stretches, err := r.stretches(ctx)
 	if err != nil {
@@ -111,7 +111,7 @@ func (r *run) events(ctx context.Context) error {
 	return nil
 }
 
-// A row's place is (block, offset), which reads as a point.
+// A row's ctid is (block, offset), which Postgres can read as a point.
 const stretchesSQL = `
 select distinct (e.ctid::text::point)[0]::bigint / $2 as stretch
 from usage_events e
@@ -134,7 +134,7 @@ func (r *run) stretches(ctx context.Context) ([]int64, error) {
 
 // step removes the old rows of the stretch that begins at the block.
 func (r *run) step(ctx context.Context, block int64) error {
-	from, to := place(block), place(block+stretch)
+	from, to := blockStart(block), blockStart(block+stretch)
 	var done Removed
 	err := pgx.BeginFunc(ctx, r.pool, func(tx pgx.Tx) error {
 		tenants, err := r.tenants(ctx, tx, from, to)
@@ -154,7 +154,8 @@ func (r *run) step(ctx context.Context, block int64) error {
 	return nil
 }
 
-func place(block int64) pgtype.TID {
+// blockStart is the ctid before the first row of a block.
+func blockStart(block int64) pgtype.TID {
 	return pgtype.TID{BlockNumber: uint32(block), Valid: true}
 }
 
@@ -173,8 +174,9 @@ func (r *run) tenants(ctx context.Context, tx pgx.Tx, from, to pgtype.TID) ([]uu
 	return pgx.CollectRows(rows, pgx.RowTo[uuid.UUID])
 }
 
-// What is deleted and what is booked come from the same rows. A tenant that
-// turns up only after the lock was taken is left to the next run.
+// What is deleted and what is added to usage_removed come from the same rows. A
+// tenant whose events become removable only after the lock was taken is left to
+// the next run.
 const removeSQL = `
 with gone as (
     delete from usage_events e
@@ -189,7 +191,7 @@ with gone as (
       and p.settled_at is not null
     returning e.tenant_id, e.agent, e.period_start, e.quantity
 ),
-booked as (
+recorded as (
     insert into usage_removed as r (tenant_id, agent, period_start, quantity, events, stored_before)
     select tenant_id, agent, period_start, sum(quantity)::bigint, count(*), $3::timestamptz
     from gone
@@ -213,7 +215,7 @@ where hook_id in (
     limit $2
 )`
 
-// hooks forgets Stripe's hooks that were dealt with before that time.
+// hooks removes Stripe's hooks that were processed before that time.
 func (r *run) hooks(ctx context.Context, before time.Time) error {
 	const atOnce = 5000
 	for {

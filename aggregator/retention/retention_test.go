@@ -206,7 +206,7 @@ func look(ctx context.Context, pool *pgxpool.Pool, looks chan<- struct{}) error 
 func TestAStepReadsOnlyItsStretch(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
-	rows, _ := pool.Query(t.Context(), "explain "+tenantsSQL, place(64), place(128), now)
+	rows, _ := pool.Query(t.Context(), "explain "+tenantsSQL, blockStart(64), place(128), now)
 	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		t.Fatal(err)
