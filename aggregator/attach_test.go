@@ -30,7 +30,7 @@ func (j *journal) Write(p []byte) (int, error) {
 	return j.buf.Write(p)
 }
 
-func (j *journal) says(words string) bool {
+func (j *journal) contains(words string) bool {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return strings.Contains(j.buf.String(), words)
@@ -46,7 +46,7 @@ func (h *testEnv) completeAfter(t time.Time) {
 	})
 }
 
-func TestAQuietRestartKeepsTheFootprintOfALostTail(t *testing.T) {
+func TestQuietRestartStillFindsLostTail(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant := h.Subscribe(1)[0]
@@ -93,7 +93,7 @@ func (h *testEnv) hpub(subject, header, body string) {
 	h.T.Fatal("the server did not take the message")
 }
 
-func TestHeadersThatNobodyCanReadKeepNobodyFromAttaching(t *testing.T) {
+func TestUnreadableHeadersDoNotBlockAttach(t *testing.T) {
 	t.Parallel()
 	for name, header := range map[string]string{
 		"no colon":   "NATS/1.0\r\nrubbish without a colon\r\n\r\n",
@@ -124,7 +124,7 @@ func TestHeadersThatNobodyCanReadKeepNobodyFromAttaching(t *testing.T) {
 	}
 }
 
-func TestALiteralWildcardInASubjectIsADeadLetter(t *testing.T) {
+func TestWildcardInSubjectIsDeadLetter(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant := h.Subscribe(1)[0]
@@ -166,7 +166,7 @@ func unlock(t *testing.T, conn *pgxpool.Conn) {
 	conn.Release()
 }
 
-func TestWhoTakesOverComparesThePositionsItFindsWithTheStream(t *testing.T) {
+func TestTakeoverComparesPositionsWithStream(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant := h.Subscribe(1)[0]
@@ -176,7 +176,7 @@ func TestWhoTakesOverComparesThePositionsItFindsWithTheStream(t *testing.T) {
 	release := holdPartitions(t, h)
 	var log journal
 	h.run(log.keep)
-	h.Eventually("it stands by", func() bool { return log.says("stands by") })
+	h.Eventually("it stands by", func() bool { return log.contains("stands by") })
 	for _, key := range []string{"a", "b", "c", "d", "e"} {
 		h.Publish(email(tenant, key, 1))
 	}
@@ -186,12 +186,12 @@ func TestWhoTakesOverComparesThePositionsItFindsWithTheStream(t *testing.T) {
 	}
 	release()
 	h.Eventually("all five are counted", func() bool { return h.Count(tenant, "inbox") == 5 })
-	if !log.says("a new epoch begins") {
-		t.Error("the cut was not said")
+	if !log.contains("a new epoch begins") {
+		t.Error("the cut was not logged")
 	}
 }
 
-func TestMessagesThatAgedOutUnreadAreSaid(t *testing.T) {
+func TestMessagesThatExpireUnreadAreLogged(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant := h.Subscribe(1)[0]
@@ -216,10 +216,10 @@ func TestMessagesThatAgedOutUnreadAreSaid(t *testing.T) {
 	})
 	var log journal
 	h.run(log.keep)
-	h.Eventually("it is said", func() bool { return log.says("left the stream unread") })
+	h.Eventually("it is logged", func() bool { return log.contains("left the stream unread") })
 }
 
-func TestRequestsToTheServerDoNotMultiply(t *testing.T) {
+func TestRequestsToServerDoNotMultiply(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant := h.Subscribe(1)[0]
@@ -248,7 +248,7 @@ func TestRequestsToTheServerDoNotMultiply(t *testing.T) {
 	}
 }
 
-func TestAQuietPartitionIsKnownDuringABacklog(t *testing.T) {
+func TestQuietPartitionAdvancesDuringBacklog(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant := h.Subscribe(1)[0]

@@ -29,7 +29,7 @@ func TestEventsAreCountedByTenantAgentAndPeriod(t *testing.T) {
 	h.CheckMessages()
 }
 
-func TestTheSameKeyCountsForEachTenant(t *testing.T) {
+func TestSameKeyCountsForEachTenant(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenants := h.Subscribe(2)
@@ -41,7 +41,7 @@ func TestTheSameKeyCountsForEachTenant(t *testing.T) {
 	}
 }
 
-func TestOtherContentUnderAKeyIsAConflictAlsoWithinABatch(t *testing.T) {
+func TestOtherContentUnderSameKeyIsConflict(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant := h.Subscribe(1)[0]
@@ -51,7 +51,7 @@ func TestOtherContentUnderAKeyIsAConflictAlsoWithinABatch(t *testing.T) {
 	h.Publish(email(tenant, "k", 3))
 	h.WaitUntilRead()
 	if got := h.Count(tenant, "inbox"); got != 1 {
-		t.Errorf("counted %d, want 1: the first message of a key claims it", got)
+		t.Errorf("counted %d, want 1: the first message with a key owns it", got)
 	}
 	if got := h.Number(`select count(*) from dead_letters where reason = 'idempotency_conflict'`); got != 2 {
 		t.Errorf("%d conflicts, want 2", got)
@@ -60,7 +60,7 @@ func TestOtherContentUnderAKeyIsAConflictAlsoWithinABatch(t *testing.T) {
 	h.CheckMessages()
 }
 
-func TestACorrectionIsJudgedAtItsPlaceInTheStream(t *testing.T) {
+func TestCorrectionIsCheckedInStreamOrder(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant := h.Subscribe(1)[0]

@@ -15,7 +15,7 @@ import (
 )
 
 // cutter stands on the wire between a pool and Postgres, understands as much of
-// the protocol as tells one statement from another, and cuts connections.
+// the protocol as distinguishes one statement from another, and cuts connections.
 type cutter struct {
 	mu    sync.Mutex
 	cut   func(side, string) bool // called with mu held; true cuts there
@@ -104,7 +104,7 @@ type wire struct {
 	net.Conn
 	c *cutter
 
-	// Of the writer: what the client says.
+	// Of the writer: what the client sends.
 	began      bool // the startup message is through
 	out        []byte
 	statements map[string]string // prepared, by name
@@ -153,7 +153,7 @@ func (w *wire) Write(b []byte) (int, error) {
 		if msg == nil {
 			break
 		}
-		if w.began && w.says(msg) {
+		if w.began && w.clientSends(msg) {
 			_, _ = w.Conn.Write(pass)
 			_ = w.Conn.Close()
 			return 0, errCut // as when the server has gone
@@ -167,8 +167,8 @@ func (w *wire) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// says follows what the client says; true cuts the wire before it.
-func (w *wire) says(msg []byte) bool {
+// clientSends follows what the client sends; true cuts the wire before it.
+func (w *wire) clientSends(msg []byte) bool {
 	body := msg[5:]
 	switch msg[0] {
 	case 'P': // Parse
@@ -204,7 +204,7 @@ func (w *wire) Read(b []byte) (int, error) {
 			if msg == nil {
 				break
 			}
-			if w.hears(msg) {
+			if w.serverSends(msg) {
 				_ = w.Conn.Close()
 				return 0, io.EOF
 			}
@@ -219,8 +219,8 @@ func (w *wire) Read(b []byte) (int, error) {
 	return n, nil
 }
 
-// hears follows what the server answers; true cuts the wire before it arrives.
-func (w *wire) hears(msg []byte) bool {
+// serverSends follows what the server sends; true cuts the wire before it arrives.
+func (w *wire) serverSends(msg []byte) bool {
 	w.c.mu.Lock()
 	defer w.c.mu.Unlock()
 	switch msg[0] {
@@ -239,7 +239,7 @@ func (w *wire) hears(msg []byte) bool {
 
 // The cutter itself: a commit that is cut when it goes out did not happen, one
 // whose answer is cut did.
-func TestTheCutterCutsWhereItIsTold(t *testing.T) {
+func TestCutterCutsAtStatement(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	for _, row := range []struct {

@@ -14,11 +14,11 @@ import (
 // mixture is a stream that needs every statement the aggregator has: events,
 // repeats, conflicts, dead letters, corrections that are refused, and events
 // without a period.
-func mixture(h *testEnv, m *model, messages int) []said {
+func mixture(h *testEnv, m *model, messages int) []testMessage {
 	h.T.Helper()
 	g := &generator{Rand: rand.New(rand.NewPCG(7, 7))}
 	h.attach()
-	g.lay(h, m, h.T.Name(), 0)
+	g.createPeriods(h, m, h.T.Name(), 0)
 	all := g.stream(messages)
 	// Whatever was drawn: one of each.
 	a := g.tenants[rolling]
@@ -30,7 +30,7 @@ func mixture(h *testEnv, m *model, messages int) []said {
 
 // A crash at any step costs nothing and counts nothing twice, and what was
 // begun goes on by itself.
-func TestACrashAtAnyStepLeavesTheBooksExact(t *testing.T) {
+func TestCrashAtAnyStepCountsExactlyOnce(t *testing.T) {
 	t.Parallel()
 	rows := []struct {
 		name  string
@@ -42,12 +42,12 @@ func TestACrashAtAnyStepLeavesTheBooksExact(t *testing.T) {
 		{"the transaction has begun", answered, "begin", 2},
 		{"before the count", goingOut, "insert into usage_events", 1},
 		{"after the count", answered, "insert into usage_events", 3},
-		{"before repeats are compared", goingOut, "with owned as materialized", 0},
-		{"after repeats were compared", answered, "with owned as materialized", 1},
+		{"before key owners are compared", goingOut, "with owned as materialized", 0},
+		{"after key owners were compared", answered, "with owned as materialized", 1},
 		{"before dead letters", goingOut, "insert into dead_letters", 0},
 		{"after dead letters", answered, "insert into dead_letters", 1},
-		{"before the batch is booked", goingOut, "insert into batches", 2},
-		{"after the batch is booked", answered, "insert into batches", 0},
+		{"before the batch is recorded", goingOut, "insert into batches", 2},
+		{"after the batch is recorded", answered, "insert into batches", 0},
 		{"before commit", goingOut, "commit", 1},
 		{"commit whose answer is lost", answered, "commit", 1},
 		{"after commit, before the next batch", goingOut, "begin", 3},
@@ -57,8 +57,8 @@ func TestACrashAtAnyStepLeavesTheBooksExact(t *testing.T) {
 		{"before the balance is read", goingOut, "select c.count\nfrom usage_counters", 0},
 		{"before the position is read", goingOut, "from stream_positions\norder by partition", 0},
 		{"after the position was read", answered, "from stream_positions\norder by partition", 0},
-		{"before the terms are read", goingOut, "select rules_version\nfrom stream_positions", 0},
-		{"after the terms were read", answered, "select rules_version\nfrom stream_positions", 0},
+		{"before the rules version is read", goingOut, "select rules_version\nfrom stream_positions", 0},
+		{"after the rules version was read", answered, "select rules_version\nfrom stream_positions", 0},
 		{"before a lock", goingOut, tryLockSQL, 0},
 		{"after a lock", answered, tryLockSQL, 0},
 		{"before the epochs are read", goingOut, "from stream_epochs\norder by epoch", 0},
@@ -74,14 +74,14 @@ func TestACrashAtAnyStepLeavesTheBooksExact(t *testing.T) {
 			done := c.at(row.where, row.sql, row.skip, 2)
 			j, keep := h.logbook()
 			h.run(keep, func(o *Options) { o.Pool, o.BatchSize = pool, 7 })
-			h.tell(m, 1, all)
+			h.publishModelled(m, 1, all)
 			h.WaitUntilRead()
 			if done() == 0 {
 				t.Error("nothing was cut: the row shows nothing")
 			}
-			for _, line := range j.said("aggregator waits") {
+			for _, line := range j.matching("aggregator waits") {
 				if !strings.Contains(line, "reason=Postgres") {
-					t.Errorf("said %q, want that it waits for Postgres", line)
+					t.Errorf("logged %q, want that it waits for Postgres", line)
 				}
 			}
 			h.agree(m, odometer.Position{})
@@ -99,7 +99,7 @@ func TestACrashAtAnyStepLeavesTheBooksExact(t *testing.T) {
 			pool := c.pool(t, h.Pool)
 			done := c.at(where, "set seq = $4", 0, 2)
 			h.run(func(o *Options) { o.Pool = pool })
-			h.tell(m, 1, all)
+			h.publishModelled(m, 1, all)
 			h.WaitUntilRead()
 			h.Eventually("the wire is cut", func() bool { return done() == 2 })
 			h.agree(m, odometer.Position{})
@@ -110,15 +110,15 @@ func TestACrashAtAnyStepLeavesTheBooksExact(t *testing.T) {
 }
 
 // A batch waits for its commit while the next is read and decoded; when it
-// fails then, the next must not be counted in its place.
-func TestABatchThatFailsTakesThePreparedOneWithIt(t *testing.T) {
+// fails then, the next must not be counted instead.
+func TestFailedBatchDropsThePreparedOne(t *testing.T) {
 	t.Parallel()
 	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
 	tenant := h.Subscribe(1)[0]
 	m := newModel()
 	m.know(h, tenant)
 	h.run(func(o *Options) { o.BatchSize = 5 })
-	h.tell(m, 1, []said{usage(tenant, "first", 1).encode()})
+	h.publishModelled(m, 1, []testMessage{usage(tenant, "first", 1).encode()})
 	h.WaitUntilRead()
 
 	tx, err := h.Pool.Begin(t.Context())
@@ -129,11 +129,11 @@ func TestABatchThatFailsTakesThePreparedOneWithIt(t *testing.T) {
 	if _, err := tx.Exec(t.Context(), `select from stream_positions for update`); err != nil {
 		t.Fatal(err)
 	}
-	var all []said
+	var all []testMessage
 	for n := range 23 {
 		all = append(all, usage(tenant, strings.Repeat("k", n+1), 1).encode())
 	}
-	last := h.tell(m, 1, all)
+	last := h.publishModelled(m, 1, all)
 	const waitingSQL = `
 		select count(*) from pg_stat_activity
 		where datname = current_database() and wait_event_type = 'Lock' and query like '%update stream_positions%'`

@@ -44,7 +44,7 @@ func (h *testEnv) storedTimes() map[int][]time.Time {
 	return found
 }
 
-// The books never claim to be complete beyond what they hold, and never take a
+// complete_until never claims to be complete beyond what is counted, and never takes a
 // claim back, while messages arrive and readers change.
 func TestCompleteUntilNeverClaimsTooMuch(t *testing.T) {
 	t.Parallel()
@@ -65,7 +65,7 @@ func TestCompleteUntilNeverClaimsTooMuch(t *testing.T) {
 	var claims []claim
 	last := map[int]time.Time{}
 	changed := 0
-	look := func() {
+	check := func() {
 		rows, _ := h.Pool.Query(t.Context(), `
 			select p.partition, p.complete_until as until, (
 				select count(*) from usage_events e
@@ -95,7 +95,7 @@ func TestCompleteUntilNeverClaimsTooMuch(t *testing.T) {
 		}
 	}
 	for range 3 {
-		h.Eventually("it was looked at for a while", func() bool { look(); return len(claims) > 0 && changed%200 > 150 })
+		h.Eventually("it was checked for a while", func() bool { check(); return len(claims) > 0 && changed%200 > 150 })
 		stop()
 		changed = 0
 		stop = h.run()
@@ -104,7 +104,7 @@ func TestCompleteUntilNeverClaimsTooMuch(t *testing.T) {
 		l.Stop()
 	}
 	h.WaitUntilRead()
-	look()
+	check()
 	stored := h.storedTimes()
 	for _, c := range claims {
 		due := 0
@@ -120,8 +120,8 @@ func TestCompleteUntilNeverClaimsTooMuch(t *testing.T) {
 	t.Logf("%d claims over %d events", len(claims), h.Number(`select count(*) from usage_events`))
 }
 
-// Where nothing happens, the books still say that they know it.
-func TestAnIdleStreamIsKnownToBeComplete(t *testing.T) {
+// Where nothing happens, complete_until still advances.
+func TestCompleteUntilAdvancesOnIdleStream(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	h.Publish(email(h.Subscribe(1)[0], "only", 1))
@@ -142,13 +142,13 @@ func TestAnIdleStreamIsKnownToBeComplete(t *testing.T) {
 
 // A partition without messages is known to be complete as far as the stream was
 // read, also while others keep the reader from ever reaching its end.
-func TestAQuietPartitionIsKnownWhileOthersAreBusy(t *testing.T) {
+func TestCompleteUntilAdvancesOnQuietPartition(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant := h.Subscribe(1)[0]
 	busy := odometer.PartitionOf(tenant, 4)
 	h.attach()
-	var all []said
+	var all []testMessage
 	for n := range 15_000 {
 		all = append(all, usage(tenant, fmt.Sprint(n), 1).encode())
 	}

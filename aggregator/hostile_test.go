@@ -32,7 +32,7 @@ func (h *testEnv) wire(subject, header, payload string) {
 	for {
 		line, err := answers.ReadString('\n')
 		if err != nil || strings.HasPrefix(line, "-ERR") {
-			h.T.Fatalf("publish to %q: server said %q, %v", subject, line, err)
+			h.T.Fatalf("publish to %q: server answered %q, %v", subject, line, err)
 		}
 		if strings.HasPrefix(line, "PONG") {
 			return
@@ -42,7 +42,7 @@ func (h *testEnv) wire(subject, header, payload string) {
 
 // Whatever an agent may publish, it becomes a dead letter or counts; it never
 // stops the reading, neither now nor when the next reader begins behind it.
-func TestNoMessageStopsTheReading(t *testing.T) {
+func TestNoMessageStopsReading(t *testing.T) {
 	t.Parallel()
 	good := "usage." + tenantOf(0).String() + ".inbox"
 	const valid = `{"idempotency_key":"hostile","action_type":"email_processed"}`
@@ -64,7 +64,7 @@ func TestNoMessageStopsTheReading(t *testing.T) {
 		{"status 503", good, "NATS/1.0\r\nStatus: 503\r\n\r\n", ""},
 		{"status of no meaning", good, "NATS/1.0\r\nStatus: x\r\n\r\n", ""},
 		{"status with a payload", good, "NATS/1.0 409 Consumer Deleted\r\n\r\n", valid},
-		{"headers that are none", good, "rubbish\r\n\r\n", valid},
+		{"headers that are none", good, "malformed\r\n\r\n", valid},
 		{"a header line without a name", good, "NATS/1.0\r\n: x\r\nno colon\r\n\r\n", valid},
 		{"headers without an end", good, "NATS/1.0\r\nA: b", valid},
 		{"headers that are not UTF-8", good, "NATS/1.0\r\n\xff\xfe: \xff\x00\r\n\r\n", valid},
@@ -85,7 +85,7 @@ func TestNoMessageStopsTheReading(t *testing.T) {
 			h.Publish(email(tenant, "after", 1))
 			h.WaitUntilRead()
 			stop()
-			stop = h.run()
+			h.run()
 			h.Publish(email(tenant, "at last", 1))
 			h.WaitUntilRead()
 			if n := h.Number(`select count(*) from stream_epochs`); n != 1 {

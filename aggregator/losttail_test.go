@@ -12,22 +12,22 @@ import (
 )
 
 // tail makes messages of every kind for the tenants: news, repeats and
-// conflicts of earlier ones, rubbish.
-func tail(name string, n int, earlier []said, tenants ...uuid.UUID) []said {
-	var all []said
+// conflicts of earlier ones, malformed messages.
+func tail(name string, n int, earlier []testMessage, tenants ...uuid.UUID) []testMessage {
+	var all []testMessage
 	for i := range n {
 		tenant := tenants[i%len(tenants)]
 		switch i % 7 {
+		default:
+			all = append(all, usage(tenant, fmt.Sprintf("%s %d", name, i), int64(i%3+1)).encode())
 		case 3:
-			all = append(all, said{subject: ingest.Subject(odometer.Usage, tenant, "inbox"), payload: "rubbish " + name, flaw: odometer.Malformed})
+			all = append(all, testMessage{subject: ingest.Subject(odometer.Usage, tenant, "inbox"), payload: "malformed " + name, flaw: odometer.Malformed})
 		case 4:
 			if len(earlier) > 0 {
 				all = append(all, earlier[i%len(earlier)])
-				continue
+			} else {
+				all = append(all, usage(tenant, fmt.Sprintf("%s %d", name, i), int64(i%3+1)).encode())
 			}
-			fallthrough
-		default:
-			all = append(all, usage(tenant, fmt.Sprintf("%s %d", name, i), int64(i%3+1)).encode())
 		case 5:
 			// The same keys in every tail, not always with the same quantity.
 			all = append(all, usage(tenant, fmt.Sprint("again ", i), int64(len(name)%2+1)).encode())
@@ -44,7 +44,7 @@ func (h *testEnv) lose(saved string) {
 	h.start()
 }
 
-// start starts the stopped server and waits until the house is connected.
+// start starts the stopped server and waits until the environment is connected.
 func (h *testEnv) start() {
 	h.T.Helper()
 	h.Server.Start()
@@ -63,7 +63,7 @@ func (h *testEnv) save() string {
 func (h *testEnv) union(m *model) {
 	h.T.Helper()
 	want := map[uuid.UUID]int64{}
-	for key, s := range m.claims {
+	for key, s := range m.owners {
 		want[key.tenant] += s.quantity
 	}
 	for tenant, n := range want {
@@ -71,14 +71,14 @@ func (h *testEnv) union(m *model) {
 			h.T.Errorf("tenant %s: counted %d, want %d", tenant, got, n)
 		}
 	}
-	if n := h.Number(`select count(*) from usage_events`); n != int64(len(m.claims)) {
-		h.T.Errorf("%d events, want %d", n, len(m.claims))
+	if n := h.Number(`select count(*) from usage_events`); n != int64(len(m.owners)) {
+		h.T.Errorf("%d events, want %d", n, len(m.owners))
 	}
 }
 
 // What a stream has lost stays counted, what it holds now is counted too, and
 // each dead letter is there once; it is found, said, and a new epoch begins.
-func TestALostTailIsFoundAndNothingCountedTwice(t *testing.T) {
+func TestLostTailCountsNothingTwice(t *testing.T) {
 	t.Parallel()
 	for _, row := range []struct {
 		name       string
@@ -113,14 +113,14 @@ func TestALostTailIsFoundAndNothingCountedTwice(t *testing.T) {
 			j, keep := h.logbook()
 			small := func(o *Options) { o.BatchSize = 7 }
 			stop := h.run(keep, small)
-			var before []said
+			var before []testMessage
 			if row.partial > 0 {
 				before = tail("kept", row.partial, nil, tenants...)
-				h.tell(m, 1, before)
+				h.publishModelled(m, 1, before)
 			}
 			h.WaitUntilRead()
 			saved := h.save()
-			h.tell(m, 1, tail("lost", row.lost, before, tenants...))
+			h.publishModelled(m, 1, tail("lost", row.lost, before, tenants...))
 			h.WaitUntilRead()
 			if row.idle {
 				stop()
@@ -135,15 +135,15 @@ func TestALostTailIsFoundAndNothingCountedTwice(t *testing.T) {
 			}
 			h.lose(saved)
 			if row.running && !row.racing {
-				h.Eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == 1 })
+				h.Eventually("it is found", func() bool { return len(j.matching("a new epoch begins")) == 1 })
 			}
 			if row.again > 0 {
-				h.tell(m, 2, tail("instead", row.again, before, tenants...))
+				h.publishModelled(m, 2, tail("instead", row.again, before, tenants...))
 			}
 			if !row.running {
 				h.run(keep, small)
 			}
-			h.Eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == 1 })
+			h.Eventually("it is found", func() bool { return len(j.matching("a new epoch begins")) == 1 })
 			h.Eventually("the epoch is raised", func() bool {
 				return h.Number(`select min(stream_epoch) from stream_positions`) == 2
 			})
@@ -151,8 +151,8 @@ func TestALostTailIsFoundAndNothingCountedTwice(t *testing.T) {
 			h.union(m)
 			h.agree(m, odometer.Position{})
 			h.CheckCounters()
-			if lines := j.said("a new epoch begins"); len(lines) != 1 || !strings.HasPrefix(lines[0], "ERROR") {
-				t.Errorf("said %q, want one error", lines)
+			if lines := j.matching("a new epoch begins"); len(lines) != 1 || !strings.HasPrefix(lines[0], "ERROR") {
+				t.Errorf("logged %q, want one error", lines)
 			}
 			if n := h.Number(`select first_seq from stream_epochs where epoch = 2`); n != int64(row.partial+1) {
 				t.Errorf("the new epoch begins at %d, want %d", n, row.partial+1)
@@ -166,7 +166,7 @@ func TestALostTailIsFoundAndNothingCountedTwice(t *testing.T) {
 
 // A stream that loses its tail twice, the second time behind and then before
 // the first cut.
-func TestATailMayBeLostAgain(t *testing.T) {
+func TestTailIsLostRepeatedly(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenants := h.Subscribe(5)
@@ -175,36 +175,36 @@ func TestATailMayBeLostAgain(t *testing.T) {
 	j, keep := h.logbook()
 	found := func(times int) {
 		h.T.Helper()
-		h.Eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == times })
+		h.Eventually("it is found", func() bool { return len(j.matching("a new epoch begins")) == times })
 		h.WaitUntilRead()
 	}
 	h.run(keep, func(o *Options) { o.BatchSize = 3 })
-	h.tell(m, 1, tail("one", 20, nil, tenants...))
+	h.publishModelled(m, 1, tail("one", 20, nil, tenants...))
 	h.WaitUntilRead()
 	at20 := h.save()
-	h.tell(m, 1, tail("two", 20, nil, tenants...))
+	h.publishModelled(m, 1, tail("two", 20, nil, tenants...))
 	h.WaitUntilRead()
 	at40 := h.save()
-	h.tell(m, 1, tail("three", 20, nil, tenants...))
+	h.publishModelled(m, 1, tail("three", 20, nil, tenants...))
 	h.WaitUntilRead()
 	h.lose(at40)
 	found(1)
-	h.tell(m, 2, tail("four", 30, nil, tenants...))
+	h.publishModelled(m, 2, tail("four", 30, nil, tenants...))
 	h.WaitUntilRead()
 	h.lose(at20)
 	found(2)
-	h.tell(m, 3, tail("five", 60, nil, tenants...))
+	h.publishModelled(m, 3, tail("five", 60, nil, tenants...))
 	h.WaitUntilRead()
 	h.lose(at20)
 	found(3)
-	h.tell(m, 4, tail("six", 10, nil, tenants...))
+	h.publishModelled(m, 4, tail("six", 10, nil, tenants...))
 	h.WaitUntilRead()
 	h.union(m)
 	h.agree(m, odometer.Position{})
 	h.CheckCounters()
 }
 
-func TestAStreamThatIsMadeAnewIsReadFromItsBeginning(t *testing.T) {
+func TestRecreatedStreamIsReadFromItsBeginning(t *testing.T) {
 	t.Parallel()
 	for _, running := range []bool{false, true} {
 		t.Run(fmt.Sprint("running ", running), func(t *testing.T) {
@@ -218,7 +218,7 @@ func TestAStreamThatIsMadeAnewIsReadFromItsBeginning(t *testing.T) {
 			_, second := h.logbook()
 			stopSecond := h.run(second) // stands by, and must not go on with what it knew
 			before := tail("before", 30, nil, tenants...)
-			h.tell(m, 1, before)
+			h.publishModelled(m, 1, before)
 			h.WaitUntilRead()
 			if !running {
 				stop()
@@ -236,32 +236,32 @@ func TestAStreamThatIsMadeAnewIsReadFromItsBeginning(t *testing.T) {
 			} else {
 				h.run(keep)
 			}
-			h.tell(m, 2, tail("after", 50, before, tenants...))
+			h.publishModelled(m, 2, tail("after", 50, before, tenants...))
 			h.Eventually("it is found", func() bool { return h.Number(`select min(stream_epoch) from stream_positions`) == 2 })
 			h.WaitUntilRead()
 			h.union(m)
 			h.agree(m, odometer.Position{})
 			h.CheckCounters()
-			if n := len(j.said("a new epoch begins")); !running && n != 1 {
-				t.Errorf("said %d times, want once", n)
+			if n := len(j.matching("a new epoch begins")); !running && n != 1 {
+				t.Errorf("logged %d times, want once", n)
 			}
 		})
 	}
 }
 
-// A batch whose last message was not known when it was booked must not keep a
+// A batch whose last message was not known when it was recorded must not keep a
 // lost tail from being found.
-func TestABatchOfUnknownTimeDoesNotHideALoss(t *testing.T) {
+func TestBatchWithoutStoredTimeDoesNotHideLoss(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenants := h.Subscribe(5)
 	m := newModel()
 	m.know(h, tenants...)
 	stop := h.run()
-	h.tell(m, 1, tail("kept", 10, nil, tenants...))
+	h.publishModelled(m, 1, tail("kept", 10, nil, tenants...))
 	h.WaitUntilRead()
 	saved := h.save()
-	h.tell(m, 1, tail("lost", 10, nil, tenants...))
+	h.publishModelled(m, 1, tail("lost", 10, nil, tenants...))
 	h.WaitUntilRead()
 	stop()
 	// As when all messages age out while the last batch waits.
@@ -271,8 +271,8 @@ func TestABatchOfUnknownTimeDoesNotHideALoss(t *testing.T) {
 	h.lose(saved)
 	j, keep := h.logbook()
 	h.run(keep)
-	h.Eventually("it is found", func() bool { return len(j.said("a new epoch begins")) == 1 })
-	h.tell(m, 2, tail("again", 10, nil, tenants...))
+	h.Eventually("it is found", func() bool { return len(j.matching("a new epoch begins")) == 1 })
+	h.publishModelled(m, 2, tail("again", 10, nil, tenants...))
 	h.WaitUntilRead()
 	h.union(m)
 	h.CheckCounters()

@@ -16,8 +16,8 @@ import (
 	"odometer/ingest/publisher"
 )
 
-// rubbish makes messages that are no events, and some that are for all that.
-type rubbish struct {
+// malformed makes messages that are no events, and some that are for all that.
+type malformed struct {
 	*rand.Rand
 	tenants []uuid.UUID
 	n       int
@@ -33,11 +33,11 @@ var pieces = []string{
 
 // message returns a message and the reason for which it must become a dead
 // letter; "" leaves that to the decoder.
-func (r *rubbish) message() (m *nats.Msg, reason odometer.Reason) {
+func (r *malformed) message() (m *nats.Msg, reason odometer.Reason) {
 	r.n++
 	tenant := r.tenants[r.n%len(r.tenants)]
 	m = &nats.Msg{Subject: ingest.Subject(odometer.Usage, tenant, "inbox")}
-	key := fmt.Sprintf("rubbish %d", r.n)
+	key := fmt.Sprintf("malformed %d", r.n)
 	valid := func(members string) string {
 		return `{"idempotency_key":"` + key + `","action_type":"email_processed"` + members + `}`
 	}
@@ -105,13 +105,13 @@ func (r *rubbish) message() (m *nats.Msg, reason odometer.Reason) {
 	}
 }
 
-// However much rubbish is sent, each piece is a dead letter with a reason, and
+// However much malformed is sent, each piece is a dead letter with a reason, and
 // what is valid beside it counts.
-func TestRubbishNeverStopsAPartition(t *testing.T) {
+func TestMalformedMessagesDoNotBlockPartition(t *testing.T) {
 	t.Parallel()
 	const messages = 100_000
 	h := newEnv(t)
-	r := &rubbish{Rand: randomly(t), tenants: h.Subscribe(9)}
+	r := &malformed{Rand: randomly(t), tenants: h.Subscribe(9)}
 	j, keep := h.logbook()
 	h.run(keep)
 	want := map[odometer.Reason]int64{}
@@ -152,13 +152,13 @@ func TestRubbishNeverStopsAPartition(t *testing.T) {
 	}
 	wrong := h.Number(`
 		select count(*)
-		from unnest($1::text[]) with ordinality as said (reason, seq)
-		left join usage_events e on e.stream_seq = said.seq
-		left join dead_letters d on d.stream_seq = said.seq
-		where case said.reason
+		from unnest($1::text[]) with ordinality as wanted (reason, seq)
+		left join usage_events e on e.stream_seq = wanted.seq
+		left join dead_letters d on d.stream_seq = wanted.seq
+		where case wanted.reason
 			when '' then e is null and d.reason is null and not exists (select from batches where duplicates > 0)
 			when 'valid' then e is null
-			else d.reason is distinct from said.reason
+			else d.reason is distinct from wanted.reason
 		end`, reasons)
 	if wrong != 0 {
 		t.Errorf("%d messages became something else than they are", wrong)
@@ -166,7 +166,7 @@ func TestRubbishNeverStopsAPartition(t *testing.T) {
 	if n := h.Number(`select count(*) from dead_letters where detail = '' or reason = ''`); n != 0 {
 		t.Errorf("%d dead letters do not say why", n)
 	}
-	if lines := j.said("WARN aggregator waits"); len(lines) != 0 {
+	if lines := j.matching("WARN aggregator waits"); len(lines) != 0 {
 		t.Errorf("the reading broke off: %v", lines)
 	}
 	if n := h.Number(`select count(*) from dead_letters where detail like 'the database refuses it%'`); n != 0 {
@@ -176,7 +176,7 @@ func TestRubbishNeverStopsAPartition(t *testing.T) {
 }
 
 // What no rule foresaw and Postgres refuses is found and put aside alone.
-func TestPoisonIsFoundAndItsNeighboursCount(t *testing.T) {
+func TestRefusedMessageIsDeadLetterAndOthersCount(t *testing.T) {
 	t.Parallel()
 	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
 	tenant := h.Subscribe(1)[0]
@@ -184,7 +184,7 @@ func TestPoisonIsFoundAndItsNeighboursCount(t *testing.T) {
 		t.Fatal(err)
 	}
 	const messages = 5000
-	var all []said
+	var all []testMessage
 	var units int64
 	culprits := map[int]bool{0: true, 1234: true, messages - 1: true}
 	for n := range messages {
@@ -196,7 +196,7 @@ func TestPoisonIsFoundAndItsNeighboursCount(t *testing.T) {
 		}
 		all = append(all, usage(tenant, fmt.Sprint(n), quantity).encode())
 	}
-	// What is no event claims no key.
+	// What is no event owns no key.
 	all[1235] = usage(tenant, "1234", 4).encode()
 	units += 4 - 1235%10 - 1
 	h.publishAll(all)
@@ -219,13 +219,13 @@ func TestPoisonIsFoundAndItsNeighboursCount(t *testing.T) {
 }
 
 // The same thousand events, sent by everybody at once.
-func TestFiftyConnectionsThatSayTheSameCountOnce(t *testing.T) {
+func TestFiftyConnectionsWithSameEventsCountOnce(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenants := h.Subscribe(10)
 	h.run()
 	var events []publisher.Event
-	var all []said
+	var all []testMessage
 	for n := range 1000 {
 		events = append(events, email(tenants[n%10], fmt.Sprint(n), 1))
 		all = append(all, usage(tenants[n%10], fmt.Sprint(n), 1).encode())
@@ -277,7 +277,7 @@ func TestFiftyConnectionsThatSayTheSameCountOnce(t *testing.T) {
 
 // Two senders use one key for different things at the same moment: whichever
 // the stream stored first counts, the other is a conflict.
-func TestTheStreamsOrderDecidesBetweenConflicts(t *testing.T) {
+func TestStreamOrderDecidesConflicts(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenants := h.Subscribe(3)

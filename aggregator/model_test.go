@@ -18,27 +18,26 @@ import (
 	"odometer/ingest"
 )
 
-// said is a message as a test means it: its wire form, and what the contract
-// needs to know to tell what it becomes.
-type said struct {
+// testMessage is a message as a test means it: its wire form, and what the contract
+// needs to know to decide what it becomes.
+type testMessage struct {
 	subject, payload string
 	header           nats.Header
 
-	kind                  odometer.Kind
-	tenant                uuid.UUID
-	agent, key, action    string
-	resource              string // "" for none
-	quantity              int64
-	occurred              time.Time       // zero: when it is stored
-	flaw                  odometer.Reason // why it cannot be an event, whatever came before; "" when it can
-	tenantToken, agentTok string          // of the subject; "": as tenant and agent say
+	kind               odometer.Kind
+	tenant             uuid.UUID
+	agent, key, action string
+	resource           string // "" for none
+	quantity           int64
+	occurred           time.Time       // zero: when it is stored
+	flaw               odometer.Reason // why it cannot be an event, whatever came before; "" when it can
 }
 
 // The model is what CONTRACT.md says of a stream, message by message and
 // without a database: an oracle that shares no code with the aggregator.
 type model struct {
 	periods  map[uuid.UUID][]modelPeriod // in order; none without a subscription
-	claims   map[modelKey]said
+	owners   map[modelKey]testMessage
 	balances map[modelCounter]int64
 	outcomes map[odometer.Position]string
 	tally    map[string]int // outcomes by kind
@@ -65,14 +64,14 @@ type modelCounter struct {
 func newModel() *model {
 	return &model{
 		periods:  map[uuid.UUID][]modelPeriod{},
-		claims:   map[modelKey]said{},
+		owners:   map[modelKey]testMessage{},
 		balances: map[modelCounter]int64{},
 		outcomes: map[odometer.Position]string{},
 		tally:    map[string]int{},
 	}
 }
 
-// know takes over the periods that a test has laid.
+// know takes over the periods that a test has created.
 func (m *model) know(h *testEnv, tenants ...uuid.UUID) {
 	h.T.Helper()
 	for _, tenant := range tenants {
@@ -91,9 +90,9 @@ func (m *model) know(h *testEnv, tenants ...uuid.UUID) {
 	}
 }
 
-// take tells what the message at a position becomes.
-func (m *model) take(at odometer.Position, s said, stored time.Time) {
-	what := m.judge(at, s, stored)
+// apply decides what the message at a position becomes.
+func (m *model) apply(at odometer.Position, s testMessage, stored time.Time) {
+	what := m.outcome(at, s, stored)
 	m.outcomes[at] = what
 	word, reason, _ := strings.Cut(what, " ")
 	if word == "dead" {
@@ -102,12 +101,12 @@ func (m *model) take(at odometer.Position, s said, stored time.Time) {
 	m.tally[word]++
 }
 
-func (m *model) judge(at odometer.Position, s said, stored time.Time) string {
+func (m *model) outcome(at odometer.Position, s testMessage, stored time.Time) string {
 	if s.flaw != "" {
 		return "dead " + string(s.flaw)
 	}
 	key := modelKey{s.kind, s.tenant, s.key}
-	if first, claimed := m.claims[key]; claimed {
+	if first, owned := m.owners[key]; owned {
 		same := first.agent == s.agent && first.action == s.action && first.resource == s.resource && first.quantity == s.quantity
 		if same {
 			return "duplicate"
@@ -118,7 +117,7 @@ func (m *model) judge(at odometer.Position, s said, stored time.Time) string {
 	if occurred.IsZero() {
 		occurred = stored
 	}
-	period, ok := m.place(at, s.tenant, occurred)
+	period, ok := m.periodFor(at, s.tenant, occurred)
 	if !ok {
 		return "dead " + string(odometer.NoBillingPeriod)
 	}
@@ -127,7 +126,7 @@ func (m *model) judge(at odometer.Position, s said, stored time.Time) string {
 		return "dead " + string(odometer.NegativeBalance)
 	}
 	m.balances[counter] += s.quantity
-	m.claims[key] = s
+	m.owners[key] = s
 	return "event " + eventLine(s.tenant, s.kind, s.key, s.agent, s.action, s.resource, s.quantity, period)
 }
 
@@ -135,7 +134,7 @@ func eventLine(tenant uuid.UUID, kind odometer.Kind, key, agent, action, resourc
 	return fmt.Sprintf("%s %s %q %s.%s %q %d in %s", tenant, kind, key, agent, action, resource, quantity, period.UTC().Format(time.RFC3339Nano))
 }
 
-func (m *model) place(at odometer.Position, tenant uuid.UUID, occurred time.Time) (start time.Time, ok bool) {
+func (m *model) periodFor(at odometer.Position, tenant uuid.UUID, occurred time.Time) (start time.Time, ok bool) {
 	inside := false
 	for _, p := range m.periods[tenant] {
 		inside = inside || !occurred.Before(p.start) && occurred.Before(p.end)
@@ -147,7 +146,7 @@ func (m *model) place(at odometer.Position, tenant uuid.UUID, occurred time.Time
 	return time.Time{}, false
 }
 
-// outcomesAfter reads from the books what became of each message behind a
+// outcomesAfter reads from the tables what became of each message behind a
 // position; what is neither event nor dead letter must be a duplicate.
 func (h *testEnv) outcomesAfter(m *model, after odometer.Position) map[odometer.Position]string {
 	h.T.Helper()
@@ -167,7 +166,7 @@ func (h *testEnv) outcomesAfter(m *model, after odometer.Position) map[odometer.
 		select stream_epoch, stream_seq, tenant_id, kind, idempotency_key, agent, action_type, coalesce(resource_id, ''), quantity, period_start
 		from usage_events where (stream_epoch, stream_seq) > ($1, $2)`, after.Epoch, after.Seq)
 	var at odometer.Position
-	var s said
+	var s testMessage
 	var period time.Time
 	_, err := pgx.ForEachRow(rows, []any{&at.Epoch, &at.Seq, &s.tenant, &s.kind, &s.key, &s.agent, &s.action, &s.resource, &s.quantity, &period}, func() error {
 		note(at, "event "+eventLine(s.tenant, s.kind, s.key, s.agent, s.action, s.resource, s.quantity, period))
@@ -189,7 +188,7 @@ func (h *testEnv) outcomesAfter(m *model, after odometer.Position) map[odometer.
 	return found
 }
 
-// agree compares the books with the model: each message behind a position,
+// agree compares the tables with the model: each message behind a position,
 // and the counters of all the tenants that the model knows.
 func (h *testEnv) agree(m *model, after odometer.Position) {
 	h.T.Helper()
@@ -200,7 +199,7 @@ func (h *testEnv) agree(m *model, after odometer.Position) {
 		}
 	}
 	if diff := cmp.Diff(want, h.outcomesAfter(m, after)); diff != "" {
-		h.T.Errorf("what became of the messages (-contract +books):\n%s", diff)
+		h.T.Errorf("what became of the messages (-contract +tables):\n%s", diff)
 	}
 	var tenants []uuid.UUID
 	for tenant := range m.periods {
@@ -222,13 +221,13 @@ func (h *testEnv) agree(m *model, after odometer.Position) {
 		}
 	}
 	if diff := cmp.Diff(counted, got); diff != "" {
-		h.T.Errorf("counters (-contract +books):\n%s", diff)
+		h.T.Errorf("counters (-contract +tables):\n%s", diff)
 	}
 }
 
 // publishAll stores messages in order, past the publisher's checks and without
 // ids, so that the stream keeps each; it returns the sequence of the last.
-func (h *testEnv) publishAll(all []said) (last int64) {
+func (h *testEnv) publishAll(all []testMessage) (last int64) {
 	h.T.Helper()
 	var ack jetstream.PubAckFuture
 	stored := func() {
@@ -254,21 +253,21 @@ func (h *testEnv) publishAll(all []said) (last int64) {
 	return last
 }
 
-// tell publishes messages and lets the model take them, in an epoch.
-func (h *testEnv) tell(m *model, epoch int32, all []said) (last int64) {
+// publishModelled publishes messages and applies them to the model, in an epoch.
+func (h *testEnv) publishModelled(m *model, epoch int32, all []testMessage) (last int64) {
 	h.T.Helper()
 	now := time.Now()
 	last = h.publishAll(all)
 	for i, s := range all {
-		m.take(odometer.Position{Epoch: epoch, Seq: last - int64(len(all)-1-i)}, s, now)
+		m.apply(odometer.Position{Epoch: epoch, Seq: last - int64(len(all)-1-i)}, s, now)
 	}
 	return last
 }
 
 // encode gives the message subject and payload.
-func (s said) encode(members ...string) said {
+func (s testMessage) encode(members ...string) testMessage {
 	s.subject = ingest.Subject(s.kind, s.tenant, s.agent)
-	text := func(v string) string { return strconv.Quote(v) } // for plain ASCII it is JSON
+	text := strconv.Quote // for plain ASCII it is JSON
 	fields := []string{`"idempotency_key":` + text(s.key), `"action_type":` + text(s.action)}
 	if s.quantity != 1 || s.kind == odometer.Adjustment {
 		fields = append(fields, fmt.Sprintf(`"quantity":%d`, s.quantity))
@@ -284,7 +283,7 @@ func (s said) encode(members ...string) said {
 }
 
 // encodeCloud is encode in the form of a CloudEvent.
-func (s said) encodeCloud() said {
+func (s testMessage) encodeCloud() testMessage {
 	s.subject = ingest.Subject(s.kind, s.tenant, s.agent)
 	s.header = nats.Header{"Content-Type": {"Application/CloudEvents+JSON; charset=utf-8"}}
 	data := fmt.Sprintf(`{"quantity":%d}`, s.quantity)
@@ -299,25 +298,25 @@ func (s said) encodeCloud() said {
 	return s
 }
 
-func usage(tenant uuid.UUID, key string, quantity int64) said {
-	return said{kind: odometer.Usage, tenant: tenant, agent: "inbox", action: "email_processed", key: key, quantity: quantity}
+func usage(tenant uuid.UUID, key string, quantity int64) testMessage {
+	return testMessage{kind: odometer.Usage, tenant: tenant, agent: "inbox", action: "email_processed", key: key, quantity: quantity}
 }
 
-func correction(tenant uuid.UUID, key string, quantity int64) said {
-	return said{kind: odometer.Adjustment, tenant: tenant, agent: "inbox", action: odometer.AdjustmentAction, key: key, quantity: quantity}
+func correction(tenant uuid.UUID, key string, quantity int64) testMessage {
+	return testMessage{kind: odometer.Adjustment, tenant: tenant, agent: "inbox", action: odometer.AdjustmentAction, key: key, quantity: quantity}
 }
 
 // The oracle itself must see what it is for.
-func TestTheModelTellsOutcomesApart(t *testing.T) {
+func TestModelOutcomes(t *testing.T) {
 	t.Parallel()
 	m := newModel()
 	tenant := tenantOf(0)
 	now := time.Now()
 	first := modelPeriod{start: now.AddDate(0, 0, -30), end: now.AddDate(0, 0, -10), closed: true, at: odometer.Position{Epoch: 1, Seq: 2}}
 	m.periods[tenant] = []modelPeriod{first, {start: first.end, end: now.AddDate(0, 0, 10)}}
-	early := func(s said) said { s.occurred = now.AddDate(0, 0, -20); return s }
+	early := func(s testMessage) testMessage { s.occurred = now.AddDate(0, 0, -20); return s }
 	for i, row := range []struct {
-		said
+		testMessage
 		want string
 	}{
 		{early(usage(tenant, "a", 2)), "event"},
@@ -327,10 +326,10 @@ func TestTheModelTellsOutcomesApart(t *testing.T) {
 		{correction(tenant, "b", -3), "dead negative_balance"}, // 2 in the second period
 		{correction(tenant, "b", -2), "event"},
 		{usage(tenantOf(1), "a", 1), "dead no_billing_period"},
-		{said{flaw: odometer.Malformed}, "dead malformed"},
+		{testMessage{flaw: odometer.Malformed}, "dead malformed"},
 	} {
 		at := odometer.Position{Epoch: 1, Seq: int64(i + 1)}
-		m.take(at, row.said, now)
+		m.apply(at, row.testMessage, now)
 		if got := m.outcomes[at]; !strings.HasPrefix(got, row.want) {
 			t.Errorf("message %d: %q, want %q", i+1, got, row.want)
 		}

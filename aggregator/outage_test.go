@@ -30,8 +30,8 @@ func (h *testEnv) lasts(d time.Duration) {
 
 // Postgres and NATS go away and come back under load, in order and not: what
 // was acknowledged to the publishers is what is counted, and each change is
-// said once.
-func TestOutagesCostNothing(t *testing.T) {
+// logged once.
+func TestOutagesLoseNoEvents(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Server(t)
 	pool, err := pgxpool.New(t.Context(), server.URL()+"&pool_max_conns=8")
@@ -68,14 +68,14 @@ func TestOutagesCostNothing(t *testing.T) {
 	for n, o := range outages {
 		h.WaitForLoad(l, 100)
 		o.down()
-		h.Eventually("it says that it waits: "+o.name, func() bool { return len(j.said("aggregator waits")) > n })
+		h.Eventually("it logs that it waits: "+o.name, func() bool { return len(j.matching("aggregator waits")) > n })
 		h.lasts(time.Second)
 		o.up()
-		h.Eventually("it says that it goes on: "+o.name, func() bool { return len(j.said("aggregator reads again")) > n })
+		h.Eventually("it logs that it goes on: "+o.name, func() bool { return len(j.matching("aggregator reads again")) > n })
 		h.WaitForLoad(l, 100)
 		for _, text := range []string{"aggregator waits", "aggregator reads again"} {
-			if lines := j.said(text); len(lines) != n+1 {
-				t.Fatalf("%s: said %d times %q, want %d: %q", o.name, len(lines), text, n+1, lines)
+			if lines := j.matching(text); len(lines) != n+1 {
+				t.Fatalf("%s: logged %d times %q, want %d: %q", o.name, len(lines), text, n+1, lines)
 			}
 		}
 	}
@@ -87,7 +87,7 @@ func TestOutagesCostNothing(t *testing.T) {
 }
 
 // Both are away, one after the other: it names what it waits for.
-func TestItSaysWhatItWaitsFor(t *testing.T) {
+func TestLogNamesWhatItWaitsFor(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	l := h.StartLoad(5, h.Subscribe(2)...)
@@ -95,26 +95,26 @@ func TestItSaysWhatItWaitsFor(t *testing.T) {
 	pool := c.pool(t, h.Pool)
 	j, keep := h.logbook()
 	h.run(keep, func(o *Options) { o.Pool = pool })
-	h.Eventually("it reads", func() bool { return len(j.said("reads partitions=")) == 1 })
+	h.Eventually("it reads", func() bool { return len(j.matching("reads partitions=")) == 1 })
 	h.WaitForLoad(l, 20)
 	h.Server.Stop()
-	h.Eventually("it waits for NATS", func() bool { return len(j.said("aggregator waits reason=NATS")) == 1 })
+	h.Eventually("it waits for NATS", func() bool { return len(j.matching("aggregator waits reason=NATS")) == 1 })
 	c.all(true)
-	h.Eventually("it waits for Postgres", func() bool { return len(j.said("aggregator waits reason=Postgres")) == 1 })
+	h.Eventually("it waits for Postgres", func() bool { return len(j.matching("aggregator waits reason=Postgres")) == 1 })
 	h.start()
 	c.mu.Lock()
 	c.away = false
 	c.mu.Unlock()
-	h.Eventually("it goes on", func() bool { return len(j.said("aggregator reads again")) == 1 })
-	if lines := j.said("aggregator waits"); len(lines) != 2 {
-		t.Errorf("said %q, want one line for each", lines)
+	h.Eventually("it goes on", func() bool { return len(j.matching("aggregator reads again")) == 1 })
+	if lines := j.matching("aggregator waits"); len(lines) != 2 {
+		t.Errorf("logged %q, want one line for each", lines)
 	}
 	h.counted(l)
 	h.CheckMessages()
 }
 
 // Neither is there when it starts.
-func TestItWaitsForWhatIsNotThereYet(t *testing.T) {
+func TestWaitsForPostgresAndNATSAtStart(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant := h.Subscribe(1)[0]
@@ -125,15 +125,15 @@ func TestItWaitsForWhatIsNotThereYet(t *testing.T) {
 	j, keep := h.logbook()
 	h.Server.Stop()
 	h.run(keep, func(o *Options) { o.Pool = pool })
-	h.Eventually("it waits for Postgres", func() bool { return len(j.said("aggregator waits reason=Postgres")) == 1 })
+	h.Eventually("it waits for Postgres", func() bool { return len(j.matching("aggregator waits reason=Postgres")) == 1 })
 	c.mu.Lock()
 	c.away = false
 	c.mu.Unlock()
-	h.Eventually("it waits for NATS", func() bool { return len(j.said("aggregator waits reason=NATS")) == 1 })
+	h.Eventually("it waits for NATS", func() bool { return len(j.matching("aggregator waits reason=NATS")) == 1 })
 	h.start()
 	h.Eventually("it counts", func() bool { return h.Count(tenant, "inbox") == 1 })
-	if lines := j.said("aggregator waits"); len(lines) != 2 {
-		t.Errorf("said %q, want one line for each", lines)
+	if lines := j.matching("aggregator waits"); len(lines) != 2 {
+		t.Errorf("logged %q, want one line for each", lines)
 	}
 }
 
@@ -174,7 +174,7 @@ func (c swallowingConn) Write(b []byte) (int, error) {
 
 // The connection to NATS breaks while an answer is awaited that never comes:
 // it is asked again as soon as the connection is back.
-func TestAnAnswerThatIsLostIsNotWaitedFor(t *testing.T) {
+func TestLostAnswerDoesNotBlock(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant := h.Subscribe(1)[0]

@@ -26,9 +26,9 @@ func (h *testEnv) agreed(a billing.SubscriptionChange, at time.Time) {
 	}
 }
 
-// housed checks that each event lies in the period of its time, that periods
+// checkPeriods checks that each event lies in the period of its time, that periods
 // follow one another, and that what has ended is frozen and what runs is not.
-func (h *testEnv) housed() {
+func (h *testEnv) checkPeriods() {
 	h.T.Helper()
 	for what, sql := range map[string]string{
 		"events outside of their period": `
@@ -103,14 +103,14 @@ func TestPeriodsRollOverByThemselves(t *testing.T) {
 	h.Eventually("what has ended is frozen", func() bool {
 		return h.Number(`select count(*) from billing_periods where frozen_at is null and period_end <= now()`) == 0
 	})
-	h.housed()
+	h.checkPeriods()
 	h.CheckCounters()
 	h.CheckMessages()
 }
 
 // The end of a period, of a trial with a plan and of one without pass while
 // events arrive.
-func TestABoundaryThatPassesUnderLoad(t *testing.T) {
+func TestPeriodBoundaryUnderLoad(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	paid, trial, free, quiet := tenantOf(0), tenantOf(1), tenantOf(2), tenantOf(3)
@@ -143,18 +143,18 @@ func TestABoundaryThatPassesUnderLoad(t *testing.T) {
 		}
 		for _, side := range []string{"<", ">="} {
 			counted := h.Number(`select coalesce(sum(count), 0)::bigint from usage_counters where tenant_id = $1 and period_start `+side+` $2`, tenant, end)
-			said := h.Number(`select count(*) from usage_events where tenant_id = $1 and occurred_at `+side+` $2`, tenant, end)
-			if counted != said || said == 0 {
-				t.Errorf("tenant %s: %d counted for %d events %s the boundary", tenant, counted, said, side)
+			events := h.Number(`select count(*) from usage_events where tenant_id = $1 and occurred_at `+side+` $2`, tenant, end)
+			if counted != events || events == 0 {
+				t.Errorf("tenant %s: %d counted for %d events %s the boundary", tenant, counted, events, side)
 			}
 		}
 	}
 	if n := h.Number(`select count(*) from usage_events where tenant_id = $1 and occurred_at >= $2`, free, end); n != 0 {
 		t.Errorf("%d events counted after a trial without a plan", n)
 	}
-	homeless := h.Number(`select count(*) from dead_letters where tenant_id = $1 and reason = 'no_billing_period' and received_at >= $2`, free, end)
-	if counted := h.Count(free, "inbox"); homeless == 0 || counted+homeless != acked[free] {
-		t.Errorf("trial without a plan: %d counted and %d refused of %d", counted, homeless, acked[free])
+	refused := h.Number(`select count(*) from dead_letters where tenant_id = $1 and reason = 'no_billing_period' and received_at >= $2`, free, end)
+	if counted := h.Count(free, "inbox"); refused == 0 || counted+refused != acked[free] {
+		t.Errorf("trial without a plan: %d counted and %d refused of %d", counted, refused, acked[free])
 	}
 	h.Eventually("the trials are over", func() bool {
 		return h.Number(`select count(*) from subscriptions where (tenant_id, status) in (($1::uuid, 'active'), ($2, 'expired'))`, trial, free) == 2
@@ -165,7 +165,7 @@ func TestABoundaryThatPassesUnderLoad(t *testing.T) {
 	if n := h.Number(`select count(*) from billing_periods where tenant_id = any($1) and trial <> (period_start < $2)`, []uuid.UUID{trial, free}, end); n != 0 {
 		t.Errorf("%d periods of trials are wrong about being free", n)
 	}
-	h.housed()
+	h.checkPeriods()
 	h.CheckCounters()
 	h.CheckMessages()
 }
@@ -173,7 +173,7 @@ func TestABoundaryThatPassesUnderLoad(t *testing.T) {
 // A subscription that nobody rolled over for longer than an event may be old
 // still takes events: its periods follow by themselves, whoever comes first,
 // the event or the clock.
-func TestALongForgottenPeriodRollsOverForAnEvent(t *testing.T) {
+func TestEventRollsOverOldPeriod(t *testing.T) {
 	t.Parallel()
 	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
 	tenant := tenantOf(0)
@@ -201,12 +201,12 @@ func TestALongForgottenPeriodRollsOverForAnEvent(t *testing.T) {
 	if n := h.Count(tenant, "inbox"); n != 1 {
 		t.Errorf("counted %d, want 1; dead letters: %v", n, h.Counted().Dead)
 	}
-	h.housed()
+	h.checkPeriods()
 }
 
 // What is changed while the aggregator runs is honoured by the very next
 // message.
-func TestTheNextMessageHonoursAChange(t *testing.T) {
+func TestNextMessageUsesChangedRules(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenant, later := tenantOf(0), tenantOf(1)
@@ -223,7 +223,7 @@ func TestTheNextMessageHonoursAChange(t *testing.T) {
 			counted--
 			refused++
 		}
-		h.Eventually(fmt.Sprintf("message %d is judged", sent), func() bool {
+		h.Eventually(fmt.Sprintf("message %d is classified", sent), func() bool {
 			return h.Number(`select (select count(*) from usage_events) + (select count(*) from dead_letters)`) == int64(sent)
 		})
 		if n := h.Number(`select count(*) from usage_events`); n != counted {
@@ -275,7 +275,7 @@ func TestTheNextMessageHonoursAChange(t *testing.T) {
 // A period is cut while its events arrive: those behind the new boundary move
 // with their counts, and no snapshot ever shows a counter that is not the sum
 // of its events.
-func TestAPeriodIsCutUnderLoad(t *testing.T) {
+func TestPeriodIsCutUnderLoad(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenants := h.Subscribe(3)
@@ -324,7 +324,7 @@ func TestAPeriodIsCutUnderLoad(t *testing.T) {
 			t.Errorf("tenant %d: %d periods, want %d", n, got, want)
 		}
 	}
-	h.housed()
+	h.checkPeriods()
 	h.CheckCounters()
 	h.CheckMessages()
 	t.Logf("%d events, balanced in %d snapshots", sent.Load(), snapshots)
@@ -332,7 +332,7 @@ func TestAPeriodIsCutUnderLoad(t *testing.T) {
 
 // A closed period takes what lies before its close in the stream, and nothing
 // after it; the rest goes to the next open one. Reading again changes nothing.
-func TestALateEventGoesToTheNextOpenPeriod(t *testing.T) {
+func TestLateEventGoesToNextOpenPeriod(t *testing.T) {
 	t.Parallel()
 	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
 	tenant := tenantOf(0)
@@ -341,16 +341,16 @@ func TestALateEventGoesToTheNextOpenPeriod(t *testing.T) {
 	m := newModel()
 	m.know(h, tenant)
 	stop := h.run()
-	early := func(key string, quantity int64) said {
+	early := func(key string, quantity int64) testMessage {
 		s := usage(tenant, key, quantity)
 		s.occurred = start.AddDate(0, 0, 5)
 		return s.encode()
 	}
-	last := h.tell(m, 1, []said{early("in time", 5), usage(tenant, "running", 1).encode()})
+	last := h.publishModelled(m, 1, []testMessage{early("in time", 5), usage(tenant, "running", 1).encode()})
 	h.WaitUntilRead()
 	h.ClosePeriod(tenant, start, odometer.Position{Epoch: 1, Seq: last})
 	m.know(h, tenant)
-	h.tell(m, 1, []said{early("late", 7), early("in time", 5), early("in time", 6)})
+	h.publishModelled(m, 1, []testMessage{early("late", 7), early("in time", 5), early("in time", 6)})
 	h.WaitUntilRead()
 	h.agree(m, odometer.Position{})
 	if n := h.Number(`select count from usage_counters where period_start = $1`, start); n != 5 {

@@ -56,14 +56,14 @@ func (j *logbook) Handle(ctx context.Context, r slog.Record) error {
 	return j.Handler.Handle(ctx, r)
 }
 
-// said are the lines that hold the text.
-func (j *logbook) said(text string) []string {
+// matching are the lines that hold the text.
+func (j *logbook) matching(text string) []string {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	return slices.DeleteFunc(slices.Clone(j.lines), func(line string) bool { return !strings.Contains(line, text) })
 }
 
-func TestASuccessorGoesOnWhereADeadReaderEnded(t *testing.T) {
+func TestSuccessorContinuesAfterKilledReader(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	l := h.StartLoad(40, h.Subscribe(5)...)
@@ -124,7 +124,7 @@ func TestTwoReadersOfOnePartitionCountNothingTwice(t *testing.T) {
 	h.CheckMessages()
 }
 
-func TestTheSecondReaderStandsByAndTakesOver(t *testing.T) {
+func TestSecondReaderStandsByAndTakesOver(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	l := h.StartLoad(10, h.Subscribe(5)...)
@@ -136,17 +136,17 @@ func TestTheSecondReaderStandsByAndTakesOver(t *testing.T) {
 	h.Eventually("the first reads", func() bool { return holders() == 1 })
 	j, keep := h.logbook()
 	h.run(keep)
-	h.Eventually("the second stands by", func() bool { return len(j.said("stands by")) == 1 })
+	h.Eventually("the second stands by", func() bool { return len(j.matching("stands by")) == 1 })
 	h.WaitForLoad(l, 200)
 	if n := holders(); n != 1 {
 		t.Errorf("%d readers hold partitions, want 1", n)
 	}
-	if lines := j.said("aggregator reads"); len(lines) != 0 {
+	if lines := j.matching("aggregator reads"); len(lines) != 0 {
 		t.Errorf("the second reads beside the first: %v", lines)
 	}
 	first()
 	went := time.Now()
-	h.Eventually("the second goes on", func() bool { return len(j.said("aggregator reads")) > 0 })
+	h.Eventually("the second goes on", func() bool { return len(j.matching("aggregator reads")) > 0 })
 	if took := time.Since(went); took > 5*time.Second {
 		t.Errorf("the second went on after %v", took)
 	}
@@ -157,7 +157,7 @@ func TestTheSecondReaderStandsByAndTakesOver(t *testing.T) {
 
 // A reader that attaches while another counts must not take the other's
 // progress for a stream that has become shorter.
-func TestAttachingWhileAnotherCountsFindsNothingLost(t *testing.T) {
+func TestAttachBesideReaderFindsNoLoss(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	l := h.StartLoad(3, h.Subscribe(5)...)
@@ -174,31 +174,31 @@ func TestAttachingWhileAnotherCountsFindsNothingLost(t *testing.T) {
 	h.counted(l)
 }
 
-// Under load the reading goes on without a break: no look at the stream's end
-// is taken for a loss, and nothing is said.
-func TestNothingDisturbsAReaderUnderLoad(t *testing.T) {
+// Under load the reading goes on without a break: no poll of the stream's end
+// is taken for a loss, and nothing is logged.
+func TestReaderIsStableUnderLoad(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenants := h.Subscribe(5)
 	j, keep := h.logbook()
 	h.run(keep)
 	h.attach()
-	var all []said
+	var all []testMessage
 	for n := range 500 {
 		all = append(all, usage(tenants[n%5], fmt.Sprint(n), 1).encode())
 	}
 	// Mostly repeats: they keep the reader busiest.
-	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); { // six looks
+	for until := time.Now().Add(3 * time.Second); time.Now().Before(until); { // six polls
 		h.publishAll(all)
 	}
 	h.WaitUntilRead()
 	if n := h.Number(`select count(*) from usage_events`); n != 500 {
 		t.Errorf("%d events, want 500", n)
 	}
-	if lines := j.said("WARN aggregator waits"); len(lines) != 0 {
+	if lines := j.matching("WARN aggregator waits"); len(lines) != 0 {
 		t.Errorf("it broke off: %v", lines)
 	}
-	if lines := j.said("reads partitions="); len(lines) != 1 {
+	if lines := j.matching("reads partitions="); len(lines) != 1 {
 		t.Errorf("it began %d times, want once", len(lines))
 	}
 }
@@ -219,7 +219,7 @@ func (h *testEnv) hold(partitions ...int) (release func()) {
 	return other.close
 }
 
-func TestAReaderTakesWhatBecomesFree(t *testing.T) {
+func TestReaderTakesFreedPartitions(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t)
 	tenants := h.Subscribe(9)
@@ -240,8 +240,8 @@ func TestAReaderTakesWhatBecomesFree(t *testing.T) {
 	h.CheckMessages()
 }
 
-// Told to stop, it finishes the batch in hand, however long that takes.
-func TestAStopFinishesTheBatchInHand(t *testing.T) {
+// When it is stopped, it finishes the batch in hand, however long that takes.
+func TestStopFinishesBatch(t *testing.T) {
 	t.Parallel()
 	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
 	tenant := h.Subscribe(1)[0]
@@ -289,7 +289,7 @@ func TestLargeMessagesAreReadToo(t *testing.T) {
 	j, keep := h.logbook()
 	h.run(keep)
 	pad := `"pad":"` + strings.Repeat("x", 64000) + `"`
-	var all []said
+	var all []testMessage
 	for n := range 400 { // 25 MB
 		all = append(all, usage(tenants[n%4], fmt.Sprint(n), 1).encode(pad))
 	}
@@ -300,22 +300,22 @@ func TestLargeMessagesAreReadToo(t *testing.T) {
 			t.Errorf("counted %d, want 100", n)
 		}
 	}
-	if lines := j.said("aggregator waits"); len(lines) != 0 {
+	if lines := j.matching("aggregator waits"); len(lines) != 0 {
 		t.Errorf("it broke off: %v", lines)
 	}
 	h.CheckMessages()
 }
 
-// Each time a counter crosses its limit it is said, once, and not again when
+// Each time a counter crosses its limit it is logged, once, and not again when
 // the stream is read again.
-func TestACrossedLimitIsSaidOnce(t *testing.T) {
+func TestCrossedLimitIsLoggedOnce(t *testing.T) {
 	t.Parallel()
 	h := newEnvFor(t, ingest.StreamConfig{Partitions: 1})
 	tenant := h.Subscribe(1)[0] // 500 e-mails
 	j, keep := h.logbook()
 	stop := h.run(keep)
-	for _, send := range []said{usage(tenant, "a", 500), usage(tenant, "b", 7), usage(tenant, "c", 1), correction(tenant, "d", -20), usage(tenant, "e", 13)} {
-		h.publishAll([]said{send.encode()})
+	for _, send := range []testMessage{usage(tenant, "a", 500), usage(tenant, "b", 7), usage(tenant, "c", 1), correction(tenant, "d", -20), usage(tenant, "e", 13)} {
+		h.publishAll([]testMessage{send.encode()})
 		h.WaitUntilRead()
 	}
 	stop()
@@ -324,8 +324,8 @@ func TestACrossedLimitIsSaidOnce(t *testing.T) {
 	}
 	h.run(keep)
 	h.WaitUntilRead()
-	lines := j.said("a counter has crossed its limit")
+	lines := j.matching("a counter has crossed its limit")
 	if len(lines) != 2 || !strings.Contains(lines[0], "overage=7") || !strings.Contains(lines[1], "overage=1") {
-		t.Errorf("said %q, want an overage of 7 and then of 1", lines)
+		t.Errorf("logged %q, want an overage of 7 and then of 1", lines)
 	}
 }

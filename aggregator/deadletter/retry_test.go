@@ -45,17 +45,17 @@ func TestRetryCountsExactlyOnce(t *testing.T) {
 	h := newEnv(t, testenv.Options{})
 	tenants := h.Subscribe(3)
 	h.run()
-	const letters = 300
+	const messages = 300
 	var events []publisher.Event
-	for i := range letters {
+	for i := range messages {
 		events = append(events, aggtest.Reply(tenants[i%3], fmt.Sprint(i), 2))
 	}
 	h.Publish(events...)
 	h.WaitUntilRead()
-	if n := h.Number(`select count(*) from dead_letters where reason = 'unknown_action' and state = 'open'`); n != letters {
-		t.Fatalf("%d dead letters, want %d", n, letters)
+	if n := h.Number(`select count(*) from dead_letters where reason = 'unknown_action' and state = 'open'`); n != messages {
+		t.Fatalf("%d dead letters, want %d", n, messages)
 	}
-	h.expectRetry(Selection{Reason: odometer.UnknownAction}, map[string]int{"open": letters})
+	h.expectRetry(Selection{Reason: odometer.UnknownAction}, map[string]int{"open": messages})
 	h.ApplyCatalogue(aggtest.ReplyCatalogue())
 	l := h.StartLoad(2, tenants...)
 	ctx, kill := context.WithCancel(t.Context())
@@ -73,11 +73,11 @@ func TestRetryCountsExactlyOnce(t *testing.T) {
 	h.WaitForLoad(l, 20)
 	l.Stop()
 	h.WaitUntilRead()
-	if n := h.Number(`select sum(quantity)::bigint from usage_events where action_type = 'email_replied'`); n != 2*letters {
-		t.Errorf("retried dead letters count %d, want %d", n, 2*letters)
+	if n := h.Number(`select sum(quantity)::bigint from usage_events where action_type = 'email_replied'`); n != 2*messages {
+		t.Errorf("retried dead letters count %d, want %d", n, 2*messages)
 	}
-	if n := h.Number(`select count(*) from dead_letters where state = 'retried' and retry_seq is not null`); n != letters {
-		t.Errorf("%d dead letters are retried, want %d", n, letters)
+	if n := h.Number(`select count(*) from dead_letters where state = 'retried' and retry_seq is not null`); n != messages {
+		t.Errorf("%d dead letters are retried, want %d", n, messages)
 	}
 	first := odometer.Position{Epoch: 1, Seq: h.Number(`select min(stream_seq) from dead_letters`)}
 	h.expectRetry(Selection{IDs: []odometer.Position{first}}, map[string]int{"before retried": 1})
@@ -89,14 +89,14 @@ func TestRetryCountsExactlyOnce(t *testing.T) {
 // dead.
 func (h *testEnv) checkMessages() {
 	h.T.Helper()
-	if dead, said := h.Number(`select count(*) from dead_letters`), h.Number(`select sum(dead)::bigint from batches`); dead != said {
-		h.T.Errorf("%d dead letters, batches say %d", dead, said)
+	if dead, recorded := h.Number(`select count(*) from dead_letters`), h.Number(`select sum(dead)::bigint from batches`); dead != recorded {
+		h.T.Errorf("%d dead letters, batches say %d", dead, recorded)
 	}
 	events := h.Number(`
 		select count(*) from usage_events e where not exists (
 			select from dead_letters d where d.stream_epoch = e.stream_epoch and d.stream_seq = e.stream_seq and d.state = 'retried')`)
-	if said := h.Number(`select sum(events)::bigint from batches`); events != said {
-		h.T.Errorf("%d events that were not retried, batches say %d", events, said)
+	if recorded := h.Number(`select sum(events)::bigint from batches`); events != recorded {
+		h.T.Errorf("%d events that were not retried, batches say %d", events, recorded)
 	}
 }
 
@@ -140,18 +140,18 @@ func TestRetryLeavesWhatWasDecidedMeanwhile(t *testing.T) {
 	h.WaitUntilRead()
 	h.ApplyCatalogue(aggtest.ReplyCatalogue())
 	rows, _ := (&Selection{}).openAfter(t.Context(), h.Pool, odometer.Position{})
-	letters, err := apply.CollectDeadLetters(rows)
+	items, err := apply.CollectDeadLetters(rows)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := Selection{IDs: []odometer.Position{letters[0].Event.Position}}
+	s := Selection{IDs: []odometer.Position{items[0].Event.Position}}
 	if err := Discard(t.Context(), h.Pool, s, "test", "because", func(Outcome) {}); err != nil {
 		t.Fatal(err)
 	}
 	version := h.Number(`select sum(rules_version)::bigint from stream_positions`)
 	var outcomes []Outcome
 	r := &retrier{pool: h.Pool, who: "test", each: func(o Outcome) { outcomes = append(outcomes, o) }, appliers: map[int]*apply.Applier{}}
-	if err := r.page(t.Context(), letters); err != nil {
+	if err := r.page(t.Context(), items); err != nil {
 		t.Fatal(err)
 	}
 	if len(outcomes) != 2 || outcomes[0].State != "discarded" || !outcomes[0].Before || outcomes[1].State != "retried" {
@@ -183,7 +183,7 @@ func TestRetriedCorrectionsMeetTheBalance(t *testing.T) {
 	h.ApplyCatalogue(aggtest.ReplyCatalogue())
 	h.expectRetry(Selection{}, map[string]int{"retried": 2, "open": 1})
 	if n := h.Number(`select count(*) from dead_letters where state = 'open' and detail like '%-5 %balance of 2 %'`); n != 1 {
-		t.Error("the refusal does not say the balance")
+		t.Error("the refusal does not name the balance")
 	}
 	if n := h.Count(tenant, "inbox"); n != 52 {
 		t.Errorf("balance %d, want 52", n)

@@ -112,7 +112,7 @@ func TestReplayRestoresWhatIsMissing(t *testing.T) {
 
 // A replay from the middle into emptied tables restores a correction that counted,
 // says that its counter cannot be right, and the whole replay makes it right.
-func TestReplayFromTheMiddleTakesBackNoCorrection(t *testing.T) {
+func TestReplayFromTheMiddleKeepsCorrections(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t, testenv.Options{})
 	tenant := h.Subscribe(1)[0]
@@ -249,7 +249,7 @@ func TestReplayBesideLiveReaders(t *testing.T) {
 
 // What a partition's reader has not read is not the replay's business, also
 // where other partitions are further.
-func TestReplayLeavesTheUnreadToTheReader(t *testing.T) {
+func TestReplayLeavesUnreadMessagesToReader(t *testing.T) {
 	t.Parallel()
 	h := newEnv(t, testenv.Options{})
 	tenant := h.Subscribe(1)[0]

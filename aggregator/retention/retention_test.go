@@ -82,7 +82,7 @@ func mustRun(t *testing.T, pool *pgxpool.Pool) Removed {
 	return removed
 }
 
-func TestOnlyOldEventsOfClosedAndSettledPeriodsLeave(t *testing.T) {
+func TestOnlyOldEventsOfClosedAndSettledPeriodsAreRemoved(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	old, recent := now.Add(-odometer.MaxAge-time.Second), now.Add(-odometer.MaxAge)
@@ -105,7 +105,7 @@ func TestOnlyOldEventsOfClosedAndSettledPeriodsLeave(t *testing.T) {
 		}
 	}
 	if got := ask(t, pool, `select events * 1000 + quantity from usage_removed`); got != 100_200 {
-		t.Errorf("booked %d", got)
+		t.Errorf("usage_removed holds %d", got)
 	}
 	if got := ask(t, pool, wrongSQL); got != 0 {
 		t.Errorf("%d counters are not their events and what was removed", got)
@@ -115,7 +115,7 @@ func TestOnlyOldEventsOfClosedAndSettledPeriodsLeave(t *testing.T) {
 	}
 }
 
-func TestNothingLeavesBeforeItsKeyMayBeForgotten(t *testing.T) {
+func TestRetentionBelowMaxAgeIsRefused(t *testing.T) {
 	t.Parallel()
 	_, err := Run(t.Context(), nil, Options{Retention: odometer.MaxAge - 1})
 	if err == nil || !strings.Contains(err.Error(), "2160h") {
@@ -123,9 +123,9 @@ func TestNothingLeavesBeforeItsKeyMayBeForgotten(t *testing.T) {
 	}
 }
 
-// What a step removes and what it books commit together: a run that is cut off
+// What a step removes and what it adds to usage_removed commit together: a run that is cut off
 // anywhere, beside a writer, never shows a counter without its evidence.
-func TestInEverySnapshotACounterIsItsEventsAndWhatWasRemoved(t *testing.T) {
+func TestCounterIsEventsPlusRemovedInEverySnapshot(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	do(t, pool, `insert into stream_epochs values (1, 1, now(), 2)`)
@@ -143,20 +143,20 @@ func TestInEverySnapshotACounterIsItsEventsAndWhatWasRemoved(t *testing.T) {
 	ctx, stop := context.WithCancel(t.Context())
 	written := make(chan error, 1)
 	go func() { written <- write(ctx, pool, tenants, start.AddDate(0, 1, 0)) }()
-	looked := make(chan error, 1)
-	looks := make(chan struct{}, 1000)
-	go func() { looked <- look(ctx, pool, looks) }()
+	checked := make(chan error, 1)
+	checks := make(chan struct{}, 1000)
+	go func() { checked <- check(ctx, pool, checks) }()
 
-	<-looks
+	<-checks
 	cut, cancel := context.WithTimeout(ctx, 30*time.Millisecond)
 	defer cancel()
 	if _, err := Run(cut, pool, Options{Now: func() time.Time { return now }}); err != nil && cut.Err() == nil {
 		t.Error(err)
 	}
 	mustRun(t, pool)
-	<-looks
+	<-checks
 	stop()
-	for _, err := range []error{<-written, <-looked} {
+	for _, err := range []error{<-written, <-checked} {
 		if err != nil {
 			t.Error(err)
 		}
@@ -165,11 +165,11 @@ func TestInEverySnapshotACounterIsItsEventsAndWhatWasRemoved(t *testing.T) {
 		t.Errorf("%d events were removed, want 20000", got)
 	}
 	if got := ask(t, pool, `select max(rules_version) from stream_positions`); got == 0 {
-		t.Error("no partition's terms were raised")
+		t.Error("no partition's rules version was raised")
 	}
 }
 
-// write counts events until it is told to stop.
+// write counts events until it is stopped.
 func write(ctx context.Context, pool *pgxpool.Pool, tenants []uuid.UUID, start time.Time) error {
 	for i := 0; ctx.Err() == nil; i++ {
 		if _, err := pool.Exec(ctx, addSQL, tenants[i%len(tenants)], start, now, 20); err != nil && ctx.Err() == nil {
@@ -179,12 +179,12 @@ func write(ctx context.Context, pool *pgxpool.Pool, tenants []uuid.UUID, start t
 	return nil
 }
 
-// look asks again and again whether a counter is wrong.
-func look(ctx context.Context, pool *pgxpool.Pool, looks chan<- struct{}) error {
+// check asks again and again whether a counter is wrong.
+func check(ctx context.Context, pool *pgxpool.Pool, checks chan<- struct{}) error {
 	for ctx.Err() == nil {
 		var wrong int
 		err := pool.QueryRow(ctx, wrongSQL).Scan(&wrong)
-		if ctx.Err() != nil {
+		if errors.Is(err, context.Canceled) {
 			return nil
 		}
 		if err == nil && wrong > 0 {
@@ -194,19 +194,19 @@ func look(ctx context.Context, pool *pgxpool.Pool, looks chan<- struct{}) error 
 			return err
 		}
 		select {
-		case looks <- struct{}{}:
+		case checks <- struct{}{}:
 		default:
 		}
 	}
 	return nil
 }
 
-// The walk must read a stretch by its place: anything else reads the whole
+// The walk must read a stretch by its blocks: anything else reads the whole
 // table for each step.
-func TestAStepReadsOnlyItsStretch(t *testing.T) {
+func TestStepReadsOnlyItsStretch(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
-	rows, _ := pool.Query(t.Context(), "explain "+tenantsSQL, blockStart(64), place(128), now)
+	rows, _ := pool.Query(t.Context(), "explain "+tenantsSQL, blockStart(64), blockStart(128), now)
 	lines, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		t.Fatal(err)
@@ -216,7 +216,7 @@ func TestAStepReadsOnlyItsStretch(t *testing.T) {
 	}
 }
 
-func TestHooksThatWereDealtWithAreForgotten(t *testing.T) {
+func TestProcessedHooksAreRemoved(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	do(t, pool, `insert into stripe_hooks (hook_id, type, livemode, done_at) values
