@@ -229,7 +229,7 @@ func (k *killer) TraceQueryStart(ctx context.Context, conn *pgx.Conn, data pgx.T
 	if k.at == 0 || len(k.statements) < k.at {
 		return ctx
 	}
-	if !k.dead && strings.Contains(strings.ToLower(data.SQL), "concurrently") {
+	if !k.dead && strings.Contains(strings.ToLower(data.SQL), "create index concurrently") {
 		k.dead = true
 		k.killInside(pid)
 		return ctx
