@@ -31,7 +31,7 @@ var allowedImports = map[string][]string{
 	"aggregator/deadletter": {"", "aggregator/position", "aggregator/apply"},
 
 	"audit/findings":     {},
-	"reporter":           {"", "billing", "audit/findings"},
+	"reporter":           {"", "ingest", "billing", "audit/findings"},
 	"api":                {""},
 	"query":              {"", "api"},
 	"query/admin":        {"", "query", "api", "audit/findings"},

@@ -92,7 +92,7 @@ func (a *auditor) compareLink(c *chain, l *link) {
 	case l.identifier != l.identify():
 		d.Kind, d.Expected, d.Found = LinkChanged, "a row that is as its identifier says", fmt.Sprintf("from %d to %d, generation %d", l.from, l.to, l.generation)
 		d.Cause = "the row was changed or written by hand"
-	case l.origin == "told" && l.sink == "meter_events" && l.value != l.to-l.from:
+	case l.origin == "reported" && l.sink == "meter_events" && l.value != l.to-l.from:
 		d.Kind, d.Expected, d.Found = LinkChanged, fmt.Sprintf("value %d", l.to-l.from), fmt.Sprintf("value %d", l.value)
 		d.Cause = "the row was changed by hand"
 	case l.from != before:

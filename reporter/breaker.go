@@ -14,27 +14,32 @@ import (
 // tripAfter is how many failures in a row, of different customers, open the breaker.
 const tripAfter = 5
 
-// errOpen says that a call was not made: nothing was sent.
-var errOpen = errors.New("the breaker is open: Stripe has failed for five customers in a row")
+// errBreakerOpen says that a call was not made: nothing was sent.
+var errBreakerOpen = errors.New("the breaker is open: Stripe has failed for five customers in a row")
 
 // breaker keeps calls away from a Stripe that is in trouble. What counts
 // against it:
 //
 //	time-out, reset, 5xx, unreadable   a failure, once per customer in a row
 //	2xx, 400, 402, 404, 409            a success: Stripe is up
-//	429                                neither: it asks for patience
+//	429                                neither: Stripe is up but busy
 //	401, 403, archived meter           neither: the pass ends by them
 //	our own end, a failing Postgres    neither
 //
-// Open, it lets nothing through for the cooldown; then one call decides.
+// Open, it lets no call through for the cooldown; then one call decides. The
+// cooldown is measured by our clock: gobreaker has its own and cannot be given
+// another, so its cooldown is a nanosecond and openUntil stands in front of it.
 type breaker struct {
-	gate *gobreaker.CircuitBreaker[struct{}]
+	gate     *gobreaker.CircuitBreaker[struct{}]
+	now      func() time.Time
+	cooldown time.Duration
 
-	mu      sync.Mutex
-	failing map[string]bool // customers of the failures since the last success
+	mu        sync.Mutex
+	failing   map[string]bool // customers of the failures since the last success
+	openUntil time.Time
 }
 
-// callError is what a call for a customer came to.
+// callError is the error of a call for a customer.
 type callError struct {
 	customer string
 	error
@@ -42,39 +47,60 @@ type callError struct {
 
 func (e *callError) Unwrap() error { return e.error }
 
-// ourError is a failure on this side of the call.
+// ourError is an error on our side of the call.
 type ourError struct{ error }
 
 func (e *ourError) Unwrap() error { return e.error }
 
-func newBreaker(cooldown time.Duration, m *Metrics) *breaker {
-	b := &breaker{failing: map[string]bool{}}
+func newBreaker(cooldown time.Duration, now func() time.Time, m *Metrics) *breaker {
+	b := &breaker{now: now, cooldown: cooldown, failing: map[string]bool{}}
 	b.gate = gobreaker.NewCircuitBreaker[struct{}](gobreaker.Settings{
 		Name:         "stripe",
 		MaxRequests:  1,
-		Timeout:      cooldown,
+		Timeout:      time.Nanosecond,
 		IsSuccessful: b.succeeded,
 		IsExcluded:   excluded,
 		ReadyToTrip:  func(gobreaker.Counts) bool { return b.tripped() },
 		OnStateChange: func(_ string, _, to gobreaker.State) {
-			m.breakerState.Set(float64(to))
 			if to == gobreaker.StateOpen {
+				b.startCooldown()
 				m.breakerTrips.Inc()
 			}
 		},
 	})
+	m.breaker.Store(b)
 	return b
 }
 
-// excluded is what says nothing about Stripe's health.
+func (b *breaker) startCooldown() {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	b.openUntil = b.now().Add(b.cooldown)
+}
+
+func (b *breaker) coolingDown() bool {
+	b.mu.Lock()
+	defer b.mu.Unlock()
+	return b.now().Before(b.openUntil)
+}
+
+// state is gobreaker's state, or open during the cooldown.
+func (b *breaker) state() gobreaker.State {
+	if b.coolingDown() {
+		return gobreaker.StateOpen
+	}
+	return b.gate.State()
+}
+
+// excluded reports whether an error says nothing about Stripe's health.
 func excluded(err error) bool {
 	var ours *ourError
 	var e *stripe.Error
 	switch {
-	case errors.As(err, &ours), errors.Is(err, context.Canceled):
+	case errors.As(err, &ours), errors.Is(err, context.Canceled), errors.Is(err, errBreakerOpen):
 		return true
 	case errors.As(err, &e):
-		return e.HTTPStatusCode == http.StatusTooManyRequests || Judge(err, false) == Configuration
+		return e.HTTPStatusCode == http.StatusTooManyRequests || Classify(err, false) == OutcomeConfiguration
 	}
 	return false
 }
@@ -82,7 +108,7 @@ func excluded(err error) bool {
 func (b *breaker) succeeded(err error) bool {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if !strikes(err) {
+	if !isStripeFailure(err) {
 		clear(b.failing)
 		return true
 	}
@@ -99,17 +125,20 @@ func (b *breaker) tripped() bool {
 	return len(b.failing) >= tripAfter
 }
 
-// do makes a call for a customer unless the breaker keeps it away: then it
-// returns errOpen, and call did not run.
+// do makes a call for a customer unless the breaker prevents it: then it
+// returns errBreakerOpen, and call did not run.
 func (b *breaker) do(customer string, call func() error) error {
 	_, err := b.gate.Execute(func() (struct{}, error) {
+		if b.coolingDown() {
+			return struct{}{}, errBreakerOpen
+		}
 		if err := call(); err != nil {
 			return struct{}{}, &callError{customer, err}
 		}
 		return struct{}{}, nil
 	})
 	if errors.Is(err, gobreaker.ErrOpenState) || errors.Is(err, gobreaker.ErrTooManyRequests) {
-		return errOpen
+		return errBreakerOpen
 	}
 	var made *callError
 	if errors.As(err, &made) {
@@ -118,9 +147,5 @@ func (b *breaker) do(customer string, call func() error) error {
 	return err
 }
 
-// closed reports whether calls may go out side by side; half open, one at a
-// time finds out.
-func (b *breaker) closed() bool { return b.gate.State() == gobreaker.StateClosed }
-
-// open reports whether no call may go out at all.
-func (b *breaker) open() bool { return b.gate.State() == gobreaker.StateOpen }
+// closed reports whether calls may run concurrently; half open, one call decides.
+func (b *breaker) closed() bool { return b.state() == gobreaker.StateClosed }

@@ -13,15 +13,15 @@ import (
 	"odometer/billing"
 )
 
-// ended is a period that waits to be closed.
-type ended struct {
+// endedPeriod is an open period that has ended.
+type endedPeriod struct {
 	Tenant uuid.UUID
 	Start  time.Time
 	End    time.Time
 }
 
 // The earliest open period of each tenant, once it has ended: periods close in
-// order. Its terms are frozen by the rollover before.
+// order. The rollover before has frozen its allowances and prices.
 const endedSQL = `
 select tenant_id as tenant, period_start as start, period_end as end
 from (
@@ -37,8 +37,8 @@ order by tenant_id
 limit $3`
 
 // Close closes the periods that ended at least grace ago, where the tenant's
-// partition is complete beyond that, and returns how many. What waits for its
-// partition is left for the next time. It asks nothing of Stripe.
+// partition is complete beyond that, and returns how many. A period whose
+// partition lags is left for the next call. It makes no call to Stripe.
 func Close(ctx context.Context, pool *pgxpool.Pool, now time.Time, grace time.Duration) (closed int, err error) {
 	partitions, err := billing.Partitions(ctx, pool)
 	if err != nil || partitions == 0 {
@@ -59,20 +59,20 @@ func closeRound(ctx context.Context, pool *pgxpool.Pool, partitions int, now tim
 	after := uuid.Nil
 	for {
 		rows, _ := pool.Query(ctx, endedSQL, now.Add(-grace), after, perPage)
-		page, err := pgx.CollectRows(rows, pgx.RowToStructByName[ended])
+		page, err := pgx.CollectRows(rows, pgx.RowToStructByName[endedPeriod])
 		if err != nil {
 			return closed, fmt.Errorf("list periods to close: %w", err)
 		}
 		if len(page) == 0 {
 			return closed, nil
 		}
-		byPartition := map[int][]ended{}
+		byPartition := map[int][]endedPeriod{}
 		for _, e := range page {
 			partition := odometer.PartitionOf(e.Tenant, partitions)
 			byPartition[partition] = append(byPartition[partition], e)
 		}
 		for partition, periods := range byPartition {
-			n, err := closeIn(ctx, pool, partition, periods, now, grace)
+			n, err := closePartition(ctx, pool, partition, periods, now, grace)
 			if err != nil {
 				return closed, err
 			}
@@ -87,34 +87,35 @@ select complete_until
 from stream_positions
 where partition = $1`
 
-// closeIn closes periods of one partition's tenants, under its lock: no event
-// is counted between the look at the counters and the close.
-func closeIn(ctx context.Context, pool *pgxpool.Pool, partition int, periods []ended, now time.Time, grace time.Duration) (closed int, err error) {
-	// Without the lock first: a partition that lags must not be held up by us.
-	if due, err := complete(ctx, pool, partition, periods, grace); err != nil || len(due) == 0 {
+// closePartition closes periods of one partition's tenants, under its lock: no
+// event is counted between reading the counters and closing.
+func closePartition(ctx context.Context, pool *pgxpool.Pool, partition int, periods []endedPeriod, now time.Time, grace time.Duration) (closed int, err error) {
+	// First without the lock, so that it never delays a partition that lags.
+	if due, err := completePeriods(ctx, pool, partition, periods, grace); err != nil || len(due) == 0 {
 		return 0, err
 	}
 	err = pgx.BeginFunc(ctx, pool, func(tx pgx.Tx) error {
 		if err := billing.Lock(ctx, tx, periods[0].Tenant); err != nil {
 			return err
 		}
-		due, err := complete(ctx, tx, partition, periods, grace)
+		due, err := completePeriods(ctx, tx, partition, periods, grace)
 		if err != nil {
 			return err
 		}
-		closed, err = freezeCounts(ctx, tx, partition, due, now)
+		closed, err = writeTotals(ctx, tx, partition, due, now)
 		return err
 	})
 	return closed, err
 }
 
-// complete are the periods beyond whose end and grace the partition is complete.
-func complete(ctx context.Context, q querier, partition int, periods []ended, grace time.Duration) ([]ended, error) {
+// completePeriods returns the periods beyond whose end and grace the partition
+// is complete.
+func completePeriods(ctx context.Context, q querier, partition int, periods []endedPeriod, grace time.Duration) ([]endedPeriod, error) {
 	var until *time.Time
 	if err := q.QueryRow(ctx, completeSQL, partition).Scan(&until); err != nil {
-		return nil, fmt.Errorf("look until when partition %d is complete: %w", partition, err)
+		return nil, fmt.Errorf("read until when partition %d is complete: %w", partition, err)
 	}
-	var due []ended
+	var due []endedPeriod
 	for _, p := range periods {
 		if until != nil && !until.Before(p.End.Add(grace)) {
 			due = append(due, p)
@@ -123,9 +124,9 @@ func complete(ctx context.Context, q querier, partition int, periods []ended, gr
 	return due, nil
 }
 
-// An agent that came into the catalogue after the period's end has no frozen
-// terms: it was not included, at the price in force.
-const freezeCountsSQL = `
+// An agent that was added to the catalogue after the period's end has no frozen
+// allowance: it was not included, at the price in force.
+const writeTotalsSQL = `
 with closing as (
     update billing_periods p
     set status = 'closed',
@@ -160,15 +161,15 @@ cross join lateral (
     select case when f.agent is null and not c.free then 0 else f."limit" end as "limit"
 ) allowed`
 
-const closedSQL = `
+const countClosedSQL = `
 select count(*)
 from billing_periods p
 join unnest($1::uuid[], $2::timestamptz[]) as c (tenant_id, period_start) using (tenant_id, period_start)
 where p.status = 'closed'`
 
-// freezeCounts writes what the periods came to, and that nothing beyond the
-// partition's position belongs to them.
-func freezeCounts(ctx context.Context, tx pgx.Tx, partition int, periods []ended, now time.Time) (closed int, err error) {
+// writeTotals writes the totals of the periods, and the position after which no
+// event belongs to them.
+func writeTotals(ctx context.Context, tx pgx.Tx, partition int, periods []endedPeriod, now time.Time) (closed int, err error) {
 	if len(periods) == 0 {
 		return 0, nil
 	}
@@ -177,11 +178,81 @@ func freezeCounts(ctx context.Context, tx pgx.Tx, partition int, periods []ended
 	for i, p := range periods {
 		tenants[i], starts[i] = p.Tenant, p.Start
 	}
-	if _, err := tx.Exec(ctx, freezeCountsSQL, tenants, starts, partition, now); err != nil {
+	if _, err := tx.Exec(ctx, writeTotalsSQL, tenants, starts, partition, now); err != nil {
 		return 0, fmt.Errorf("close %d periods of partition %d: %w", len(periods), partition, err)
 	}
-	if err := tx.QueryRow(ctx, closedSQL, tenants, starts).Scan(&closed); err != nil {
+	if err := tx.QueryRow(ctx, countClosedSQL, tenants, starts).Scan(&closed); err != nil {
 		return 0, fmt.Errorf("count closed periods of partition %d: %w", partition, err)
 	}
 	return closed, nil
+}
+
+// A closed period is settled when no invoice will change for it: nothing is
+// undecided in it, and either it had no overage and no report, or its invoice
+// is final and the totals of its chains make up the frozen overage (or no
+// invoice is left for the rest).
+const settleSQL = `
+update billing_periods p
+set settled_at = $2
+where p.tenant_id = any($1)
+  and p.status = 'closed'
+  and p.settled_at is null
+  and not exists (
+      select from overage_reports r
+      where r.tenant_id = p.tenant_id
+        and (r.period_start = p.period_start or r.billed_period_start = p.period_start)
+        and r.state in ('planned', 'sending', 'unknown')
+  )
+  and (
+      exists (
+          select from period_invoices i
+          where i.tenant_id = p.tenant_id and i.period_start = p.period_start and i.concluded_at is not null
+      )
+      or not exists (
+          select from overage_reports r
+          where r.tenant_id = p.tenant_id
+            and (r.period_start = p.period_start or r.billed_period_start = p.period_start)
+      )
+  )
+  and not exists (
+      select from period_totals t
+      cross join lateral (
+          select coalesce(sum(last.to_total), 0) as reported
+          from (
+              select distinct on (r.account, r.livemode, r.stripe_customer, r.meter) r.to_total
+              from overage_reports r
+              where r.tenant_id = t.tenant_id
+                and r.agent = t.agent
+                and r.period_start = t.period_start
+                and r.state in ('accepted', 'verified')
+              order by r.account, r.livemode, r.stripe_customer, r.meter, r.revision desc
+          ) last
+      ) chain
+      where t.tenant_id = p.tenant_id
+        and t.period_start = p.period_start
+        and t.overage <> chain.reported
+        and not exists (
+            select from overage_reports r
+            where r.tenant_id = t.tenant_id
+              and r.agent = t.agent
+              and r.period_start = t.period_start
+              and r.state = 'unbillable'
+        )
+  )`
+
+// settlePeriods settles the tenants' periods for which nothing is left to do.
+func settlePeriods(ctx context.Context, q querier, tenants []uuid.UUID, now time.Time) error {
+	if _, err := q.Exec(ctx, settleSQL, tenants, now); err != nil {
+		return fmt.Errorf("settle periods of %d tenants: %w", len(tenants), err)
+	}
+	return nil
+}
+
+// settleTenants settles the periods without overage where nothing is reported,
+// with the sink DryRun. A period with overage stays, so that the first pass of
+// a real sink reports everything.
+func (r *Reporter) settleTenants(ctx context.Context, scope Scope) error {
+	return r.eachTenantPage(ctx, scope.Tenant, func(tenants []uuid.UUID) error {
+		return settlePeriods(ctx, r.Pool, tenants, r.now())
+	})
 }

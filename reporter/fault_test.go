@@ -24,20 +24,20 @@ func TestCrashAtEachStepCountsOnce(t *testing.T) {
 	} {
 		t.Run(row.step, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, nil)
-			a := w.month("a")
+			env := newTestEnv(t, nil)
+			a := env.november("a")
 			a.use("inbox", 510)
-			w.posts()
-			w.Reporter.crash = func(step string, _ *Link) bool { return step == row.step }
-			w.report()
+			env.posts()
+			env.Reporter.crash = func(step string, _ *LedgerEntry) bool { return step == row.step }
+			env.report()
 			a.expectStates(row.left)
-			w.Reporter = w.reporter(MeterEvents)
+			env.Reporter = env.reporter(MeterEvents)
 			a.use("inbox", 512) // meanwhile, life goes on
-			w.pass(time.Minute)
-			w.expect(w.scheduled(), 2, 0)
-			a.expectAt("inbox", 12)
-			a.expectStates(Taken, Taken)
-			if posts := w.posts(); len(posts) != row.calls+1 {
+			env.advance(time.Minute)
+			env.expect(env.scheduled(), 2, 0)
+			a.expectMeterTotal("inbox", 12)
+			a.expectStates(Accepted, Accepted)
+			if posts := env.posts(); len(posts) != row.calls+1 {
 				t.Errorf("%d calls were made, want %d", len(posts), row.calls+1)
 			}
 		})
@@ -61,21 +61,21 @@ func TestLostAnswerIsResentUnderItsIdentifier(t *testing.T) {
 	for name, fault := range lostAnswers {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, nil)
-			a := w.month("a")
+			env := newTestEnv(t, nil)
+			a := env.november("a")
 			a.use("inbox", 510)
-			w.posts()
-			w.failTelling(fault)
-			_, _ = w.Pass(t.Context(), Scope{})
-			a.expectStates(Uncertain)
+			env.posts()
+			env.failSends(fault)
+			_, _ = env.Pass(t.Context(), Scope{})
+			a.expectStates(Unknown)
 			a.use("inbox", 530) // nothing new is told while one is undecided
-			_, _ = w.Pass(t.Context(), Scope{ByHand: true})
-			a.expectStates(Uncertain)
-			w.failTelling(stripetest.NoFault)
-			w.pass(22 * time.Hour)
-			w.expect(w.scheduled(), 2, 0)
-			a.expectAt("inbox", 30)
-			posts := w.posts()
+			_, _ = env.Pass(t.Context(), Scope{ByHand: true})
+			a.expectStates(Unknown)
+			env.failSends(stripetest.NoFault)
+			env.advance(22 * time.Hour)
+			env.expect(env.scheduled(), 2, 0)
+			a.expectMeterTotal("inbox", 30)
+			posts := env.posts()
 			first, last := posts[0], posts[len(posts)-2]
 			if first.Form.Get("identifier") != last.Form.Get("identifier") {
 				t.Errorf("sent again as %s, first as %s", last.Form.Get("identifier"), first.Form.Get("identifier"))
@@ -89,44 +89,44 @@ func TestLostAnswerIsResentUnderItsIdentifier(t *testing.T) {
 // one's, and what was counted would be told anew.
 func TestNoCallIsRepeatedUnseen(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.posts()
+	env.posts()
 	var calls atomic.Int64
-	w.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
+	env.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
 		if r.Method != http.MethodPost {
 			return stripetest.NoFault
 		}
 		return []stripetest.Fault{stripetest.ResetAfter, stripetest.TooManyRequests, stripetest.NoFault}[min(calls.Add(1)-1, 2)]
 	})
-	_, _ = w.Pass(t.Context(), Scope{})
-	if posts := w.posts(); len(posts) != 1 {
+	_, _ = env.Pass(t.Context(), Scope{})
+	if posts := env.posts(); len(posts) != 1 {
 		t.Errorf("%d calls were made, want 1", len(posts))
 	}
-	a.expectStates(Uncertain)
-	w.pass(time.Minute)
-	w.expect(w.report(), 1, 0)
-	a.expectAt("inbox", 10)
-	a.expectStates(Taken)
+	a.expectStates(Unknown)
+	env.advance(time.Minute)
+	env.expect(env.report(), 1, 0)
+	a.expectMeterTotal("inbox", 10)
+	a.expectStates(Accepted)
 }
 
 // Stripe answers an old Idempotency-Key with the answer that it keeps under
 // it, also when that is a 500 and nothing was done.
 func TestStoredErrorIsNotReplayed(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.posts()
-	w.failTelling(stripetest.StoredError500Before)
-	w.report()
-	w.failTelling(stripetest.NoFault)
-	w.pass(time.Minute)
-	w.expect(w.report(), 1, 0)
-	a.expectAt("inbox", 10)
+	env.posts()
+	env.failSends(stripetest.StoredError500Before)
+	env.report()
+	env.failSends(stripetest.NoFault)
+	env.advance(time.Minute)
+	env.expect(env.report(), 1, 0)
+	a.expectMeterTotal("inbox", 10)
 	keys := map[string]bool{}
-	for _, p := range w.posts() {
+	for _, p := range env.posts() {
 		keys[p.IdempotencyKey] = true
 	}
 	if len(keys) != 2 || keys[""] {
@@ -136,21 +136,21 @@ func TestStoredErrorIsNotReplayed(t *testing.T) {
 
 func TestBackoffLetsTheScheduledPassesRest(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.posts()
-	w.failTelling(stripetest.Unavailable503)
+	env.posts()
+	env.failSends(stripetest.Unavailable503)
 	for range 60 { // an hour of scheduled passes
-		w.scheduled()
-		w.pass(time.Minute)
+		env.scheduled()
+		env.advance(time.Minute)
 	}
-	if n := len(w.posts()); n < 5 || n > 8 {
+	if n := len(env.posts()); n < 5 || n > 8 {
 		t.Errorf("%d calls within an hour of failures", n)
 	}
-	w.failTelling(stripetest.NoFault)
-	w.expect(w.report(), 1, 0) // by hand at once
-	a.expectAt("inbox", 10)
+	env.failSends(stripetest.NoFault)
+	env.expect(env.report(), 1, 0) // by hand at once
+	a.expectMeterTotal("inbox", 10)
 }
 
 func TestAnswerLostForThirtyHoursIsDecidedBySummary(t *testing.T) {
@@ -167,15 +167,15 @@ func TestAnswerLostForThirtyHoursIsDecidedBySummary(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, func(o *stripetest.Options) { o.SummaryLag = test.lag })
-			a := w.month("a")
+			env := newTestEnv(t, func(o *stripetest.Options) { o.SummaryLag = test.lag })
+			a := env.november("a")
 			a.use("inbox", 510)
-			w.failTelling(test.fault)
-			_, _ = w.Pass(t.Context(), Scope{})
-			a.expectStates(Uncertain)
-			w.failTelling(stripetest.NoFault)
-			w.posts()
-			w.pass(30 * time.Hour)
+			env.failSends(test.fault)
+			_, _ = env.Pass(t.Context(), Scope{})
+			a.expectStates(Unknown)
+			env.failSends(stripetest.NoFault)
+			env.posts()
+			env.advance(30 * time.Hour)
 			test.then(t, a)
 		})
 	}
@@ -185,26 +185,26 @@ func TestAnswerLostForThirtyHoursIsDecidedBySummary(t *testing.T) {
 // often it was sent since.
 func TestIdentifierIsNotResentADayAfterItsFirstCall(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.failTelling(stripetest.ResetAfter)
-	_, _ = w.Pass(t.Context(), Scope{})
-	w.failTelling(stripetest.ResetBefore)
-	w.pass(22 * time.Hour)
-	_, _ = w.Pass(t.Context(), Scope{})
-	a.expectStates(Uncertain)
-	w.failTelling(stripetest.NoFault)
-	w.pass(22 * time.Hour)
-	w.report()
-	a.expectAt("inbox", 10)
-	a.expectStates(Taken)
+	env.failSends(stripetest.ResetAfter)
+	_, _ = env.Pass(t.Context(), Scope{})
+	env.failSends(stripetest.ResetBefore)
+	env.advance(22 * time.Hour)
+	_, _ = env.Pass(t.Context(), Scope{})
+	a.expectStates(Unknown)
+	env.failSends(stripetest.NoFault)
+	env.advance(22 * time.Hour)
+	env.report()
+	a.expectMeterTotal("inbox", 10)
+	a.expectStates(Accepted)
 }
 
 func summaryHasIt(t *testing.T, a *tenant) {
 	a.expect(a.scheduled(), 1, 0)
-	a.expectStates(Taken)
-	a.expectAt("inbox", 10)
+	a.expectStates(Accepted)
+	a.expectMeterTotal("inbox", 10)
 	if n := len(a.posts()); n != 0 {
 		t.Errorf("%d calls were made", n)
 	}
@@ -213,27 +213,27 @@ func summaryHasIt(t *testing.T, a *tenant) {
 func summaryStaysWithout(t *testing.T, a *tenant) {
 	for range 23 {
 		a.expect(a.scheduled(), 0, 1)
-		a.pass(time.Hour + time.Second)
+		a.advance(time.Hour + time.Second)
 	}
-	a.expectStates(Uncertain)
+	a.expectStates(Unknown)
 	if n := len(a.posts()); n != 0 {
 		t.Errorf("%d calls were made before a day had passed", n)
 	}
-	a.pass(time.Hour)
+	a.advance(time.Hour)
 	a.expect(a.scheduled(), 1, 0)
-	a.expectStates(Refused, Taken)
-	a.expectAt("inbox", 10)
-	if links := a.links(); links[0].Identifier == links[1].Identifier {
+	a.expectStates(Rejected, Accepted)
+	a.expectMeterTotal("inbox", 10)
+	if entries := a.entries(); entries[0].Identifier == entries[1].Identifier {
 		t.Error("told anew under the identifier that was given up")
 	}
 }
 
 func summaryLags(t *testing.T, a *tenant) {
 	a.expect(a.scheduled(), 0, 1)
-	a.pass(11 * time.Hour)
+	a.advance(11 * time.Hour)
 	a.expect(a.scheduled(), 1, 0)
-	a.expectStates(Taken)
-	a.expectAt("inbox", 10)
+	a.expectStates(Accepted)
+	a.expectMeterTotal("inbox", 10)
 	if n := len(a.posts()); n != 0 {
 		t.Errorf("%d calls were made", n)
 	}
@@ -242,21 +242,21 @@ func summaryLags(t *testing.T, a *tenant) {
 // Somebody else reports to the meter: nothing is sent until the invoice has
 // decided, and then what it lacks is carried.
 func summaryIsUnclear(t *testing.T, a *tenant) {
-	foreign := &Link{Sink: MeterEvents, Identifier: "theirs", Value: 3, ReportedAt: a.time(), Target: Target{Customer: a.customer, Meter: "inbox_overage"}}
+	foreign := &LedgerEntry{Sink: MeterEvents, Identifier: "theirs", Value: 3, ReportedAt: a.time(), MeterTarget: MeterTarget{Customer: a.customer, Meter: "inbox_overage"}}
 	a.must(a.Stripe.send(t.Context(), foreign))
 	for range 60 {
 		a.expect(a.scheduled(), 0, 1)
-		a.pass(2 * time.Hour)
+		a.advance(2 * time.Hour)
 	}
-	a.expectStates(Uncertain)
-	if got := a.openFindings(kindUnclear); len(got) != 1 || got[0] != a.links()[0].Identifier {
+	a.expectStates(Unknown)
+	if got := a.openFindings(kindUnclear); len(got) != 1 || got[0] != a.entries()[0].Identifier {
 		t.Errorf("findings %v", got)
 	}
-	a.expectAt("inbox", 3)
+	a.expectMeterTotal("inbox", 3)
 	a.set(time.Date(2026, 12, 1, 3, 0, 0, 0, time.UTC))
-	a.roll()
+	a.rollAndClose()
 	a.report()
-	a.expectAt("inbox", 10) // the invoice bills theirs as ours
+	a.expectMeterTotal("inbox", 10) // the invoice bills theirs as ours
 	if got := a.openFindings(kindUnclear); len(got) != 0 {
 		t.Errorf("findings %v of a link that is decided", got)
 	}

@@ -9,22 +9,24 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"odometer/ingest"
 )
 
 // mirrorBucket is the NATS key-value bucket that mirrors ledgers outside of
 // Postgres, by the ledger's id.
 const mirrorBucket = "odometer_ledger"
 
-// mirror is what is kept outside of Postgres: how many passes have sent, and
-// after the last one, how much Stripe had accepted in all.
+// mirror is a copy outside of Postgres: how many passes have sent, and after
+// the last one, how many units Stripe had accepted in total.
 type mirror struct {
 	Generation int64     `json:"generation"`
-	Units      *int64    `json:"units"` // nil while a pass runs, or when one died
+	Units      *int64    `json:"units"` // nil while a pass runs, or when it died
 	At         time.Time `json:"at"`
 }
 
-// generation is the ledger's number beside its mirror's.
-type generation struct {
+// ledgerGeneration is the ledger's generation beside its mirror's.
+type ledgerGeneration struct {
 	ledger   uuid.UUID
 	number   int64
 	hasSent  bool
@@ -40,17 +42,15 @@ select
     exists (select from overage_reports where first_attempt_at is not null)
 from ledger`
 
-// generation reads both numbers.
-func (r *Reporter) generation(ctx context.Context) (*generation, error) {
-	g := &generation{}
+// loadGeneration reads both.
+func (r *Reporter) loadGeneration(ctx context.Context) (*ledgerGeneration, error) {
+	g := &ledgerGeneration{}
 	if err := r.Pool.QueryRow(ctx, ledgerSQL).Scan(&g.ledger, &g.number, &g.hasSent); err != nil {
 		return nil, fmt.Errorf("read the ledger's generation: %w", err)
 	}
 	bucket, err := r.NATS.KeyValue(ctx, mirrorBucket)
 	if errors.Is(err, jetstream.ErrBucketNotFound) {
-		bucket, err = r.NATS.CreateKeyValue(ctx, jetstream.KeyValueConfig{
-			Bucket: mirrorBucket, Description: "Odometer: how many passes have sent, by ledger", Storage: jetstream.FileStorage,
-		})
+		bucket, err = r.createMirrorBucket(ctx)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("open the NATS bucket %s: %w", mirrorBucket, err)
@@ -70,9 +70,26 @@ func (r *Reporter) generation(ctx context.Context) (*generation, error) {
 	return g, nil
 }
 
-// restored says why the ledger must not be believed, nil when it may be. One
-// ahead of the mirror is a crash between the two.
-func (g *generation) restored() error {
+// createMirrorBucket creates the bucket with the replicas of the stream of usage:
+// the loss of one NATS server must not cost the only witness of what was sent.
+func (r *Reporter) createMirrorBucket(ctx context.Context) (jetstream.KeyValue, error) {
+	replicas := 1
+	stream, err := r.NATS.Stream(ctx, ingest.StreamName)
+	switch {
+	case err == nil:
+		replicas = stream.CachedInfo().Config.Replicas
+	case !errors.Is(err, jetstream.ErrStreamNotFound):
+		return nil, err
+	}
+	return r.NATS.CreateKeyValue(ctx, jetstream.KeyValueConfig{
+		Bucket: mirrorBucket, Description: "Odometer: how many passes have sent, by ledger",
+		Storage: jetstream.FileStorage, Replicas: replicas,
+	})
+}
+
+// checkRestored returns an error when the ledger must not be trusted. A ledger
+// one ahead of its mirror is a crash between the two writes.
+func (g *ledgerGeneration) checkRestored() error {
 	switch {
 	case g.mirror == nil && !g.hasSent:
 		return nil
@@ -89,13 +106,13 @@ func (g *generation) restored() error {
 	return nil
 }
 
-// intact checks the ledger's rows against the mirror before anything is told by
-// them: a row that was lost would be told again.
-func (r *Reporter) intact(ctx context.Context, g *generation) error {
+// checkUnits checks the ledger's rows against the mirror before anything is
+// reported: a lost row would be reported again.
+func (r *Reporter) checkUnits(ctx context.Context, g *ledgerGeneration) error {
 	if g.mirror == nil || g.mirror.Units == nil || g.number != g.mirror.Generation {
-		return nil // a pass died: its rows tell how far it came
+		return nil // a pass died: its entries say how far it came
 	}
-	have, err := units(ctx, r.Pool)
+	have, err := acceptedUnits(ctx, r.Pool)
 	if err != nil {
 		return err
 	}
@@ -110,32 +127,33 @@ const raiseGenerationSQL = `
 update ledger
 set generation = $1`
 
-// raise begins a pass that sends: first in Postgres, then in the mirror. A
-// number that never came to the mirror was not sent under, and is taken.
-func (r *Reporter) raise(ctx context.Context, g *generation) error {
+// raiseGeneration starts a pass that sends: first in Postgres, then in the
+// mirror. A number that never reached the mirror was not used for sending, and
+// is used now.
+func (r *Reporter) raiseGeneration(ctx context.Context, g *ledgerGeneration) error {
 	if g.mirror == nil || g.number <= g.mirror.Generation {
 		g.number++
 	}
 	if _, err := r.Pool.Exec(ctx, raiseGenerationSQL, g.number); err != nil {
 		return fmt.Errorf("raise the ledger's generation to %d: %w", g.number, err)
 	}
-	return r.reflect(ctx, g, nil)
+	return r.writeMirror(ctx, g, nil)
 }
 
-// suspect gives a ledger whose mirror is gone one that is ahead of it. From its
-// time on it is known that nothing is sent.
-func (r *Reporter) suspect(ctx context.Context, g *generation) error {
+// markSuspect writes a mirror that is ahead of a ledger whose mirror is gone.
+// The time of that mirror proves that nothing is sent from then on.
+func (r *Reporter) markSuspect(ctx context.Context, g *ledgerGeneration) error {
 	ahead := *g
 	ahead.number++
-	if err := r.reflect(ctx, &ahead, nil); err != nil {
+	if err := r.writeMirror(ctx, &ahead, nil); err != nil {
 		return err
 	}
 	g.mirror, g.revision = ahead.mirror, ahead.revision
 	return nil
 }
 
-// reflect writes the mirror, unless somebody else has since it was read.
-func (r *Reporter) reflect(ctx context.Context, g *generation, units *int64) error {
+// writeMirror writes the mirror, unless it has changed since it was read.
+func (r *Reporter) writeMirror(ctx context.Context, g *ledgerGeneration, units *int64) error {
 	next := mirror{Generation: g.number, Units: units, At: r.now()}
 	value, err := json.Marshal(next)
 	if err != nil {
@@ -153,25 +171,26 @@ func (r *Reporter) reflect(ctx context.Context, g *generation, units *int64) err
 	return nil
 }
 
-const unitsSQL = `
+const acceptedUnitsSQL = `
 select coalesce(sum(to_total - from_total), 0)::bigint
 from overage_reports
 where state in ('accepted', 'verified')
   and origin <> 'invoiced'`
 
-// units is how much Stripe has accepted in all, as the ledger knows it.
-func units(ctx context.Context, q querier) (n int64, err error) {
-	if err := q.QueryRow(ctx, unitsSQL).Scan(&n); err != nil {
+// acceptedUnits is how much Stripe has accepted in total, according to the
+// ledger.
+func acceptedUnits(ctx context.Context, q querier) (n int64, err error) {
+	if err := q.QueryRow(ctx, acceptedUnitsSQL).Scan(&n); err != nil {
 		return 0, fmt.Errorf("add up the ledger: %w", err)
 	}
 	return n, nil
 }
 
-// finish ends a pass that has sent: the mirror says what Stripe has.
-func (r *Reporter) finish(ctx context.Context, g *generation) error {
-	n, err := units(ctx, r.Pool)
+// mirrorUnits ends a pass that has sent: the mirror then knows what Stripe has.
+func (r *Reporter) mirrorUnits(ctx context.Context, g *ledgerGeneration) error {
+	n, err := acceptedUnits(ctx, r.Pool)
 	if err != nil {
 		return err
 	}
-	return r.reflect(ctx, g, &n)
+	return r.writeMirror(ctx, g, &n)
 }

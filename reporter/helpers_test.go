@@ -15,8 +15,8 @@ import (
 )
 
 // failTelling makes every call that tells usage fail; NoFault heals it.
-func (w *world) failTelling(f stripetest.Fault) {
-	w.stripe.SetFaults(func(r *http.Request, form url.Values) stripetest.Fault {
+func (env *testEnv) failSends(f stripetest.Fault) {
+	env.stripe.SetFaults(func(r *http.Request, form url.Values) stripetest.Fault {
 		if r.Method == http.MethodPost {
 			return f
 		}
@@ -26,9 +26,9 @@ func (w *world) failTelling(f stripetest.Fault) {
 
 // posts are the calls so far that told usage; recording begins with the first
 // time this is asked.
-func (w *world) posts() (posts []stripetest.Call) {
-	w.stripe.RecordCalls(true)
-	for _, c := range w.stripe.Calls() {
+func (env *testEnv) posts() (posts []stripetest.Call) {
+	env.stripe.RecordCalls(true)
+	for _, c := range env.stripe.Calls() {
 		if c.Method == http.MethodPost {
 			posts = append(posts, c)
 		}
@@ -37,22 +37,22 @@ func (w *world) posts() (posts []stripetest.Call) {
 }
 
 // scheduled makes a pass as the clock would have one made.
-func (w *world) scheduled() Result {
-	w.t.Helper()
-	result, err := w.Pass(w.t.Context(), Scope{})
-	w.must(err)
+func (env *testEnv) scheduled() Result {
+	env.t.Helper()
+	result, err := env.Pass(env.t.Context(), Scope{})
+	env.must(err)
 	return result
 }
 
 // openFindings are the subjects of what operators have to look at.
-func (w *world) openFindings(kind string) (subjects []string) {
-	w.t.Helper()
-	rows, err := w.pool.Query(w.t.Context(), `select subject from audit_findings where kind = $1 and resolved_at is null`, kind)
-	w.must(err)
+func (env *testEnv) openFindings(kind string) (subjects []string) {
+	env.t.Helper()
+	rows, err := env.pool.Query(env.t.Context(), `select subject from audit_findings where kind = $1 and resolved_at is null`, kind)
+	env.must(err)
 	defer rows.Close()
 	for rows.Next() {
 		var s string
-		w.must(rows.Scan(&s))
+		env.must(rows.Scan(&s))
 		subjects = append(subjects, s)
 	}
 	return subjects
@@ -62,8 +62,8 @@ func (w *world) openFindings(kind string) (subjects []string) {
 func (t *tenant) expectStates(want ...State) {
 	t.t.Helper()
 	var got []string
-	for _, l := range t.all() {
-		got = append(got, string(l.State))
+	for _, e := range t.allEntries() {
+		got = append(got, string(e.State))
 	}
 	var wanted []string
 	for _, s := range want {
@@ -80,12 +80,12 @@ func everything(f stripetest.Fault) func(*http.Request, url.Values) stripetest.F
 }
 
 // all are a tenant's links, also of settled periods.
-func (t *tenant) all() []*Link {
+func (t *tenant) allEntries() []*LedgerEntry {
 	rows, _ := t.pool.Query(context.Background(),
-		"select"+linkColumns+" from overage_reports r where tenant_id = $1 order by agent, period_start, revision", t.id)
-	links, err := pgx.CollectRows(rows, scanLink)
+		"select"+entryColumns+" from overage_reports r where tenant_id = $1 order by agent, period_start, revision", t.id)
+	entries, err := pgx.CollectRows(rows, scanEntry)
 	t.must(err)
-	return links
+	return entries
 }
 
 // contextUntil is done once something is so.
@@ -101,29 +101,29 @@ func contextUntil(t *testing.T, isSo func() bool) (context.Context, context.Canc
 }
 
 // crowd are n tenants with an overage of 10 each.
-func (w *world) crowd(n int) (all []*tenant) {
-	w.t.Helper()
+func (env *testEnv) tenantsOver(n int) (all []*tenant) {
+	env.t.Helper()
 	for i := range n {
-		a := w.month(fmt.Sprint("crowd", i))
+		a := env.november(fmt.Sprint("crowd", i))
 		a.use("inbox", 510)
 		all = append(all, a)
 	}
 	return all
 }
 
-func expectAllAt(all []*tenant, units int64) {
+func expectMeterTotals(all []*tenant, units int64) {
 	all[0].t.Helper()
 	for _, a := range all {
-		a.expectAt("inbox", units)
+		a.expectMeterTotal("inbox", units)
 	}
 }
 
 // untouched counts links that were never sent.
-func (w *world) untouched() (n int) {
-	w.t.Helper()
-	row := w.pool.QueryRow(w.t.Context(), `
+func (env *testEnv) neverSent() (n int) {
+	env.t.Helper()
+	row := env.pool.QueryRow(env.t.Context(), `
 select count(*) from overage_reports
 where state = 'planned' and attempts = 0 and first_attempt_at is null and last_attempt_at is null and retry_at is null`)
-	w.must(row.Scan(&n))
+	env.must(row.Scan(&n))
 	return n
 }

@@ -7,128 +7,106 @@ import (
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/stripe/stripe-go/v76"
 
 	"odometer/audit/findings"
 )
 
-// When to ask again for an invoice that is still a draft, or not there yet.
+// When to read an invoice again that is still a draft, or does not exist yet.
 const (
-	draftLook   = 20 * time.Minute
-	missingLook = time.Hour
+	draftRecheck   = 20 * time.Minute
+	missingRecheck = time.Hour
 )
 
-// wantsLook reports whether the invoice of an ended period should be asked for
-// now: when something was or is to be told in it, and what is known is not final.
-func (p *planner) wantsLook(b *book, in *period) bool {
+// invoiceCheckDue reports whether the invoice of an ended period should be read
+// now: when something was or is to be reported in it, and no final one is
+// known.
+func (p *planner) invoiceCheckDue(a *tenantAccount, in *period) bool {
 	i := &in.invoice
-	if b.customerOf(in) == "" || i.fixed || !in.ended(p.now) || !b.concerns(in) {
+	if a.billedCustomer(in) == "" || i.concluded || !in.ended(p.now) || !a.hasOverage(in) {
 		return false
 	}
-	return p.byHand || i.lookedAt.IsZero() || !p.now.Before(i.lookAt) || in.closedAt.After(i.lookedAt) ||
-		p.now.Sub(i.lookedAt) > time.Minute && p.owes(b, in)
+	return p.byHand || i.checkedAt.IsZero() || !p.now.Before(i.nextCheckAt) || in.closedAt.After(i.checkedAt) ||
+		p.now.Sub(i.checkedAt) > time.Minute && a.differs(in)
 }
 
-// concerns reports whether any overage arose in a period or was billed in it.
-func (b *book) concerns(in *period) bool {
-	for i := range in.agents {
-		if in.agents[i].overage != 0 {
-			return true
-		}
-	}
-	for _, l := range b.links {
-		if l.Period.Equal(in.start) || in.holds(l.ReportedAt) {
-			return true
-		}
-	}
-	return false
-}
-
-// owes reports whether a period's chains differ from what they should be.
-func (p *planner) owes(b *book, in *period) bool {
-	for i := range in.agents {
-		if toldSoFar(b.chain(in.start, in.agents[i].agent)) != in.agents[i].overage {
-			return true
-		}
-	}
-	return false
-}
-
-// look asks for the invoice of an ended period and writes down what it says.
-// Once nothing more can reach it, the chain is brought to its quantities. It
-// reports whether that is so.
-func (r *Reporter) look(ctx context.Context, p *planner, b *book, in *period) (fixed bool, err error) {
-	if err := r.reads.Wait(ctx); err != nil {
-		return false, err
+// readInvoice reads the invoice of an ended period and stores what it says.
+// Once nothing more can reach the invoice, it corrects the chain to the
+// invoice's quantities.
+func (r *Reporter) readInvoice(ctx context.Context, p *planner, a *tenantAccount, in *period) error {
+	if err := r.readLimit.Wait(ctx); err != nil {
+		return err
 	}
 	var invoice *fetchedInvoice
-	customer := b.customerOf(in)
-	err = r.asking.do(customer, func() (err error) {
+	customer := a.billedCustomer(in)
+	err := r.readBreaker.do(customer, func() (err error) {
 		invoice, err = r.Stripe.invoiceOf(ctx, customer, in)
 		return err
 	})
 	if err != nil {
-		return false, err
+		return err
 	}
-	// Without an invoice to read, what was told is what will be billed: so that
-	// must be known.
-	fixed = invoice.final() || invoice == nil && p.now.Sub(in.end) >= draftFor && len(b.unanswered(in)) == 0
-	err = pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) error {
-		if err := noteInvoice(ctx, tx, b.tenant, in, invoice, p.now, fixed); err != nil || !fixed {
+	// Without an invoice, what was reported is what will be billed, so no
+	// entry may be open then.
+	concluded := invoice.final() || invoice == nil && p.now.Sub(in.end) >= draftFor && len(a.unanswered(in)) == 0
+	return pgx.BeginFunc(ctx, r.Pool, func(tx pgx.Tx) error {
+		if err := storeInvoice(ctx, tx, a.tenant, in, invoice, p.now, concluded); err != nil || !concluded {
 			return err
 		}
-		if err := b.arrived(ctx, tx, p, in, invoice); err != nil {
+		if err := a.acceptBilledCarries(ctx, tx, p, in, invoice); err != nil {
 			return err
 		}
-		if err := fix(ctx, tx, p, b, in, fixes(p, b, in, invoice)); err != nil {
+		if err := storeCorrections(ctx, tx, p, a, in, invoiceCorrections(p, a, in, invoice)); err != nil {
 			return err
 		}
-		return r.missed(ctx, tx, b, in, invoice)
+		return r.recordNotBilled(ctx, tx, a, in, invoice)
 	})
-	return fixed, err
 }
 
-// fixes are the links that bring a period's chains to what its invoice bills.
-func fixes(p *planner, b *book, in *period, invoice *fetchedInvoice) []*Link {
-	var links []*Link
+// invoiceCorrections are the entries that bring a period's chains to what its
+// invoice bills.
+func invoiceCorrections(p *planner, a *tenantAccount, in *period, invoice *fetchedInvoice) []*LedgerEntry {
+	var entries []*LedgerEntry
 	for i := range in.agents {
 		u := &in.agents[i]
 		billed, ok := invoice.quantity(u.agent)
 		if !ok {
 			continue
 		}
-		chain := b.chain(in.start, u.agent)
-		target := p.targetIn(b, in, u, chain)
-		if off := b.owned(in, u, target.Customer, billed) - toldTo(chain, target.Customer); off != 0 {
-			had := totals(chain)[target]
-			l := p.link(b, in, in, u, target, chain, had, had+off)
-			l.Origin, l.State, l.Decided = invoiced, Verified, &p.now
-			l.Detail = "the final invoice bills this"
-			links = append(links, l)
+		chain := a.chain(in.start, u.agent)
+		target := p.billedTarget(a, in, u, chain)
+		if off := a.ownUsage(in, u, target.Customer, billed) - totalReportedTo(chain, target.Customer); off != 0 {
+			had := lastTotals(chain)[target]
+			e := p.newEntry(a, in, in, u, target, chain, had, had+off)
+			e.Origin, e.State, e.Decided = OriginInvoiced, Verified, &p.now
+			e.Detail = "the final invoice bills this"
+			entries = append(entries, e)
 		}
 	}
-	return links
+	return entries
 }
 
-// owned is how much of a period's own usage a customer is billed, when the
-// period's invoice bills a quantity: less what other periods had carried into
-// it, and with what of its own was carried elsewhere.
-func (b *book) owned(in *period, u *use, customer string, billed int64) int64 {
-	for _, l := range b.links {
-		mine, here := l.Period.Equal(in.start), in.holds(l.ReportedAt)
+// ownUsage is how much of a period's own usage a customer is billed, when the
+// period's invoice bills a quantity: less what was carried into the period,
+// plus what was carried out of it.
+func (a *tenantAccount) ownUsage(in *period, u *agentUsage, customer string, billed int64) int64 {
+	for _, e := range a.entries {
+		mine, here := e.Period.Equal(in.start), in.contains(e.ReportedAt)
 		switch {
-		case l.Agent != u.agent || l.Customer != customer || !l.metered():
+		case e.Agent != u.agent || e.Customer != customer || !e.shownByMeter():
 		case !mine && here:
-			billed -= l.Delta()
+			billed -= e.Delta()
 		case mine && !here:
-			billed += l.Delta()
+			billed += e.Delta()
 		}
 	}
 	return billed
 }
 
-// toldTo is what a chain says a customer was told, by whatever meter or item.
-func toldTo(chain []*Link, customer string) (sum int64) {
-	for target, total := range totals(chain) {
+// totalReportedTo is how much a chain reported to a customer, by any meter or
+// item.
+func totalReportedTo(chain []*LedgerEntry, customer string) (sum int64) {
+	for target, total := range lastTotals(chain) {
 		if target.Customer == customer {
 			sum += total
 		}
@@ -141,30 +119,30 @@ const (
 	kindNotInvoiced = "not_invoiced"
 )
 
-// missed tells the operators what the final invoice of a period does not bill
-// although it was used: it is carried, but the customer sees it later.
-func (r *Reporter) missed(ctx context.Context, tx pgx.Tx, b *book, in *period, invoice *fetchedInvoice) error {
+// recordNotBilled records findings for usage that the final invoice of a period
+// does not bill: it is carried, but the customer sees it later.
+func (r *Reporter) recordNotBilled(ctx context.Context, tx pgx.Tx, a *tenantAccount, in *period, invoice *fetchedInvoice) error {
 	for i := range in.agents {
 		u := &in.agents[i]
-		chain := b.chain(in.start, u.agent)
-		billed := toldSoFar(chain)
+		chain := a.chain(in.start, u.agent)
+		billed := totalReported(chain)
 		if q, ok := invoice.quantity(u.agent); ok {
-			billed = b.owned(in, u, b.customerOf(in), q)
+			billed = a.ownUsage(in, u, a.billedCustomer(in), q)
 		}
 		f := findings.Finding{
-			Subject: fmt.Sprintf("%s %s %s", b.tenant, u.agent, in.start.Format(time.RFC3339)),
-			Tenant:  b.tenant, Agent: u.agent, Period: in.start, FoundBy: "report", Before: &billed, After: &u.overage,
+			Subject: fmt.Sprintf("%s %s %s", a.tenant, u.agent, in.start.Format(time.RFC3339)),
+			Tenant:  a.tenant, Agent: u.agent, Period: in.start, FoundBy: "report", Before: &billed, After: &u.overage,
 		}
-		told := toldTo(chain, b.customerOf(in))
+		reported := totalReportedTo(chain, a.billedCustomer(in))
 		_, listed := invoice.quantity(u.agent)
 		switch {
-		case told != 0 && !listed:
-			f.Kind, f.Subject = kindNotInvoiced, fmt.Sprintf("%s %s", b.tenant, u.agent)
-			f.Detail = fmt.Sprintf("%d units were told for customer %s, but no invoice of Stripe has a line for the meter or price %s in the period from %s: add the metered price to the subscription, and bill these by hand",
-				told, b.customerOf(in), u.lookupKey, in.start.Format(time.RFC3339))
+		case reported != 0 && !listed:
+			f.Kind, f.Subject = kindNotInvoiced, fmt.Sprintf("%s %s", a.tenant, u.agent)
+			f.Detail = fmt.Sprintf("%d units were reported for customer %s, but no invoice of Stripe has a line for the meter or price %s in the period from %s: add the metered price to the subscription, and bill these by hand",
+				reported, a.billedCustomer(in), u.lookupKey, in.start.Format(time.RFC3339))
 		case billed != u.overage:
 			f.Kind = kindLate
-			f.Detail = fmt.Sprintf("%d units of overage were used, but the final invoice of customer %s bills %d: the rest is carried into the next period", u.overage, b.customerOf(in), billed)
+			f.Detail = fmt.Sprintf("%d units of overage were used, but the final invoice of customer %s bills %d: the rest is carried into the next period", u.overage, a.billedCustomer(in), billed)
 		default:
 			continue
 		}
@@ -175,17 +153,17 @@ func (r *Reporter) missed(ctx context.Context, tx pgx.Tx, b *book, in *period, i
 	return nil
 }
 
-// unanswered are the links that were sent into a period and not decided yet.
-func (b *book) unanswered(in *period) (links []*Link) {
-	for _, l := range b.links {
-		if l.State.undecided() && l.FirstAttempt != nil && in.holds(l.ReportedAt) {
-			links = append(links, l)
+// unanswered returns the undecided entries that were sent into a period.
+func (a *tenantAccount) unanswered(in *period) (entries []*LedgerEntry) {
+	for _, e := range a.entries {
+		if e.State.undecided() && e.FirstAttempt != nil && in.contains(e.ReportedAt) {
+			entries = append(entries, e)
 		}
 	}
-	return links
+	return entries
 }
 
-const arrivedSQL = `
+const acceptBilledCarrySQL = `
 update overage_reports
 set state = 'verified',
     detail = 'the final invoice of the period that it was carried into bills it',
@@ -193,31 +171,32 @@ set state = 'verified',
 where identifier = $1
   and state in ('sending', 'unknown')`
 
-// arrived decides what was carried into a period without an answer. An invoice
-// that bills just what it would without it, is without it. Any other has it;
-// were that wrong, the period's own chain would come out short by as much, and
-// carry it. The other mistake would carry what was billed already.
-func (b *book) arrived(ctx context.Context, tx pgx.Tx, p *planner, in *period, invoice *fetchedInvoice) error {
-	for _, l := range b.unanswered(in) {
-		u := in.use(l.Agent)
-		if invoice == nil || u == nil || l.Period.Equal(in.start) {
+// acceptBilledCarries decides entries that were carried into a period without
+// an answer. An invoice that bills exactly what it would bill without such an
+// entry does not include it; any other does. Were that wrong, the period's own
+// chain would be short by as much, and be carried. The opposite mistake would
+// carry what was billed already.
+func (a *tenantAccount) acceptBilledCarries(ctx context.Context, tx pgx.Tx, p *planner, in *period, invoice *fetchedInvoice) error {
+	for _, e := range a.unanswered(in) {
+		u := in.usageOf(e.Agent)
+		if invoice == nil || u == nil || e.Period.Equal(in.start) {
 			continue
 		}
-		billed, ok := invoice.quantities[l.Agent]
-		if !ok || b.owned(in, u, l.Customer, billed) == toldTo(b.chain(in.start, l.Agent), l.Customer) {
+		billed, ok := invoice.quantities[e.Agent]
+		if !ok || a.ownUsage(in, u, e.Customer, billed) == totalReportedTo(a.chain(in.start, e.Agent), e.Customer) {
 			continue
 		}
-		if _, err := tx.Exec(ctx, arrivedSQL, l.Identifier, p.now); err != nil {
-			return fmt.Errorf("decide link %s by the final invoice: %w", l.Identifier, err)
+		if _, err := tx.Exec(ctx, acceptBilledCarrySQL, e.Identifier, p.now); err != nil {
+			return fmt.Errorf("decide ledger entry %s by the final invoice: %w", e.Identifier, err)
 		}
-		l.State = Verified
+		e.State = Verified
 	}
 	return nil
 }
 
-// What is still undecided in a period is decided by its invoice: what arrived
-// is in the quantity, what did not never will be.
-const overruleSQL = `
+// The invoice of a period decides what is still undecided in it: what arrived
+// is in its quantity, what did not arrive never will.
+const rejectUndecidedSQL = `
 update overage_reports
 set state = 'rejected',
     detail = 'decided by the final invoice of the period',
@@ -227,52 +206,183 @@ where tenant_id = $1
   and reported_at >= $2
   and reported_at < $3`
 
-func fix(ctx context.Context, tx pgx.Tx, p *planner, b *book, in *period, links []*Link) error {
-	if _, err := tx.Exec(ctx, overruleSQL, b.tenant, in.start, in.end, p.now); err != nil {
-		return fmt.Errorf("decide what was undecided for %s in the period from %s: %w", b.tenant, in.start.Format(time.RFC3339), err)
+func storeCorrections(ctx context.Context, tx pgx.Tx, p *planner, a *tenantAccount, in *period, entries []*LedgerEntry) error {
+	if _, err := tx.Exec(ctx, rejectUndecidedSQL, a.tenant, in.start, in.end, p.now); err != nil {
+		return fmt.Errorf("reject undecided entries of tenant %s in the period from %s: %w", a.tenant, in.start.Format(time.RFC3339), err)
 	}
-	_, err := insertLinks(ctx, tx, links)
+	_, err := insertEntries(ctx, tx, entries)
 	return err
 }
 
-const noteInvoiceSQL = `
-insert into period_invoices as i (tenant_id, period_start, stripe_invoice, status, looked_at, look_at, fixed_at)
+const storeInvoiceSQL = `
+insert into period_invoices as i (tenant_id, period_start, stripe_invoice, status, checked_at, next_check_at, concluded_at)
 values ($1, $2, nullif($3, ''), nullif($4, ''), $5, $6, $7)
 on conflict (tenant_id, period_start) do update
 set stripe_invoice = coalesce(excluded.stripe_invoice, i.stripe_invoice),
     status = coalesce(excluded.status, i.status),
-    looked_at = excluded.looked_at,
-    look_at = excluded.look_at,
-    fixed_at = coalesce(i.fixed_at, excluded.fixed_at)`
+    checked_at = excluded.checked_at,
+    next_check_at = excluded.next_check_at,
+    concluded_at = coalesce(i.concluded_at, excluded.concluded_at)`
 
-func noteInvoice(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in *period, invoice *fetchedInvoice, now time.Time, fixed bool) error {
-	next, id, status := now.Add(missingLook), "", ""
+func storeInvoice(ctx context.Context, tx pgx.Tx, tenant uuid.UUID, in *period, invoice *fetchedInvoice, now time.Time, concluded bool) error {
+	next, id, status := now.Add(missingRecheck), "", ""
 	if invoice != nil {
-		next, id, status = now.Add(draftLook), invoice.id, invoice.status
+		next, id, status = now.Add(draftRecheck), invoice.id, invoice.status
 	}
-	var fixedAt *time.Time
-	if fixed {
-		fixedAt = &now
+	var concludedAt *time.Time
+	if concluded {
+		concludedAt = &now
 	}
-	if _, err := tx.Exec(ctx, noteInvoiceSQL, tenant, in.start, id, status, now, next, fixedAt); err != nil {
-		return fmt.Errorf("note the invoice of tenant %s for the period from %s: %w", tenant, in.start.Format(time.RFC3339), err)
+	if _, err := tx.Exec(ctx, storeInvoiceSQL, tenant, in.start, id, status, now, next, concludedAt); err != nil {
+		return fmt.Errorf("store the invoice of tenant %s for the period from %s: %w", tenant, in.start.Format(time.RFC3339), err)
 	}
 	return nil
 }
 
-const lookAtSQL = `
+const recheckInvoicesSQL = `
 update period_invoices i
-set look_at = least(i.look_at, $2)
+set next_check_at = least(i.next_check_at, $2)
 from subscriptions s
 where s.tenant_id = i.tenant_id
-  and i.fixed_at is null
+  and i.concluded_at is null
   and ($1 = '' or s.stripe_customer = $1)`
 
-// LookAt makes the next pass ask for the invoices of a customer's ended
-// periods, or with "" for all: a hook said that something has happened to them.
-func LookAt(ctx context.Context, q querier, customer string, now time.Time) error {
-	if _, err := q.Exec(ctx, lookAtSQL, customer, now); err != nil {
-		return fmt.Errorf("have the invoices of %q looked at: %w", customer, err)
+// RecheckInvoices makes the next pass read the invoices of a customer's ended
+// periods, or with "" of all, because a hook said that they have changed.
+func RecheckInvoices(ctx context.Context, q querier, customer string, now time.Time) error {
+	if _, err := q.Exec(ctx, recheckInvoicesSQL, customer, now); err != nil {
+		return fmt.Errorf("have the invoices of customer %q read again: %w", customer, err)
 	}
 	return nil
+}
+
+// fetchedInvoice is the part of an invoice that concerns one period.
+type fetchedInvoice struct {
+	id, status string
+	quantities map[string]int64 // billed for the period, by agent
+}
+
+func (i *fetchedInvoice) final() bool {
+	return i != nil && i.status != string(stripe.InvoiceStatusDraft)
+}
+
+// quantity is what the invoice bills for an agent; listed is false without a
+// line.
+func (i *fetchedInvoice) quantity(agent string) (units int64, listed bool) {
+	if i == nil {
+		return 0, false
+	}
+	units, listed = i.quantities[agent]
+	return units, listed
+}
+
+// invoiceOf finds the invoice that bills the usage of a period: the one with
+// lines of our meters or prices that start with the period. It is nil when
+// there is none (yet).
+func (s *Stripe) invoiceOf(ctx context.Context, customer string, p *period) (*fetchedInvoice, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*CallTimeout)
+	defer cancel()
+	agents, err := s.agentsByPrice(ctx, p)
+	if err != nil {
+		return nil, err
+	}
+	params := &stripe.InvoiceListParams{Customer: stripe.String(customer)}
+	params.CreatedRange = &stripe.RangeQueryParams{GreaterThanOrEqual: p.end.Add(-time.Hour).Unix()}
+	params.Context = ctx
+	params.Limit = stripe.Int64(100)
+	var match *fetchedInvoice
+	list := s.API.Invoices.List(params)
+	for list.Next() {
+		invoice := list.Invoice()
+		quantities, err := s.quantitiesOf(ctx, invoice, p, agents)
+		if err != nil {
+			return nil, err
+		}
+		// Newest first: the oldest one that bills the period is the period's
+		// own.
+		if len(quantities) > 0 {
+			match = &fetchedInvoice{id: invoice.ID, status: string(invoice.Status), quantities: quantities}
+		}
+	}
+	if err := list.Err(); isAbsent(err) || Classify(err, false) == OutcomeRejected {
+		return nil, nil // no such customer: sending will say so
+	} else if err != nil {
+		return nil, fmt.Errorf("list invoices of %s: %w", customer, err)
+	}
+	return match, nil
+}
+
+// agentsByPrice maps meter ids and lookup keys, as they are in an invoice's
+// lines, to agents.
+func (s *Stripe) agentsByPrice(ctx context.Context, p *period) (map[string]string, error) {
+	agents := map[string]string{}
+	for i := range p.agents {
+		u := &p.agents[i]
+		if u.lookupKey != "" {
+			agents[u.lookupKey] = u.agent
+		}
+		id, err := s.meterID(ctx, u.meter)
+		if err != nil {
+			return nil, err
+		}
+		if id != "" {
+			agents[id] = u.agent
+		}
+	}
+	return agents, nil
+}
+
+// startTolerance is how far, in seconds, a line's start may be from our
+// period's: a period that was set by hand may differ from Stripe's.
+const startTolerance = 60
+
+// billsPeriod reports whether a line of an invoice bills usage of a period.
+func billsPeriod(invoice *stripe.Invoice, line *stripe.InvoiceLineItem, p *period) bool {
+	start := invoice.PeriodStart
+	if line.Period != nil && line.Period.Start != line.Period.End {
+		start = line.Period.Start
+	}
+	off := start - p.start.Unix()
+	return -startTolerance <= off && off <= startTolerance
+}
+
+// quantitiesOf adds up, by agent, the metered lines of an invoice that start
+// with a period.
+func (s *Stripe) quantitiesOf(ctx context.Context, invoice *stripe.Invoice, p *period, agents map[string]string) (map[string]int64, error) {
+	quantities := map[string]int64{}
+	add := func(line *stripe.InvoiceLineItem) {
+		if agent := agentOf(line.Price, agents); agent != "" && billsPeriod(invoice, line, p) {
+			quantities[agent] += line.Quantity
+		}
+	}
+	if invoice.Lines != nil && !invoice.Lines.HasMore {
+		for _, line := range invoice.Lines.Data {
+			add(line)
+		}
+		return quantities, nil
+	}
+	params := &stripe.InvoiceListLinesParams{Invoice: stripe.String(invoice.ID)}
+	params.Context = ctx
+	params.Limit = stripe.Int64(100)
+	lines := s.API.Invoices.ListLines(params)
+	for lines.Next() {
+		add(lines.InvoiceLineItem())
+	}
+	if err := lines.Err(); err != nil {
+		return nil, fmt.Errorf("list the lines of invoice %s: %w", invoice.ID, err)
+	}
+	return quantities, nil
+}
+
+// agentOf is the agent whose usage a price bills, "" for any other price.
+func agentOf(price *stripe.Price, agents map[string]string) string {
+	if price == nil {
+		return ""
+	}
+	if price.Recurring != nil && price.Recurring.Meter != "" {
+		if agent, ours := agents[price.Recurring.Meter]; ours {
+			return agent
+		}
+	}
+	return agents[price.LookupKey]
 }

@@ -2,6 +2,9 @@ package reporter
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"time"
@@ -9,113 +12,248 @@ import (
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgconn"
-	"github.com/jackc/pgx/v5/pgxpool"
 )
+
+// State is how far a ledger entry has come: column state of overage_reports.
+type State string
+
+const (
+	Planned    State = "planned"    // stored, never sent
+	Sending    State = "sending"    // a call is in progress, or the process died during it
+	Accepted   State = "accepted"   // Stripe has it
+	Verified   State = "verified"   // Stripe's summary or invoice shows it
+	Unknown    State = "unknown"    // Stripe may have it
+	Rejected   State = "rejected"   // Stripe does not have it: parked
+	Unbillable State = "unbillable" // no invoice is left that could take it
+)
+
+// undecided reports whether it is open if Stripe has the entry, or will get it.
+func (s State) undecided() bool { return s == Planned || s == Sending || s == Unknown }
+
+// isAccepted reports whether the entry's total stands, so that the next entry
+// of the chain starts from it.
+func (s State) isAccepted() bool { return s == Accepted || s == Verified }
+
+// Where the total of an entry comes from: column origin.
+const (
+	OriginReported = "reported" // we sent it
+	OriginFound    = "found"    // Stripe's summary had more than the ledger
+	OriginInvoiced = "invoiced" // the final invoice bills it; Stripe's meter does not show it
+)
+
+// MeterTarget is the place at Stripe to which usage is reported.
+type MeterTarget struct {
+	Account  string
+	Livemode bool
+	Customer string
+	Meter    string // event name, or subscription item with UsageRecords
+}
+
+// LedgerEntry is a row of overage_reports: Stripe's total for a tenant, agent
+// and period goes From one figure To another, in units.
+type LedgerEntry struct {
+	Tenant   uuid.UUID
+	Agent    string
+	Period   time.Time // start of the period in which the overage arose
+	Billed   time.Time // start of the period whose invoice takes it
+	Revision int       // number within tenant, agent and period
+	From, To int64
+	Value    int64 // what is sent: the difference, or with UsageRecords the item's new total
+	Origin   string
+	Sink     Sink
+	MeterTarget
+	ReportedAt time.Time // the timestamp that is sent
+	Identifier string
+	Generation int64
+
+	State        State
+	Attempts     int
+	FirstAttempt *time.Time // nil while Stripe cannot have it
+	LastAttempt  *time.Time
+	RetryAt      *time.Time
+	AbsentSince  *time.Time // since when Stripe's summary has not shown it
+	Decided      *time.Time
+	Detail       string
+}
+
+// Delta is the difference that the entry makes, in units.
+func (e *LedgerEntry) Delta() int64 { return e.To - e.From }
+
+// shownByMeter reports whether Stripe's meter contains the entry.
+func (e *LedgerEntry) shownByMeter() bool { return e.State.isAccepted() && e.Origin != OriginInvoiced }
+
+// setIdentifier computes the entry's identifier: 43 characters of a hash over
+// all fields that make the entry unique. A revision is never used twice and
+// every pass raises the generation, so neither a rejected entry nor a restored
+// backup can produce an identifier that was used before.
+func (e *LedgerEntry) setIdentifier() {
+	h := sha256.New()
+	number := func(n int64) { h.Write(binary.BigEndian.AppendUint64(nil, uint64(n))) }
+	for _, s := range []string{string(e.Sink), e.Tenant.String(), e.Agent} {
+		number(int64(len(s)))
+		h.Write([]byte(s))
+	}
+	for _, n := range []int64{e.Period.UnixMicro(), int64(e.Revision), e.From, e.To, e.Generation} {
+		number(n)
+	}
+	e.Identifier = "odo_" + base64.RawURLEncoding.EncodeToString(h.Sum(nil))
+}
+
+// matchesIdentifier reports whether nobody has edited the entry since its
+// identifier was computed.
+func (e *LedgerEntry) matchesIdentifier() bool {
+	copied := *e
+	copied.setIdentifier()
+	return copied.Identifier == e.Identifier
+}
+
+// Limits of what is sent, by Stripe's rules.
+const (
+	// maxValue is the largest quantity of one entry: Stripe aggregates in double
+	// precision and rejects more than 15 digits.
+	maxValue = 999_999_999_999_999
+
+	// edgeMargin keeps timestamps away from both ends of a period, so that
+	// summary windows of whole minutes contain exactly the period's usage.
+	edgeMargin = time.Minute
+
+	// resendFor is how long an identifier may be sent again: Stripe remembers
+	// it for at least 24 h.
+	resendFor = 23 * time.Hour
+
+	// absentFor is how long a summary must stay without an entry before the
+	// entry counts as lost: summaries lag.
+	absentFor = 24 * time.Hour
+
+	// draftFor is how long an ended period takes usage when its invoice is not
+	// known: the longest grace that Stripe lets an account choose.
+	draftFor = 72 * time.Hour
+
+	// SummaryDelay is how long Stripe's summaries may take to show an entry.
+	SummaryDelay = time.Hour
+
+	// parkedFor is how long scheduled passes leave a rejected entry alone.
+	parkedFor = 24 * time.Hour
+)
+
+// backoff is the pause of an entry after its n-th attempt.
+func backoff(attempts int) time.Duration {
+	steps := []time.Duration{time.Minute, 2 * time.Minute, 5 * time.Minute, 15 * time.Minute, 30 * time.Minute}
+	return steps[min(max(attempts, 1), len(steps))-1]
+}
 
 // querier is a pool or a transaction.
 type querier interface {
 	Exec(ctx context.Context, sql string, args ...any) (pgconn.CommandTag, error)
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 	QueryRow(ctx context.Context, sql string, args ...any) pgx.Row
+	SendBatch(ctx context.Context, b *pgx.Batch) pgx.BatchResults
 }
 
-// A link for a target about which something is undecided is not stored: it is
-// planned again when that is decided.
-const insertLinksSQL = `
+const entryColumns = `
+    r.tenant_id, r.agent, r.period_start, r.billed_period_start, r.revision, r.from_total, r.to_total, r.value,
+    r.origin, r.sink, r.account, r.livemode, r.stripe_customer, r.meter, r.reported_at, r.identifier, r.generation,
+    r.state, r.attempts, r.first_attempt_at, r.last_attempt_at, r.retry_at, r.absent_since, r.decided_at,
+    coalesce(r.detail, '')`
+
+func scanEntry(row pgx.CollectableRow) (*LedgerEntry, error) {
+	e := &LedgerEntry{}
+	err := row.Scan(&e.Tenant, &e.Agent, &e.Period, &e.Billed, &e.Revision, &e.From, &e.To, &e.Value,
+		&e.Origin, &e.Sink, &e.Account, &e.Livemode, &e.Customer, &e.Meter, &e.ReportedAt, &e.Identifier, &e.Generation,
+		&e.State, &e.Attempts, &e.FirstAttempt, &e.LastAttempt, &e.RetryAt, &e.AbsentSince, &e.Decided, &e.Detail)
+	return e, err
+}
+
+// An entry that was billed in an unsettled period is loaded too when it arose
+// in a settled one.
+const loadEntriesSQL = `
+select` + entryColumns + `
+from overage_reports r
+join unnest($1::uuid[], $2::timestamptz[]) as o (tenant_id, since) using (tenant_id)
+where r.period_start >= o.since
+   or r.billed_period_start >= o.since
+order by r.tenant_id, r.period_start, r.agent, r.revision`
+
+func loadEntries(ctx context.Context, tx pgx.Tx, accounts []*tenantAccount) error {
+	ids := make([]uuid.UUID, len(accounts))
+	since := make([]time.Time, len(accounts))
+	byTenant := make(map[uuid.UUID]*tenantAccount, len(accounts))
+	for i, a := range accounts {
+		ids[i], since[i] = a.tenant, a.periods[0].start
+		byTenant[a.tenant] = a
+	}
+	rows, _ := tx.Query(ctx, loadEntriesSQL, ids, since)
+	entries, err := pgx.CollectRows(rows, scanEntry)
+	if err != nil {
+		return fmt.Errorf("load the ledger of %d tenants: %w", len(accounts), err)
+	}
+	for _, e := range entries {
+		account := byTenant[e.Tenant]
+		account.entries = append(account.entries, e)
+	}
+	return nil
+}
+
+// An entry whose target has an undecided one is not inserted: it is planned
+// again when that one is decided.
+const insertEntrySQL = `
 insert into overage_reports (
     tenant_id, agent, period_start, billed_period_start, revision, from_total, to_total, value,
     origin, sink, account, livemode, stripe_customer, meter, reported_at, identifier, generation,
     state, decided_at, detail
 )
-select
-    l.tenant_id, l.agent, l.period_start, l.billed_period_start, l.revision, l.from_total, l.to_total, l.value,
-    l.origin, l.sink, l.account, l.livemode, l.stripe_customer, l.meter, l.reported_at, l.identifier, l.generation,
-    l.state, l.decided_at, nullif(l.detail, '')
-from unnest(
-    $1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::integer[], $6::bigint[], $7::bigint[], $8::bigint[],
-    $9::text[], $10::text[], $11::text[], $12::boolean[], $13::text[], $14::text[], $15::timestamptz[], $16::text[], $17::bigint[],
-    $18::text[], $19::timestamptz[], $20::text[]
-) as l (
-    tenant_id, agent, period_start, billed_period_start, revision, from_total, to_total, value,
-    origin, sink, account, livemode, stripe_customer, meter, reported_at, identifier, generation,
-    state, decided_at, detail
-)
-on conflict (account, livemode, stripe_customer, meter) where state in ('planned', 'sending', 'unknown') do nothing
-returning identifier`
+values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17, $18, $19, nullif($20, ''))
+on conflict (account, livemode, stripe_customer, meter) where state in ('planned', 'sending', 'unknown') do nothing`
 
-// insertLinks stores links and returns those that were.
-func insertLinks(ctx context.Context, q querier, links []*Link) ([]*Link, error) {
-	if len(links) == 0 {
+// insertEntries inserts entries in one transaction and returns those that were
+// inserted.
+func insertEntries(ctx context.Context, q querier, entries []*LedgerEntry) (inserted []*LedgerEntry, err error) {
+	if len(entries) == 0 {
 		return nil, nil
 	}
-	var c linkColumnsOf
-	for _, l := range links {
-		l.identify()
-		c.add(l)
+	var batch pgx.Batch
+	for _, e := range entries {
+		e.setIdentifier()
+		batch.Queue(insertEntrySQL, e.Tenant, e.Agent, e.Period, e.Billed, e.Revision, e.From, e.To, e.Value,
+			e.Origin, e.Sink, e.Account, e.Livemode, e.Customer, e.Meter, e.ReportedAt, e.Identifier, e.Generation,
+			e.State, e.Decided, e.Detail,
+		).Exec(func(tag pgconn.CommandTag) error {
+			if tag.RowsAffected() == 1 {
+				inserted = append(inserted, e)
+			}
+			return nil
+		})
 	}
-	rows, _ := q.Query(ctx, insertLinksSQL, c.tenant, c.agent, c.period, c.billed, c.revision, c.from, c.to, c.value,
-		c.origin, c.sink, c.account, c.livemode, c.customer, c.meter, c.reportedAt, c.identifier, c.generation,
-		c.state, c.decided, c.detail)
-	identifiers, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("store %d links of the ledger: %w", len(links), err)
+	if err := q.SendBatch(ctx, &batch).Close(); err != nil {
+		return nil, fmt.Errorf("insert %d ledger entries: %w", len(entries), err)
 	}
-	isStored := make(map[string]bool, len(identifiers))
-	for _, id := range identifiers {
-		isStored[id] = true
-	}
-	var stored []*Link
-	for _, l := range links {
-		if isStored[l.Identifier] {
-			stored = append(stored, l)
-		}
-	}
-	return stored, nil
+	return inserted, nil
 }
 
-// linkColumnsOf are links as columns for unnest.
-type linkColumnsOf struct {
-	tenant                                                                   []uuid.UUID
-	period, billed, reportedAt                                               []time.Time
-	decided                                                                  []*time.Time
-	agent, origin, sink, account, customer, meter, identifier, state, detail []string
-	from, to, value, generation                                              []int64
-	revision                                                                 []int
-	livemode                                                                 []bool
-}
+// errDecidedElsewhere says that another process has changed the entry since it
+// was read.
+var errDecidedElsewhere = errors.New("another process has decided the ledger entry")
 
-func (c *linkColumnsOf) add(l *Link) {
-	c.tenant = append(c.tenant, l.Tenant)
-	c.agent = append(c.agent, l.Agent)
-	c.period = append(c.period, l.Period)
-	c.billed = append(c.billed, l.Billed)
-	c.revision = append(c.revision, l.Revision)
-	c.from = append(c.from, l.From)
-	c.to = append(c.to, l.To)
-	c.value = append(c.value, l.Value)
-	c.origin = append(c.origin, l.Origin)
-	c.sink = append(c.sink, string(l.Sink))
-	c.account = append(c.account, l.Account)
-	c.livemode = append(c.livemode, l.Livemode)
-	c.customer = append(c.customer, l.Customer)
-	c.meter = append(c.meter, l.Meter)
-	c.reportedAt = append(c.reportedAt, l.ReportedAt)
-	c.identifier = append(c.identifier, l.Identifier)
-	c.generation = append(c.generation, l.Generation)
-	c.state = append(c.state, string(l.State))
-	c.decided = append(c.decided, l.Decided)
-	c.detail = append(c.detail, l.Detail)
-}
-
-// errGone says that a link is no longer as it was read: somebody else has it.
-var errGone = errors.New("the link was decided by somebody else")
-
-// ungone takes a link that somebody else has decided for done.
-func ungone(err error) error {
-	if errors.Is(err, errGone) {
+// ignoreDecidedElsewhere returns nil for errDecidedElsewhere: nothing is left
+// to do for that entry.
+func ignoreDecidedElsewhere(err error) error {
+	if errors.Is(err, errDecidedElsewhere) {
 		return nil
 	}
 	return err
+}
+
+// updateEntry runs an update of one entry. It returns errDecidedElsewhere when
+// the entry is no longer in a state that the update expects.
+func updateEntry(ctx context.Context, q querier, sql string, e *LedgerEntry, args ...any) error {
+	tag, err := q.Exec(ctx, sql, append([]any{e.Identifier}, args...)...)
+	switch {
+	case err != nil:
+		return fmt.Errorf("update ledger entry %s (%s): %w", e.Identifier, e.State, err)
+	case tag.RowsAffected() == 0:
+		return errDecidedElsewhere
+	}
+	return nil
 }
 
 const markSendingSQL = `
@@ -128,18 +266,11 @@ where identifier = $1
   and state = $2`
 
 // markSending commits that a call is about to be made.
-func markSending(ctx context.Context, q querier, l *Link, now time.Time) error {
-	tag, err := q.Exec(ctx, markSendingSQL, l.Identifier, l.State, now)
-	if err != nil {
-		return fmt.Errorf("mark link %s as sending: %w", l.Identifier, err)
-	}
-	if tag.RowsAffected() == 0 {
-		return errGone
-	}
-	return nil
+func markSending(ctx context.Context, q querier, e *LedgerEntry, now time.Time) error {
+	return updateEntry(ctx, q, markSendingSQL, e, e.State, now)
 }
 
-const unmarkSQL = `
+const undoSendingSQL = `
 update overage_reports
 set state = $2,
     attempts = $3,
@@ -149,16 +280,13 @@ where identifier = $1
   and state = 'sending'
   and attempts = $3 + 1`
 
-// unmark takes a mark back after a call that certainly changed nothing.
-func unmark(ctx context.Context, q querier, before *Link) error {
-	_, err := q.Exec(ctx, unmarkSQL, before.Identifier, before.State, before.Attempts, before.FirstAttempt, before.LastAttempt)
-	if err != nil {
-		return fmt.Errorf("take back the mark of link %s: %w", before.Identifier, err)
-	}
-	return nil
+// undoSending undoes markSending after a call that certainly changed nothing.
+func undoSending(ctx context.Context, q querier, before *LedgerEntry) error {
+	return ignoreDecidedElsewhere(updateEntry(ctx, q, undoSendingSQL, before,
+		before.State, before.Attempts, before.FirstAttempt, before.LastAttempt))
 }
 
-const decideSQL = `
+const storeDecisionSQL = `
 update overage_reports
 set state = $2,
     detail = nullif($3, ''),
@@ -168,21 +296,14 @@ set state = $2,
 where identifier = $1
   and state in ('planned', 'sending', 'unknown')`
 
-// decide stores what became of an undecided link: its State, Detail, RetryAt,
-// AbsentSince and Decided.
-func decide(ctx context.Context, q querier, l *Link) error {
-	tag, err := q.Exec(ctx, decideSQL, l.Identifier, l.State, l.Detail, l.RetryAt, l.AbsentSince, l.Decided)
-	if err != nil {
-		return fmt.Errorf("store that link %s is %s: %w", l.Identifier, l.State, err)
-	}
-	if tag.RowsAffected() == 0 {
-		return errGone
-	}
-	return nil
+// storeDecision stores what became of an undecided entry: its State, Detail,
+// RetryAt, AbsentSince and Decided.
+func storeDecision(ctx context.Context, q querier, e *LedgerEntry) error {
+	return updateEntry(ctx, q, storeDecisionSQL, e, e.State, e.Detail, e.RetryAt, e.AbsentSince, e.Decided)
 }
 
-const undecidedSQL = `
-select` + linkColumns + `
+const undecidedEntriesSQL = `
+select` + entryColumns + `
 from overage_reports r
 where r.state in ('planned', 'sending', 'unknown')
   and ($1::uuid is null or r.tenant_id = $1)
@@ -192,17 +313,17 @@ where r.state in ('planned', 'sending', 'unknown')
 order by r.attempts, r.identifier
 limit $6`
 
-// undecided lists links that wait for an answer and were not tried since,
-// those with the fewest attempts first, from after the given one on.
-func undecided(ctx context.Context, pool *pgxpool.Pool, tenant *uuid.UUID, due, since time.Time, after *Link, limit int) ([]*Link, error) {
+// undecidedEntries lists undecided entries that are due and were not attempted
+// since the given time, fewest attempts first, starting behind the entry after.
+func undecidedEntries(ctx context.Context, q querier, tenant *uuid.UUID, due, since time.Time, after *LedgerEntry, limit int) ([]*LedgerEntry, error) {
 	attempts, identifier := -1, ""
 	if after != nil {
 		attempts, identifier = after.Attempts, after.Identifier
 	}
-	rows, _ := pool.Query(ctx, undecidedSQL, tenant, due, since, attempts, identifier, limit)
-	links, err := pgx.CollectRows(rows, scanLink)
+	rows, _ := q.Query(ctx, undecidedEntriesSQL, tenant, due, since, attempts, identifier, limit)
+	entries, err := pgx.CollectRows(rows, scanEntry)
 	if err != nil {
-		return nil, fmt.Errorf("list undecided links: %w", err)
+		return nil, fmt.Errorf("list undecided ledger entries: %w", err)
 	}
-	return links, nil
+	return entries, nil
 }

@@ -10,15 +10,15 @@ import (
 
 func TestMoreThan15DigitsGoInParts(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	const most = 2_500_000_000_000_000
 	a.use("inbox", 500+most)
-	w.expect(w.report(), 3, 0)
-	a.expectAt("inbox", most)
+	env.expect(env.report(), 3, 0)
+	a.expectMeterTotal("inbox", most)
 	a.use("inbox", 500)
-	w.expect(w.report(), 3, 0)
-	a.expectAt("inbox", 0)
+	env.expect(env.report(), 3, 0)
+	a.expectMeterTotal("inbox", 0)
 }
 
 func TestTimestampKeepsAMinuteFromTheEnds(t *testing.T) {
@@ -26,21 +26,21 @@ func TestTimestampKeepsAMinuteFromTheEnds(t *testing.T) {
 	start := time.Date(2026, 11, 1, 10, 0, 0, 123456000, time.UTC)
 	for _, length := range []time.Duration{time.Second, time.Minute, 2 * time.Minute, 2*time.Minute + time.Second, time.Hour, 720 * time.Hour} {
 		p := &period{start: start, end: start.Add(length)}
-		keep := edge
-		if length < 2*edge+2*time.Second {
+		keep := edgeMargin
+		if length < 2*edgeMargin+2*time.Second {
 			keep = 0 // there is no room
 		}
 		for _, now := range []time.Time{start.Add(-time.Hour), start, start.Add(length / 3), start.Add(length), start.Add(2 * length)} {
 			at := p.timestamp(now)
 			switch {
-			case length > time.Second && !p.holds(at):
+			case length > time.Second && !p.contains(at):
 				t.Errorf("a period of %s at %s: %s is outside", length, now, at)
 			case at.Sub(p.start) < keep && keep > 0, p.end.Sub(at) < keep:
 				t.Errorf("a period of %s at %s: %s is at its edge", length, now, at)
 			case !at.Equal(at.Truncate(time.Second)):
 				t.Errorf("%s is no whole second", at)
 			}
-			if from, to := p.window(); at.Before(from) || !at.Before(to) {
+			if from, to := p.summaryWindow(); at.Before(from) || !at.Before(to) {
 				t.Errorf("%s is outside of the window from %s to %s", at, from, to)
 			}
 		}
@@ -49,10 +49,10 @@ func TestTimestampKeepsAMinuteFromTheEnds(t *testing.T) {
 
 func TestReportersAtOnceTellOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(o *stripetest.Options) { o.Latency = time.Millisecond })
-	all := w.crowd(30)
-	reporters := []*Reporter{w.Reporter, w.reporter(MeterEvents), w.reporter(MeterEvents)}
-	w.posts()
+	env := newTestEnv(t, func(o *stripetest.Options) { o.Latency = time.Millisecond })
+	all := env.tenantsOver(30)
+	reporters := []*Reporter{env.Reporter, env.reporter(MeterEvents), env.reporter(MeterEvents)}
+	env.posts()
 	for round := range 2 {
 		var group sync.WaitGroup
 		for i := range 24 { // more than the pool has connections
@@ -63,8 +63,8 @@ func TestReportersAtOnceTellOnce(t *testing.T) {
 			})
 		}
 		group.Wait()
-		expectAllAt(all, int64(10+10*round))
-		if n := len(w.posts()); n != 30*(round+1) {
+		expectMeterTotals(all, int64(10+10*round))
+		if n := len(env.posts()); n != 30*(round+1) {
 			t.Errorf("%d calls were made, want %d", n, 30*(round+1))
 		}
 		for _, a := range all {

@@ -18,21 +18,21 @@ import (
 // A customer that is mapped from the next period on is not billed for the last.
 func TestAnEndedPeriodIsBilledToTheCustomerThatItHad(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
 	old := *a
-	w.stripe.CreateCustomer("cus_next", nil)
+	env.stripe.CreateCustomer("cus_next", nil)
 	a.customer = "cus_next"
-	w.set(december.Add(time.Minute))
+	env.set(december.Add(time.Minute))
 	a.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
-	w.pass(20 * time.Minute)
-	w.roll()
-	w.expect(w.report(), 1, 0)
-	old.expectAt("inbox", 10)
-	a.expectAt("inbox", 0)
-	w.pass(3 * time.Hour)
-	w.report()
+	env.advance(20 * time.Minute)
+	env.rollAndClose()
+	env.expect(env.report(), 1, 0)
+	old.expectMeterTotal("inbox", 10)
+	a.expectMeterTotal("inbox", 0)
+	env.advance(3 * time.Hour)
+	env.report()
 	if got := old.invoiced("inbox"); got != 10 {
 		t.Errorf("the customer that the period had is invoiced %d, want 10", got)
 	}
@@ -41,12 +41,12 @@ func TestAnEndedPeriodIsBilledToTheCustomerThatItHad(t *testing.T) {
 
 func TestOneCustomerBillsOneTenant(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a, b := w.month("a"), w.month("b")
-	_, err := billing.Set(t.Context(), w.pool, billing.SubscriptionChange{
+	env := newTestEnv(t, nil)
+	a, b := env.november("a"), env.november("b")
+	_, err := billing.Set(t.Context(), env.pool, billing.SubscriptionChange{
 		Tenant: b.id, PlanID: plan500, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: december.AddDate(0, -1, 0), End: december, StripeCustomer: &a.customer,
-	}, w.time())
+	}, env.time())
 	if !errors.Is(err, billing.ErrRefused) || !strings.Contains(err.Error(), a.id.String()) {
 		t.Errorf("a second tenant for %s: %v", a.customer, err)
 	}
@@ -55,18 +55,18 @@ func TestOneCustomerBillsOneTenant(t *testing.T) {
 // Stripe accepts usage that no price bills: that is said, not settled silently.
 func TestUsageThatNoPriceBillsIsFound(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
-	w.stripe.UpdateSubscription(a.sub, func(s *stripetest.Subscription) {
+	env := newTestEnv(t, nil)
+	a := env.november("a")
+	env.stripe.UpdateSubscription(a.sub, func(s *stripetest.Subscription) {
 		s.Items = append(s.Items[:1:1], s.Items[2:]...) // without inbox
 	})
 	a.use("inbox", 510)
 	a.use("invoice", 60)
-	w.report()
-	w.set(december.Add(3 * time.Hour))
-	w.roll()
-	w.report()
-	if got := w.openFindings(kindNotInvoiced); len(got) != 1 || !strings.HasSuffix(got[0], " inbox") {
+	env.report()
+	env.set(december.Add(3 * time.Hour))
+	env.rollAndClose()
+	env.report()
+	if got := env.openFindings(kindNotInvoiced); len(got) != 1 || !strings.HasSuffix(got[0], " inbox") {
 		t.Errorf("findings %q", got)
 	}
 }
@@ -82,26 +82,26 @@ func TestQuestionsThatStripeDoesNotAnswerStopNothing(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, nil)
+			env := newTestEnv(t, nil)
 			stingy := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 				if strings.HasPrefix(r.URL.Path, "/v1/billing/meter_events") {
-					w.stripe.ServeHTTP(rw, r)
+					env.stripe.ServeHTTP(rw, r)
 					return
 				}
 				refuse(rw)
 			}))
 			t.Cleanup(stingy.Close)
-			w.url = stingy.URL
-			w.Reporter = w.reporter(MeterEvents)
-			a := w.month("a")
+			env.url = stingy.URL
+			env.Reporter = env.reporter(MeterEvents)
+			a := env.november("a")
 			a.use("inbox", 510)
-			w.expect(w.report(), 1, 0)
-			w.set(december.Add(20 * time.Minute))
+			env.expect(env.report(), 1, 0)
+			env.set(december.Add(20 * time.Minute))
 			a.use("inbox", 0)
-			w.exec(`update usage_counters set count = 520 where tenant_id = $1 and period_start < $2`, a.id, december)
-			w.roll()
-			w.expect(w.report(), 1, 0)
-			a.expectAt("inbox", 20)
+			env.exec(`update usage_counters set count = 520 where tenant_id = $1 and period_start < $2`, a.id, december)
+			env.rollAndClose()
+			env.expect(env.report(), 1, 0)
+			a.expectMeterTotal("inbox", 20)
 		})
 	}
 }
@@ -109,43 +109,43 @@ func TestQuestionsThatStripeDoesNotAnswerStopNothing(t *testing.T) {
 // A key that says whose it is goes on where one that did not has begun.
 func TestAnAccountThatBecomesKnownIsTheSame(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
+	env.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
 		if r.URL.Path == "/v1/account" {
 			return stripetest.Forbidden
 		}
 		return stripetest.NoFault
 	})
-	w.expect(w.report(), 1, 0)
-	w.stripe.SetFaults(nil)
+	env.expect(env.report(), 1, 0)
+	env.stripe.SetFaults(nil)
 	a.use("inbox", 520)
-	w.Reporter = w.reporter(MeterEvents)
-	w.expect(w.report(), 1, 0)
-	a.expectAt("inbox", 20)
+	env.Reporter = env.reporter(MeterEvents)
+	env.expect(env.report(), 1, 0)
+	a.expectMeterTotal("inbox", 20)
 }
 
 // Nobody has said that Postgres was not restored beside a mirror that is gone.
 func TestTheScheduledVerificationWaitsWithoutAMirror(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(o *stripetest.Options) { o.SummaryLag = 20 * time.Minute })
-	a := w.month("a")
+	env := newTestEnv(t, func(o *stripetest.Options) { o.SummaryLag = 20 * time.Minute })
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.report()
-	restore := w.backup()
-	w.pass(30 * time.Minute)
+	env.report()
+	restore := env.backup()
+	env.advance(30 * time.Minute)
 	a.use("inbox", 525)
-	w.report()
+	env.report()
 	restore()
-	w.must(w.js.DeleteKeyValue(t.Context(), mirrorBucket))
-	if v, err := w.Verify(context.Background(), false); !errors.Is(err, ErrRestored) || v.Released {
+	env.must(env.js.DeleteKeyValue(t.Context(), mirrorBucket))
+	if v, err := env.Verify(context.Background(), false); !errors.Is(err, ErrRestored) || v.Released {
 		t.Fatalf("released %t, %v", v.Released, err)
 	}
-	w.pass(2 * time.Hour)
-	if _, err := w.Verify(context.Background(), false); err != nil {
+	env.advance(2 * time.Hour)
+	if _, err := env.Verify(context.Background(), false); err != nil {
 		t.Fatal(err)
 	}
-	w.report()
-	a.expectAt("inbox", 25)
+	env.report()
+	a.expectMeterTotal("inbox", 25)
 }

@@ -12,15 +12,15 @@ import (
 	"odometer/audit/findings"
 )
 
-// Scope is what a pass looks at.
+// Scope is what a pass covers.
 type Scope struct {
 	Tenant *uuid.UUID // nil: all
-	ByHand bool       // also what is parked or backs off
+	ByHand bool       // also what is parked or waits for its retry
 	Due    bool       // only tenants for which something is due now
 }
 
-// Told is a link that Stripe accepted in a pass.
-type Told struct {
+// ReportedEntry is a ledger entry that Stripe accepted in a pass.
+type ReportedEntry struct {
 	Tenant   uuid.UUID `json:"tenant_id"`
 	Agent    string    `json:"agent"`
 	Period   time.Time `json:"period_start"`
@@ -28,214 +28,217 @@ type Told struct {
 	Units    int64     `json:"units"`
 }
 
-// Result is what a pass came to. The lists are cut at maxListed; the figures
-// are whole.
+// Result is the result of a pass. The lists end at maxListed; the numbers are
+// complete.
 type Result struct {
-	Tenants   int    `json:"tenants"`    // looked at
-	Told      int    `json:"told"`       // links that Stripe accepted
-	Units     int64  `json:"units"`      // their sum, signed
-	LeftCount int    `json:"left_count"` // parked, undecided or refused
-	ToldLinks []Told `json:"told_links"`
-	Left      []Left `json:"left"`
-	Stopped   string `json:"stopped"` // why the pass ended early, "" when it did not
+	Tenants         int             `json:"tenants"`    // examined
+	Reported        int             `json:"told"`       // entries that Stripe accepted
+	Units           int64           `json:"units"`      // their sum, signed
+	LeftCount       int             `json:"left_count"` // parked, undecided or refused
+	ReportedEntries []ReportedEntry `json:"told_links"`
+	Left            []Left          `json:"left"`
+	Stopped         string          `json:"stopped"` // why the pass ended early, "" when it did not
 }
 
 const maxListed = 1000
 
-// pageSize is how many tenants are looked at together; it bounds a pass's memory.
+// pageSize is how many tenants are loaded together; it bounds a pass's memory.
 const pageSize = 1000
 
-// pass is one walk over the tenants.
+// pass is one run over the tenants.
 type pass struct {
-	*Reporter
-	scope   Scope
-	planner planner
-	started time.Time
-	gen     *generation
-	raised  bool
-	parked  map[string]bool // subjects of findings that are open since before
+	r                *Reporter
+	scope            Scope
+	planner          planner
+	started          time.Time
+	generation       *ledgerGeneration
+	generationRaised bool
+	openParked       map[string]bool // subjects of findings that were open before
 
-	mu       sync.Mutex
-	stays    map[string]bool // subjects that are parked still
-	result   Result
-	answered bool  // some call got an HTTP answer
-	silent   bool  // some call got none
-	stop     error // why no further call starts: ErrKeyRefused, errOpen
-	items    map[string]map[string]string
+	mu          sync.Mutex
+	stillParked map[string]bool // subjects that are still parked
+	result      Result
+	answered    bool  // some call got an HTTP answer
+	unanswered  bool  // some call got none
+	stopReason  error // why no further call starts: ErrKeyRefused, errBreakerOpen
+	items       map[string]map[string]string
 }
 
-// Pass tells Stripe what it does not know yet. Passes of several processes take
-// turns. The error is ErrKeyRefused, ErrUnreachable, ErrRestored or ErrMixed
-// where the pass could not begin or go on; the result then says what came of
-// it until then. It is always safe to call it again.
+// Pass reports to Stripe all overage that is not reported yet. Passes of
+// several processes take turns. The error is ErrKeyRefused, ErrUnreachable,
+// ErrRestored or ErrMixed where the pass could not start or continue; the
+// result then says what was done until then. It is always safe to call it
+// again.
 func (r *Reporter) Pass(ctx context.Context, scope Scope) (Result, error) {
 	switch {
 	case r.Sink == DryRun && scope.Due:
 		return Result{}, nil
 	case r.Sink == DryRun:
-		return Result{}, r.settleAll(ctx, scope)
+		return Result{}, r.settleTenants(ctx, scope)
 	}
-	result, err := r.passAlone(ctx, scope)
-	return result, errors.Join(err, r.noteStopped(context.WithoutCancel(ctx), err))
+	result, err := r.runPass(ctx, scope)
+	return result, errors.Join(err, r.recordStopped(context.WithoutCancel(ctx), err))
 }
 
-func (r *Reporter) passAlone(ctx context.Context, scope Scope) (Result, error) {
-	release, err := r.lock(ctx)
+func (r *Reporter) runPass(ctx context.Context, scope Scope) (Result, error) {
+	release, err := r.lockPass(ctx)
 	if err != nil {
 		return Result{}, err
 	}
 	defer release()
-	p, err := r.begin(ctx, scope)
-	if errors.Is(err, ErrUnreachable) && r.nothingToTell(ctx, scope) {
+	p, err := r.preflight(ctx, scope)
+	if errors.Is(err, ErrUnreachable) && r.nothingToReport(ctx, scope) {
 		return Result{}, nil
 	}
 	if err != nil {
 		return Result{}, err
 	}
 	err = p.run(ctx)
-	if p.raised {
-		err = errors.Join(err, p.finish(context.WithoutCancel(ctx), p.gen))
+	if p.generationRaised {
+		err = errors.Join(err, p.r.mirrorUnits(context.WithoutCancel(ctx), p.generation))
 	}
 	return p.result, err
 }
 
-const openLinksSQL = `
+const anyUndecidedSQL = `
 select exists (
     select from overage_reports
     where state in ('planned', 'sending', 'unknown')
       and ($1::uuid is null or tenant_id = $1)
 )`
 
-// nothingToTell reports whether a Stripe that does not answer is not needed.
-func (r *Reporter) nothingToTell(ctx context.Context, scope Scope) bool {
+// nothingToReport reports whether there is no overage to send, so that Stripe
+// being down is not an error.
+func (r *Reporter) nothingToReport(ctx context.Context, scope Scope) bool {
 	var open bool
-	if err := r.Pool.QueryRow(ctx, openLinksSQL, scope.Tenant).Scan(&open); err != nil || open {
+	if err := r.Pool.QueryRow(ctx, anyUndecidedSQL, scope.Tenant).Scan(&open); err != nil || open {
 		return false
 	}
-	err := r.Statement(ctx, scope.Tenant, func(l Line) { open = open || l.ToTell != 0 })
+	err := r.Statement(ctx, scope.Tenant, func(l Line) { open = open || l.ToReport != 0 })
 	return err == nil && !open
 }
 
 const kindStopped = "reporter_stopped"
 
-// noteStopped tells the operators of what no later pass will heal by itself.
-func (r *Reporter) noteStopped(ctx context.Context, err error) error {
+// recordStopped records a finding for an error that no later pass will cure.
+func (r *Reporter) recordStopped(ctx context.Context, err error) error {
 	switch {
 	case err == nil:
-		return findings.Resolve(ctx, r.Pool, kindStopped, "ledger", "report", "a pass went through")
+		return findings.Resolve(ctx, r.Pool, kindStopped, "ledger", "report", "a pass has succeeded")
 	case errors.Is(err, ErrRestored), errors.Is(err, ErrKeyRefused), errors.Is(err, ErrMixed):
 		return findings.Record(ctx, r.Pool, findings.Finding{
-			Kind: kindStopped, Subject: "ledger", Detail: "no overage is told: " + oneLine(err.Error()), FoundBy: "report",
+			Kind: kindStopped, Subject: "ledger", Detail: "no overage is reported: " + oneLine(err.Error()), FoundBy: "report",
 		})
 	}
 	return nil
 }
 
-// run walks: first what is new, then what has failed before, so that those who
-// keep failing hold nobody up.
+// run reports first what is new, then what has failed before, so that entries
+// that keep failing delay nobody else.
 func (p *pass) run(ctx context.Context) error {
-	if err := p.eachPage(ctx, p.work); err != nil {
-		return p.outcome(ctx, err)
+	if err := p.reportScope(ctx); err != nil {
+		return p.endError(ctx, err)
 	}
 	if err := p.retryUndecided(ctx); err != nil {
-		return p.outcome(ctx, err)
+		return p.endError(ctx, err)
 	}
-	return p.outcome(ctx, p.tidy(ctx))
+	return p.endError(ctx, p.resolveFindings(ctx))
 }
 
-// nowParked notes that a tenant's overage of an agent waits for people.
-func (p *pass) nowParked(tenant, agent string) {
+// markParked notes that a tenant's overage of an agent waits for people.
+func (p *pass) markParked(tenant, agent string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.stays[tenant+" "+agent] = true
+	p.stillParked[tenant+" "+agent] = true
 }
 
-// tidy resolves findings that a whole pass has found to be over.
-func (p *pass) tidy(ctx context.Context) error {
+// resolveFindings resolves the findings that a complete pass has found to be
+// over.
+func (p *pass) resolveFindings(ctx context.Context) error {
 	if p.halted() != nil || p.scope.Due || p.scope.Tenant != nil {
 		return nil
 	}
-	for subject := range p.parked {
-		if p.stays[subject] {
+	for subject := range p.openParked {
+		if p.stillParked[subject] {
 			continue
 		}
-		if err := findings.Resolve(ctx, p.Pool, kindParked, subject, "report", "nothing is left to tell"); err != nil {
+		if err := findings.Resolve(ctx, p.r.Pool, kindParked, subject, "report", "nothing is left to report"); err != nil {
 			return err
 		}
 	}
-	if _, err := p.Pool.Exec(ctx, becameClearSQL, kindUnclear); err != nil {
-		return fmt.Errorf("resolve findings of what was decided: %w", err)
+	if _, err := p.r.Pool.Exec(ctx, resolveUnclearSQL, kindUnclear); err != nil {
+		return fmt.Errorf("resolve findings of decided entries: %w", err)
 	}
-	return p.forgetLate(ctx)
+	return p.resolveOld(ctx)
 }
 
-// An unclear link may also be decided by an invoice, or by a comparison after a
-// restored backup.
-const becameClearSQL = `
+// An unclear entry may also be decided by an invoice, or by the comparison
+// after a restored backup.
+const resolveUnclearSQL = `
 update audit_findings f
 set resolved_at = now(),
     resolved_by = 'report',
-    resolution = 'the link is ' || r.state
+    resolution = 'the ledger entry is ' || r.state
 from overage_reports r
 where f.kind = $1
   and f.resolved_at is null
   and r.identifier = f.subject
   and r.state not in ('planned', 'sending', 'unknown')`
 
-const forgetLateSQL = `
+const resolveOldSQL = `
 update audit_findings
 set resolved_at = now(),
     resolved_by = 'report',
-    resolution = 'it was told a week ago'
+    resolution = 'it was reported a week ago'
 where kind = any($1)
   and resolved_at is null
   and found_at < now() - interval '7 days'`
 
-// forgetLate resolves what was said about invoices when it is no news any more:
-// nothing that is done here could end it.
-func (p *pass) forgetLate(ctx context.Context) error {
-	if _, err := p.Pool.Exec(ctx, forgetLateSQL, []string{kindLate, kindNotInvoiced, kindUnbillable}); err != nil {
+// resolveOld resolves findings about invoices after a week: nothing that
+// happens here could end them.
+func (p *pass) resolveOld(ctx context.Context) error {
+	if _, err := p.r.Pool.Exec(ctx, resolveOldSQL, []string{kindLate, kindNotInvoiced, kindUnbillable}); err != nil {
 		return fmt.Errorf("resolve old findings: %w", err)
 	}
 	return nil
 }
 
-// outcome says why a pass ended as it did.
-func (p *pass) outcome(ctx context.Context, err error) error {
+// endError is the error with which a pass ends.
+func (p *pass) endError(ctx context.Context, err error) error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stop != nil {
-		p.result.Stopped = p.stop.Error()
+	if p.stopReason != nil {
+		p.result.Stopped = p.stopReason.Error()
 	}
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
-	case err != nil && !errors.Is(err, p.stop):
+	case err != nil && !errors.Is(err, p.stopReason):
 		return err
-	case errors.Is(p.stop, ErrKeyRefused):
-		return p.stop
-	case p.silent && !p.answered:
+	case errors.Is(p.stopReason, ErrKeyRefused):
+		return p.stopReason
+	case p.unanswered && !p.answered:
 		return fmt.Errorf("%w: no call got an answer: nothing was lost, call again later", ErrUnreachable)
 	}
 	return nil
 }
 
-// halted is why no further call may start, nil when one may.
+// halted returns why no further call may start, nil when one may.
 func (p *pass) halted() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.stop
+	return p.stopReason
 }
 
 func (p *pass) halt(why error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.stop == nil || errors.Is(why, ErrKeyRefused) {
-		p.stop = why
+	if p.stopReason == nil || errors.Is(why, ErrKeyRefused) {
+		p.stopReason = why
 	}
 }
 
-// leave notes what the pass could not tell.
+// leave adds to the result what the pass could not report.
 func (p *pass) leave(left ...Left) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -244,19 +247,19 @@ func (p *pass) leave(left ...Left) {
 	p.result.Left = append(p.result.Left, left[:room]...)
 }
 
-func (p *pass) leaveLink(l *Link, state, reason string) {
+func (p *pass) leaveEntry(e *LedgerEntry, state, reason string) {
 	p.leave(Left{
-		Tenant: l.Tenant.String(), Agent: l.Agent, Period: l.Period, Customer: l.Customer,
-		Units: l.Delta(), State: state, Reason: reason,
+		Tenant: e.Tenant.String(), Agent: e.Agent, Period: e.Period, Customer: e.Customer,
+		Units: e.Delta(), State: state, Reason: reason,
 	})
 }
 
-func (p *pass) toldLink(l *Link) {
+func (p *pass) noteReported(e *LedgerEntry) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.result.Told++
-	p.result.Units += l.Delta()
-	if len(p.result.ToldLinks) < maxListed {
-		p.result.ToldLinks = append(p.result.ToldLinks, Told{l.Tenant, l.Agent, l.Period, l.Customer, l.Delta()})
+	p.result.Reported++
+	p.result.Units += e.Delta()
+	if len(p.result.ReportedEntries) < maxListed {
+		p.result.ReportedEntries = append(p.result.ReportedEntries, ReportedEntry{e.Tenant, e.Agent, e.Period, e.Customer, e.Delta()})
 	}
 }

@@ -2,19 +2,20 @@ package reporter
 
 import (
 	"fmt"
+	"slices"
 	"time"
 
 	"odometer"
 )
 
-// plan is what a look at a tenant's books comes to.
+// plan is what has to be done for a tenant.
 type plan struct {
-	links []*Link // to be stored, then sent
-	left  []Left  // what cannot be told now, and why
-	again bool    // more is to be told once these are decided
+	entries []*LedgerEntry // to be inserted, then sent
+	left    []Left         // what cannot be reported now, and why
+	again   bool           // more can be reported once these are decided
 }
 
-// Left is overage that a pass could not tell.
+// Left is overage that a pass could not report.
 type Left struct {
 	Tenant   string    `json:"tenant_id"`
 	Agent    string    `json:"agent"`
@@ -25,240 +26,238 @@ type Left struct {
 	Reason   string    `json:"reason"`
 }
 
-// planner is what a pass plans by.
+// planner holds what planning depends on besides the accounts.
 type planner struct {
 	now      time.Time
 	sink     Sink
 	account  string
 	livemode bool
-	byHand   bool // also what is parked and what backs off
-	// item finds the subscription item of an agent, with UsageRecords; "" when
-	// the subscription has none.
-	item func(b *book, u *use) string
+	byHand   bool // also what is parked or waits for its retry
+	// item returns the subscription item of an agent, with UsageRecords; ""
+	// when the subscription has none.
+	item func(a *tenantAccount, u *agentUsage) string
 }
 
-// target is where the tenant's usage of an agent in a period is told.
-func (p *planner) target(b *book, in *period, u *use) Target {
-	t := Target{Account: p.account, Livemode: p.livemode, Customer: b.customerOf(in), Meter: u.meter}
+// target is where the tenant's usage of an agent in a period is reported.
+func (p *planner) target(a *tenantAccount, in *period, u *agentUsage) MeterTarget {
+	t := MeterTarget{Account: p.account, Livemode: p.livemode, Customer: a.billedCustomer(in), Meter: u.meter}
 	if p.sink == UsageRecords {
-		t.Meter = p.item(b, u)
+		t.Meter = p.item(a, u)
 	}
 	return t
 }
 
-// targetIn is where the usage of a period is told: once it has ended, where its
-// chain stands, since its invoice is that customer's.
-func (p *planner) targetIn(b *book, in *period, u *use, chain []*Link) Target {
+// billedTarget is where the usage of a period is billed: once the period has
+// ended, the target of its chain, since its invoice is that customer's.
+func (p *planner) billedTarget(a *tenantAccount, in *period, u *agentUsage, chain []*LedgerEntry) MeterTarget {
 	if in.ended(p.now) {
 		for i := len(chain) - 1; i >= 0; i-- {
-			if chain[i].State.counts() && chain[i].To != 0 && chain[i].Billed.Equal(in.start) {
-				return chain[i].Target
+			if chain[i].State.isAccepted() && chain[i].To != 0 && chain[i].Billed.Equal(in.start) {
+				return chain[i].MeterTarget
 			}
 		}
 	}
-	return p.target(b, in, u)
+	return p.target(a, in, u)
 }
 
-// plan compares what is owed with what was told. It is a function of the books
-// and the time: at most one link for a target that nothing undecided waits for.
-func (p *planner) plan(b *book) plan {
+// plan compares what is owed with what was reported. It depends on the account
+// and the time alone, and plans at most one entry for a target, and none for a
+// target with an undecided entry.
+func (p *planner) plan(a *tenantAccount) plan {
 	var out plan
-	for _, period := range b.periods {
+	for _, period := range a.periods {
 		for i := range period.agents {
-			p.planUse(b, period, &period.agents[i], &out)
+			p.planAgent(a, period, &period.agents[i], &out)
 		}
 	}
-	p.planStray(b, &out)
+	p.planRemovedPeriods(a, &out)
 	return out
 }
 
-// planStray takes back what was told for periods that are no more, since a
-// change of the subscription has divided the tenant's time anew.
-func (p *planner) planStray(b *book, out *plan) {
+// planRemovedPeriods takes back what was reported for periods that no longer
+// exist because a change of the subscription has divided the tenant's time
+// differently.
+func (p *planner) planRemovedPeriods(a *tenantAccount, out *plan) {
 	seen := map[string]bool{}
-	for _, l := range b.links {
-		key := l.Agent + " " + l.Period.String()
-		into := b.at(l.Period)
-		if seen[key] || into == nil || into.start.Equal(l.Period) {
+	for _, e := range a.entries {
+		key := e.Agent + " " + e.Period.String()
+		into := a.periodAt(e.Period)
+		if seen[key] || into == nil || into.start.Equal(e.Period) {
 			continue
 		}
 		seen[key] = true
-		if into.invoice.fixed {
-			into = b.at(p.now)
+		if into.invoice.concluded {
+			into = a.periodAt(p.now)
 		}
-		chain := b.chain(l.Period, l.Agent)
-		for target, total := range totals(chain) {
+		chain := a.chain(e.Period, e.Agent)
+		for target, total := range lastTotals(chain) {
 			if total != 0 && into != nil {
-				p.move(b, &period{start: l.Period}, into, &use{agent: l.Agent}, target, chain, 0, out)
+				p.planTotal(a, &period{start: e.Period}, into, &agentUsage{agent: e.Agent}, target, chain, 0, out)
 			}
 		}
 	}
 }
 
-func (p *planner) planUse(b *book, in *period, u *use, out *plan) {
-	chain := b.chain(in.start, u.agent)
-	if b.customerOf(in) == "" {
-		if u.overage != toldSoFar(chain) {
-			out.leave(b, in, u, u.overage-toldSoFar(chain), "parked",
+func (p *planner) planAgent(a *tenantAccount, in *period, u *agentUsage, out *plan) {
+	chain := a.chain(in.start, u.agent)
+	if a.billedCustomer(in) == "" {
+		if u.overage != totalReported(chain) {
+			out.leave(a, in, u, u.overage-totalReported(chain), "parked",
 				"the tenant has no Stripe customer: map one with: odometer subscription set --stripe-customer")
 		}
 		return
 	}
-	if in.invoice.fixed {
-		p.carry(b, in, u, chain, out)
+	if in.invoice.concluded {
+		p.carry(a, in, u, chain, out)
 		return
 	}
-	current := p.targetIn(b, in, u, chain)
-	for target, total := range totals(chain) {
+	current := p.billedTarget(a, in, u, chain)
+	for target, total := range lastTotals(chain) {
 		if target != current && total != 0 {
-			p.move(b, in, in, u, target, chain, 0, out)
+			p.planTotal(a, in, in, u, target, chain, 0, out)
 		}
 	}
-	p.move(b, in, in, u, current, chain, u.overage, out)
+	p.planTotal(a, in, in, u, current, chain, u.overage, out)
 }
 
-// carry takes what the final invoice of a closed period lacks, or has too
-// much, into the running one.
-func (p *planner) carry(b *book, in *period, u *use, chain []*Link, out *plan) {
-	missing := u.overage - toldSoFar(chain)
+// carry moves into the running period what the final invoice of a closed period
+// lacks, or has too much.
+func (p *planner) carry(a *tenantAccount, in *period, u *agentUsage, chain []*LedgerEntry, out *plan) {
+	missing := u.overage - totalReported(chain)
 	if missing == 0 {
 		return
 	}
-	into := b.at(p.now)
+	into := a.periodAt(p.now)
 	switch {
 	case !in.closed:
-		out.leave(b, in, u, missing, "undecided", "the invoice of its period is final, its count is not: once the period is closed, the next one will carry it")
-	case into == nil && b.over():
-		p.giveUp(b, in, u, p.target(b, in, u), chain, out)
-	case into == nil, into == in, into.trial: // the next paid period takes it
-		out.leave(b, in, u, missing, "undecided", "the invoice of its period is final; the next paid period will carry it")
+		out.leave(a, in, u, missing, "undecided", "the invoice of its period is final, its count is not: once the period is closed, the next one will carry it")
+	case into == nil && a.hasEnded():
+		p.planUnbillable(a, in, u, p.target(a, in, u), chain, out)
+	case into == nil, into == in, into.trial: // the next paid period will take it
+		out.leave(a, in, u, missing, "undecided", "the invoice of its period is final; the next paid period will carry it")
 	default:
-		current := p.target(b, into, u)
-		p.move(b, in, into, u, current, chain, totals(chain)[current]+missing, out)
+		current := p.target(a, into, u)
+		p.planTotal(a, in, into, u, current, chain, lastTotals(chain)[current]+missing, out)
 	}
 }
 
-// over reports whether no further period will come.
-func (b *book) over() bool { return b.status == odometer.Canceled || b.status == odometer.Expired }
+// hasEnded reports whether no further period will come.
+func (a *tenantAccount) hasEnded() bool {
+	return a.status == odometer.Canceled || a.status == odometer.Expired
+}
 
-// giveUp records that no invoice is left to take a difference.
-func (p *planner) giveUp(b *book, in *period, u *use, current Target, chain []*Link, out *plan) {
+// planUnbillable records that no invoice is left that could take a difference.
+func (p *planner) planUnbillable(a *tenantAccount, in *period, u *agentUsage, current MeterTarget, chain []*LedgerEntry, out *plan) {
 	if n := len(chain); n > 0 && chain[n-1].State == Unbillable {
 		return
 	}
-	told := totals(chain)[current]
-	l := p.link(b, in, in, u, current, chain, told, told+u.overage-toldSoFar(chain))
-	l.State, l.Decided = Unbillable, &p.now
-	l.Detail = "the subscription has ended and its last invoice is final"
-	out.add(l)
+	reported := lastTotals(chain)[current]
+	e := p.newEntry(a, in, in, u, current, chain, reported, reported+u.overage-totalReported(chain))
+	e.State, e.Decided = Unbillable, &p.now
+	e.Detail = "the subscription has ended and its last invoice is final"
+	out.add(e)
 }
 
-// move plans the link that brings the chain of a target to a total.
-func (p *planner) move(b *book, in, into *period, u *use, target Target, chain []*Link, want int64, out *plan) {
-	have := totals(chain)[target]
+// planTotal plans the entry that brings the chain of a target to a total.
+func (p *planner) planTotal(a *tenantAccount, in, into *period, u *agentUsage, target MeterTarget, chain []*LedgerEntry, want int64, out *plan) {
+	have := lastTotals(chain)[target]
 	if want == have {
 		return
 	}
 	if target.Meter == "" {
-		out.leave(b, in, u, want-have, "parked",
+		out.leave(a, in, u, want-have, "parked",
 			fmt.Sprintf("the Stripe subscription has no item whose price has the lookup key %q: add the price to it", u.lookupKey))
 		return
 	}
-	if reason := p.closedTo(into); reason != "" {
-		out.leave(b, in, u, want-have, "undecided", reason)
+	if reason := p.whyNotAccepting(into); reason != "" {
+		out.leave(a, in, u, want-have, "undecided", reason)
 		return
 	}
-	if b.busy(target) || planned(out, target) {
+	if a.hasUndecided(target) || hasPlanned(out, target) {
 		out.again = true
 		return
 	}
-	if last := lastOf(chain, target); last != nil && last.State == Refused && !p.byHand && last.RetryAt != nil && p.now.Before(*last.RetryAt) {
-		out.leave(b, in, u, want-have, "parked", last.Detail)
+	if last := lastOf(chain, target); last != nil && last.State == Rejected && !p.byHand && last.RetryAt != nil && p.now.Before(*last.RetryAt) {
+		out.leave(a, in, u, want-have, "parked", last.Detail)
 		return
 	}
-	delta := p.bounded(b, into, target, want-have)
+	delta := p.limitDelta(a, into, target, want-have)
 	if delta == 0 {
-		out.again = true // what is told beside it may make room
-		out.leave(b, in, u, want-have, "undecided", "a credit is carried only as far as the running period has overage to set against it")
+		out.again = true // other reports may make room
+		out.leave(a, in, u, want-have, "undecided", "a credit is carried only as far as the running period has overage to set against it")
 		return
 	}
 	if delta != want-have {
 		out.again = true
 	}
-	out.add(p.link(b, in, into, u, target, chain, have, have+delta))
+	out.add(p.newEntry(a, in, into, u, target, chain, have, have+delta))
 }
 
-// closedTo says why a period takes no usage now, "" when it does.
-func (p *planner) closedTo(into *period) string {
+// whyNotAccepting says why a period takes no usage now, "" when it does.
+func (p *planner) whyNotAccepting(into *period) string {
 	switch {
 	case p.sink == UsageRecords && into.ended(p.now):
 		return "usage records reach only the running period: what is left is carried once the invoice is final"
 	case p.sink == UsageRecords && into.timestamp(p.now).After(p.now):
 		return "the period has only just begun"
-	case into.ended(p.now) && into.invoice.lookedAt.IsZero():
-		return "the invoice of the ended period could not be asked for"
+	case into.ended(p.now) && into.invoice.checkedAt.IsZero():
+		return "the invoice of the ended period could not be read"
 	}
 	return ""
 }
 
-// bounded is the difference as far as Stripe can take it: at most 15 digits,
-// and a credit never takes what a period is billed below zero, where Stripe
-// would forget it.
-func (p *planner) bounded(b *book, into *period, target Target, delta int64) int64 {
+// limitDelta limits the difference to what Stripe can take: at most 15 digits,
+// and a credit never brings a period below zero, where Stripe would drop it.
+func (p *planner) limitDelta(a *tenantAccount, into *period, target MeterTarget, delta int64) int64 {
 	delta = max(min(delta, maxValue), -maxValue)
 	if delta < 0 {
-		delta = min(0, max(delta, -b.metered(target, into)))
+		delta = min(0, max(delta, -a.sentToMeter(target, into)))
 	}
 	return delta
 }
 
-// add takes a link in; of several in one chain each has its own revision.
-func (out *plan) add(l *Link) {
-	for _, other := range out.links {
-		if other.Agent == l.Agent && other.Period.Equal(l.Period) {
-			l.Revision++
+// add adds an entry; of several in one chain each gets its own revision.
+func (out *plan) add(e *LedgerEntry) {
+	for _, other := range out.entries {
+		if other.Agent == e.Agent && other.Period.Equal(e.Period) {
+			e.Revision++
 		}
 	}
-	out.links = append(out.links, l)
+	out.entries = append(out.entries, e)
 }
 
-func planned(out *plan, t Target) bool {
-	for _, l := range out.links {
-		if l.Target == t && l.State == Planned {
-			return true
-		}
-	}
-	return false
+func hasPlanned(out *plan, t MeterTarget) bool {
+	return slices.ContainsFunc(out.entries, func(e *LedgerEntry) bool { return e.MeterTarget == t && e.State == Planned })
 }
 
-func lastOf(chain []*Link, t Target) *Link {
+func lastOf(chain []*LedgerEntry, t MeterTarget) *LedgerEntry {
 	for i := len(chain) - 1; i >= 0; i-- {
-		if chain[i].Target == t {
+		if chain[i].MeterTarget == t {
 			return chain[i]
 		}
 	}
 	return nil
 }
 
-func (p *planner) link(b *book, in, into *period, u *use, target Target, chain []*Link, from, to int64) *Link {
-	l := &Link{
-		Tenant: b.tenant, Agent: u.agent, Period: in.start, Billed: into.start,
+func (p *planner) newEntry(a *tenantAccount, in, into *period, u *agentUsage, target MeterTarget, chain []*LedgerEntry, from, to int64) *LedgerEntry {
+	e := &LedgerEntry{
+		Tenant: a.tenant, Agent: u.agent, Period: in.start, Billed: into.start,
 		Revision: nextRevision(chain), From: from, To: to, Value: to - from,
-		Origin: told, Sink: p.sink, Target: target, ReportedAt: into.timestamp(p.now), State: Planned,
+		Origin: OriginReported, Sink: p.sink, MeterTarget: target, ReportedAt: into.timestamp(p.now), State: Planned,
 	}
 	if p.sink == UsageRecords {
-		l.Value = b.metered(target, into) + l.Delta()
-		l.ReportedAt = firstTimestamp(b, target, into, l.ReportedAt)
+		e.Value = a.sentToMeter(target, into) + e.Delta()
+		e.ReportedAt = firstTimestamp(a, target, into, e.ReportedAt)
 	}
-	return l
+	return e
 }
 
-// firstTimestamp is the timestamp that all records of an item and period
-// share, so that each set overwrites the one before.
-func firstTimestamp(b *book, t Target, into *period, fresh time.Time) time.Time {
-	for _, l := range b.links {
-		if l.Target == t && l.Origin == told && l.FirstAttempt != nil && into.holds(l.ReportedAt) {
-			fresh = earlier(fresh, l.ReportedAt)
+// firstTimestamp is the timestamp that all records of an item and period share,
+// so that each "set" overwrites the one before.
+func firstTimestamp(a *tenantAccount, t MeterTarget, into *period, fresh time.Time) time.Time {
+	for _, e := range a.entries {
+		if e.MeterTarget == t && e.Origin == OriginReported && e.FirstAttempt != nil && into.contains(e.ReportedAt) {
+			fresh = earlier(fresh, e.ReportedAt)
 		}
 	}
 	return fresh
@@ -271,9 +270,9 @@ func earlier(a, b time.Time) time.Time {
 	return a
 }
 
-func (out *plan) leave(b *book, in *period, u *use, units int64, state, reason string) {
+func (out *plan) leave(a *tenantAccount, in *period, u *agentUsage, units int64, state, reason string) {
 	out.left = append(out.left, Left{
-		Tenant: b.tenant.String(), Agent: u.agent, Period: in.start, Customer: b.customerOf(in),
+		Tenant: a.tenant.String(), Agent: u.agent, Period: in.start, Customer: a.billedCustomer(in),
 		Units: units, State: state, Reason: reason,
 	})
 }

@@ -19,7 +19,7 @@ import (
 
 // simulation is a world of many tenants who act at random.
 type simulation struct {
-	*world
+	*testEnv
 	seed    uint64
 	rng     *rand.Rand
 	step    int
@@ -27,7 +27,7 @@ type simulation struct {
 	limits  map[string]map[string]int64 // by plan and agent
 	agents  []string
 	plans   []string
-	weather weather
+	faults  faultPlan
 	trace   []string
 	failed  int
 
@@ -59,7 +59,7 @@ type span struct {
 func newSimulation(t *testing.T, seed uint64, tenants int) *simulation {
 	s := &simulation{seed: seed, rng: newRand(seed), asked: map[string]int{}, limits: map[string]map[string]int64{}}
 	lag := []time.Duration{0, 0, 10 * time.Minute, 50 * time.Minute, 9 * time.Hour}[s.rng.IntN(5)]
-	s.world = newWorld(t, func(o *stripetest.Options) { o.SummaryLag = lag })
+	s.testEnv = newTestEnv(t, func(o *stripetest.Options) { o.SummaryLag = lag })
 	s.note("summaries lag by %s", lag)
 	catalogue := billing.SampleCatalogue()
 	for _, a := range catalogue.Agents {
@@ -84,8 +84,8 @@ func newSimulation(t *testing.T, seed uint64, tenants int) *simulation {
 // newCustomer makes a tenant at Stripe whose periods end at some quarter of a day.
 func (s *simulation) newCustomer(i int) *customer {
 	name := fmt.Sprintf("%d_%d", s.seed, i)
-	c := &customer{rng: newRand(s.dice("tenant", strconv.Itoa(i)))}
-	c.tenant = &tenant{world: s.world, id: uuid.NewSHA1(uuid.NameSpaceOID, []byte(name)), customer: "cus_" + name, sub: "sub_" + name}
+	c := &customer{rng: newRand(s.hashRand("tenant", strconv.Itoa(i)))}
+	c.tenant = &tenant{testEnv: s.testEnv, id: uuid.NewSHA1(uuid.NameSpaceOID, []byte(name)), customer: "cus_" + name, sub: "sub_" + name}
 	c.interval = []odometer.Interval{odometer.Daily, odometer.Weekly, odometer.Weekly, odometer.Weekly, odometer.Monthly}[c.rng.IntN(8)%5]
 	days := map[odometer.Interval]int{odometer.Daily: 1, odometer.Weekly: 7, odometer.Monthly: 28}[c.interval]
 	start := begin.Add(-6 * time.Hour * time.Duration(c.rng.IntN(days*4)))

@@ -61,13 +61,13 @@ func (s *simulation) run(steps int) {
 		s.tenantsAct()
 		s.letTimePass()
 		s.globalStep()
-		s.checkLaws()
+		s.checkInvariants()
 	}
 	if s.t.Failed() {
 		return
 	}
-	s.calmDown()
-	s.checkCalm()
+	s.runWithoutFaults()
+	s.checkFinalState()
 }
 
 // letTimePass moves the clock by minutes, hours or days, or into the hour in
@@ -75,15 +75,15 @@ func (s *simulation) run(steps int) {
 func (s *simulation) letTimePass() {
 	switch n := s.rng.IntN(100); {
 	case n < 20:
-		s.pass(time.Duration(1+s.rng.IntN(20)) * time.Minute)
+		s.advance(time.Duration(1+s.rng.IntN(20)) * time.Minute)
 	case n < 45:
 		s.set(s.nextEnd().Add(time.Duration(16+s.rng.IntN(40)) * time.Minute))
 	case n < 70:
-		s.pass(time.Duration(1+s.rng.IntN(8)) * time.Hour)
+		s.advance(time.Duration(1+s.rng.IntN(8)) * time.Hour)
 	case n < 90:
-		s.pass(time.Duration(20+s.rng.IntN(11)) * time.Hour)
+		s.advance(time.Duration(20+s.rng.IntN(11)) * time.Hour)
 	default:
-		s.pass(time.Duration(48+s.rng.IntN(72)) * time.Hour)
+		s.advance(time.Duration(48+s.rng.IntN(72)) * time.Hour)
 	}
 	s.rollOver()
 	if s.rng.IntN(100) < 70 {
@@ -107,8 +107,8 @@ func (s *simulation) globalStep() {
 
 // passOnce makes a pass in the weather of the day, by a process that may die.
 func (s *simulation) passOnce(scope Scope) {
-	s.weather = s.draw()
-	s.note("at %s: pass %+v in %+v", s.time().Format(time.DateTime), scope, s.weather)
+	s.faults = s.drawFaults()
+	s.note("at %s: pass %+v in %+v", s.time().Format(time.DateTime), scope, s.faults)
 	ctx, cancel := context.WithCancel(s.t.Context())
 	defer cancel()
 	s.begin(cancel)
@@ -116,7 +116,7 @@ func (s *simulation) passOnce(scope Scope) {
 	died := ctx.Err() != nil
 	switch {
 	case err == nil, errors.Is(err, ErrUnreachable), died && errors.Is(err, context.Canceled):
-	case errors.Is(err, ErrRestored), errors.Is(err, ErrMixed), errors.Is(err, ErrKeyRefused), s.weather.storm == 0:
+	case errors.Is(err, ErrRestored), errors.Is(err, ErrMixed), errors.Is(err, ErrKeyRefused), s.faults.everyRequest == 0:
 		s.t.Errorf("step %d: pass: %v", s.step, err)
 	}
 	if died || s.rng.IntN(4) == 0 {
@@ -125,7 +125,7 @@ func (s *simulation) passOnce(scope Scope) {
 }
 
 func (s *simulation) verifyOnce() {
-	s.weather = weather{}
+	s.faults = faultPlan{}
 	s.note("at %s: verify", s.time().Format(time.DateTime))
 	s.begin(func() {})
 	if _, err := s.Verify(s.t.Context(), true); err != nil {
@@ -136,31 +136,31 @@ func (s *simulation) verifyOnce() {
 // restart is another process taking over.
 func (s *simulation) restart() {
 	s.Reporter = s.reporter(MeterEvents)
-	s.Reporter.crash = func(step string, l *Link) bool {
-		return s.dice("crash", l.Identifier, step, strconv.Itoa(s.step))%1000 < s.weather.crashes
+	s.Reporter.crash = func(step string, e *LedgerEntry) bool {
+		return s.hashRand("crash", e.Identifier, step, strconv.Itoa(s.step))%1000 < s.faults.crashes
 	}
 }
 
 // calmDown lets days pass without faults, until what is unknown is decided and
 // what final invoices lack is carried.
-func (s *simulation) calmDown() {
+func (s *simulation) runWithoutFaults() {
 	s.note("calm")
-	s.weather = weather{}
+	s.faults = faultPlan{}
 	s.restart()
 	for range 4 {
-		s.pass(25 * time.Hour)
-		s.calmRound()
-		s.pass(10 * time.Hour) // any summary has it by then
+		s.advance(25 * time.Hour)
+		s.faultlessPass()
+		s.advance(10 * time.Hour) // any summary has it by then
 		_, err := s.Verify(s.t.Context(), true)
 		s.must(err)
 	}
 	// Long after the last end of any period, and before the next.
 	s.set(s.time().Truncate(6 * time.Hour).Add(10 * time.Hour))
-	s.calmRound()
-	s.checkLaws()
+	s.faultlessPass()
+	s.checkInvariants()
 }
 
-func (s *simulation) calmRound() {
+func (s *simulation) faultlessPass() {
 	s.rollOver()
 	s.closePeriods()
 	s.begin(func() {})

@@ -10,66 +10,66 @@ import (
 )
 
 // backup copies the ledger; restore brings it back as it was.
-func (w *world) backup() (restore func()) {
-	w.t.Helper()
-	w.exec(`create table kept_ledger as table ledger; create table kept_reports as table overage_reports`)
+func (env *testEnv) backup() (restore func()) {
+	env.t.Helper()
+	env.exec(`create table kept_ledger as table ledger; create table kept_reports as table overage_reports`)
 	return func() {
-		w.t.Helper()
-		w.exec(`
+		env.t.Helper()
+		env.exec(`
 delete from overage_reports; insert into overage_reports table kept_reports;
 delete from ledger; insert into ledger table kept_ledger`)
-		w.Reporter = w.reporter(MeterEvents)
+		env.Reporter = env.reporter(MeterEvents)
 	}
 }
 
 // expectStopped looks whether passes refuse to begin, and send nothing.
-func (w *world) expectStopped() {
-	w.t.Helper()
-	before := len(w.posts())
-	if _, err := w.Pass(w.t.Context(), Scope{ByHand: true}); !errors.Is(err, ErrRestored) {
-		w.t.Errorf("the pass ended with %v, want ErrRestored", err)
+func (env *testEnv) expectStopped() {
+	env.t.Helper()
+	before := len(env.posts())
+	if _, err := env.Pass(env.t.Context(), Scope{ByHand: true}); !errors.Is(err, ErrRestored) {
+		env.t.Errorf("the pass ended with %v, want ErrRestored", err)
 	}
-	if n := len(w.posts()) - before; n != 0 {
-		w.t.Errorf("a stopped reporter made %d calls", n)
+	if n := len(env.posts()) - before; n != 0 {
+		env.t.Errorf("a stopped reporter made %d calls", n)
 	}
 }
 
-func (w *world) release(wantAppended int) {
-	w.t.Helper()
-	v, err := w.Verify(w.t.Context(), true)
+func (env *testEnv) verifyRestored(wantAppended int) {
+	env.t.Helper()
+	v, err := env.Verify(env.t.Context(), true)
 	if err != nil || !v.Released || v.Appended != wantAppended {
-		w.t.Errorf("verify came to %+v, %v; want a release with %d links", v, err, wantAppended)
+		env.t.Errorf("verify came to %+v, %v; want a release with %d links", v, err, wantAppended)
 	}
 }
 
 // expectNotReleased looks whether a comparison leaves the reporter stopped.
-func (w *world) expectNotReleased() {
-	w.t.Helper()
-	if v, err := w.Verify(w.t.Context(), true); !errors.Is(err, ErrRestored) || v.Released {
-		w.t.Errorf("verify came to %+v, %v; want ErrRestored", v, err)
+func (env *testEnv) expectStillStopped() {
+	env.t.Helper()
+	if v, err := env.Verify(env.t.Context(), true); !errors.Is(err, ErrRestored) || v.Released {
+		env.t.Errorf("verify came to %+v, %v; want ErrRestored", v, err)
 	}
-	w.expectStopped()
+	env.expectStopped()
 }
 
 func TestRestoredBackupStopsUntilCompared(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a, b := w.month("a"), w.month("b")
+	env := newTestEnv(t, nil)
+	a, b := env.november("a"), env.november("b")
 	a.use("inbox", 510)
-	w.report()
-	restore := w.backup()
+	env.report()
+	restore := env.backup()
 	a.use("inbox", 525)
 	b.use("meeting", 37)
-	w.pass(time.Minute)
-	w.expect(w.report(), 2, 0)
+	env.advance(time.Minute)
+	env.expect(env.report(), 2, 0)
 	restore()
-	w.expectStopped()
-	w.release(2)
-	w.expect(w.report(), 0, 0)
+	env.expectStopped()
+	env.verifyRestored(2)
+	env.expect(env.report(), 0, 0)
 	a.use("inbox", 530)
-	w.expect(w.report(), 1, 0)
-	a.expectAt("inbox", 30)
-	b.expectAt("meeting", 7)
+	env.expect(env.report(), 1, 0)
+	a.expectMeterTotal("inbox", 30)
+	b.expectMeterTotal("meeting", 7)
 }
 
 // The restored ledger may hold as undecided what was decided since.
@@ -78,23 +78,23 @@ func TestRestoredUndecidedLinkIsDecidedByTheComparison(t *testing.T) {
 	for name, fault := range map[string]stripetest.Fault{"arrived": stripetest.ResetAfter, "lost": stripetest.ResetBefore} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, nil)
-			a := w.month("a")
+			env := newTestEnv(t, nil)
+			a := env.november("a")
 			a.use("inbox", 510)
-			w.failTelling(fault)
-			_, _ = w.Pass(t.Context(), Scope{})
-			restore := w.backup()
-			w.failTelling(stripetest.NoFault)
-			w.pass(time.Hour)
-			w.report() // the same identifier again
+			env.failSends(fault)
+			_, _ = env.Pass(t.Context(), Scope{})
+			restore := env.backup()
+			env.failSends(stripetest.NoFault)
+			env.advance(time.Hour)
+			env.report() // the same identifier again
 			a.use("inbox", 525)
-			w.report()
+			env.report()
 			restore()
-			w.expectStopped()
-			w.release(1)
-			w.report()
-			a.expectAt("inbox", 25)
-			a.expectStates(Refused, Verified)
+			env.expectStopped()
+			env.verifyRestored(1)
+			env.report()
+			a.expectMeterTotal("inbox", 25)
+			a.expectStates(Rejected, Verified)
 		})
 	}
 }
@@ -105,128 +105,128 @@ func TestRestoredBackupWaitsForLaggingSummaries(t *testing.T) {
 	for name, finished := range map[string]bool{"the last pass ended": true, "the last pass died": false} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, func(o *stripetest.Options) { o.SummaryLag = 20 * time.Minute })
-			a := w.month("a")
+			env := newTestEnv(t, func(o *stripetest.Options) { o.SummaryLag = 20 * time.Minute })
+			a := env.november("a")
 			a.use("inbox", 510)
-			w.report()
-			restore := w.backup()
-			w.pass(30 * time.Minute)
+			env.report()
+			restore := env.backup()
+			env.advance(30 * time.Minute)
 			a.use("inbox", 525)
-			w.report()
+			env.report()
 			if !finished {
-				w.spoilMirror(func(m *mirror) { m.Units = nil })
+				env.changeMirror(func(m *mirror) { m.Units = nil })
 			}
 			restore()
-			w.expectNotReleased()
-			w.pass(time.Hour)
-			w.release(1)
-			w.report()
-			a.expectAt("inbox", 25)
+			env.expectStillStopped()
+			env.advance(time.Hour)
+			env.verifyRestored(1)
+			env.report()
+			a.expectMeterTotal("inbox", 25)
 		})
 	}
 }
 
 // spoilMirror changes what NATS keeps.
-func (w *world) spoilMirror(change func(*mirror)) {
-	w.t.Helper()
-	ctx := w.t.Context()
-	g, err := w.generation(ctx)
-	w.must(err)
+func (env *testEnv) changeMirror(change func(*mirror)) {
+	env.t.Helper()
+	ctx := env.t.Context()
+	g, err := env.loadGeneration(ctx)
+	env.must(err)
 	change(g.mirror)
 	value, err := json.Marshal(g.mirror)
-	w.must(err)
+	env.must(err)
 	_, err = g.bucket.Put(ctx, g.ledger.String(), value)
-	w.must(err)
+	env.must(err)
 }
 
 func TestMissingMirrorStopsUntilCompared(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.report()
-	w.must(w.js.DeleteKeyValue(t.Context(), mirrorBucket))
+	env.report()
+	env.must(env.js.DeleteKeyValue(t.Context(), mirrorBucket))
 	a.use("inbox", 525)
-	w.expectStopped()
-	w.release(0)
-	w.expect(w.report(), 1, 0)
-	a.expectAt("inbox", 25)
+	env.expectStopped()
+	env.verifyRestored(0)
+	env.expect(env.report(), 1, 0)
+	a.expectMeterTotal("inbox", 25)
 }
 
 func TestMissingMirrorOfARestoredLedgerWaits(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.report()
-	restore := w.backup()
+	env.report()
+	restore := env.backup()
 	a.use("inbox", 525)
-	w.report()
+	env.report()
 	restore()
-	w.must(w.js.DeleteKeyValue(t.Context(), mirrorBucket))
-	w.expectStopped()
-	w.expectNotReleased() // who knows what was sent until now
-	w.pass(time.Hour)
-	w.release(1)
-	w.report()
-	a.expectAt("inbox", 25)
+	env.must(env.js.DeleteKeyValue(t.Context(), mirrorBucket))
+	env.expectStopped()
+	env.expectStillStopped() // who knows what was sent until now
+	env.advance(time.Hour)
+	env.verifyRestored(1)
+	env.report()
+	a.expectMeterTotal("inbox", 25)
 }
 
 func TestRestoredNATSStopsUntilCompared(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	for count := int64(510); count < 550; count += 10 {
 		a.use("inbox", count)
-		w.report()
+		env.report()
 	}
-	w.spoilMirror(func(m *mirror) { m.Generation -= 2 })
+	env.changeMirror(func(m *mirror) { m.Generation -= 2 })
 	a.use("inbox", 560)
-	w.expectStopped()
-	w.pass(2 * time.Hour)
-	w.release(0)
-	w.expect(w.report(), 1, 0)
-	a.expectAt("inbox", 60)
+	env.expectStopped()
+	env.advance(2 * time.Hour)
+	env.verifyRestored(0)
+	env.expect(env.report(), 1, 0)
+	a.expectMeterTotal("inbox", 60)
 }
 
 // A crash between Postgres and NATS leaves Postgres ahead by one; so does a
 // NATS that can be read but not written to, however often that happens.
 func TestMirrorThatCannotBeWrittenIsCaughtUp(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.report()
+	env.report()
 	a.use("inbox", 520)
-	w.posts()
+	env.posts()
 	for range 5 {
-		g, err := w.generation(t.Context())
-		w.must(err)
-		w.must(g.restored())
+		g, err := env.loadGeneration(t.Context())
+		env.must(err)
+		env.must(g.checkRestored())
 		g.revision += 7 // somebody has written meanwhile, NATS says
-		if err := w.raise(t.Context(), g); err == nil {
+		if err := env.raiseGeneration(t.Context(), g); err == nil {
 			t.Fatal("the mirror was written")
 		}
 	}
-	w.expect(w.report(), 1, 0)
-	a.expectAt("inbox", 20)
+	env.expect(env.report(), 1, 0)
+	a.expectMeterTotal("inbox", 20)
 }
 
 func TestEachPassThatSendsRaisesTheGeneration(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	numbers := map[int64]bool{}
 	for count := int64(510); count < 550; count += 10 {
 		a.use("inbox", count)
-		w.report()
-		w.report() // has nothing to send
+		env.report()
+		env.report() // has nothing to send
 	}
-	for _, l := range a.links() {
-		numbers[l.Generation] = true
+	for _, e := range a.entries() {
+		numbers[e.Generation] = true
 	}
-	g, err := w.generation(t.Context())
-	w.must(err)
+	g, err := env.loadGeneration(t.Context())
+	env.must(err)
 	if len(numbers) != 4 || g.number != 4 || g.mirror.Generation != 4 || g.mirror.Units == nil || *g.mirror.Units != 40 {
 		t.Errorf("links of generations %v, ledger at %d, mirror %+v", numbers, g.number, g.mirror)
 	}
@@ -239,27 +239,27 @@ func TestALostRowIsFoundAtStripeAndPutBack(t *testing.T) {
 	for name, revision := range map[string]int{"first": 1, "middle": 2, "last": 3} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, nil)
-			a := w.month("a")
+			env := newTestEnv(t, nil)
+			a := env.november("a")
 			for _, count := range []int64{510, 525, 530} {
 				a.use("inbox", count)
-				w.report()
+				env.report()
 			}
-			w.exec(`delete from overage_reports where revision = $1`, revision)
+			env.exec(`delete from overage_reports where revision = $1`, revision)
 			a.use("inbox", 545)
-			w.expectStopped()
-			w.release(1)
-			w.expect(w.report(), 1, 0)
-			a.expectAt("inbox", 45)
-			if v, err := w.Verify(t.Context(), true); err != nil || v.Different > 0 {
+			env.expectStopped()
+			env.verifyRestored(1)
+			env.expect(env.report(), 1, 0)
+			a.expectMeterTotal("inbox", 45)
+			if v, err := env.Verify(t.Context(), true); err != nil || v.Different > 0 {
 				t.Errorf("%+v %v", v, err)
 			}
 			from := int64(0)
-			for _, l := range a.links() {
-				if l.From != from {
-					t.Errorf("link %d goes from %d to %d, the one before ended at %d", l.Revision, l.From, l.To, from)
+			for _, e := range a.entries() {
+				if e.From != from {
+					t.Errorf("link %d goes from %d to %d, the one before ended at %d", e.Revision, e.From, e.To, from)
 				}
-				from = l.To
+				from = e.To
 			}
 		})
 	}
@@ -284,20 +284,20 @@ where revision = 3`,
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, nil)
-			a := w.month("a")
+			env := newTestEnv(t, nil)
+			a := env.november("a")
 			for _, count := range []int64{510, 525, 530} {
 				a.use("inbox", count)
-				w.report()
+				env.report()
 			}
-			w.exec(harm)
+			env.exec(harm)
 			a.use("inbox", 545)
-			w.expectStopped()
-			if v, err := w.Verify(t.Context(), true); !errors.Is(err, ErrRestored) || v.Released {
+			env.expectStopped()
+			if v, err := env.Verify(t.Context(), true); !errors.Is(err, ErrRestored) || v.Released {
 				t.Errorf("released %t, %v", v.Released, err)
 			}
-			w.expectStopped()
-			a.expectAt("inbox", 30)
+			env.expectStopped()
+			a.expectMeterTotal("inbox", 30)
 		})
 	}
 }

@@ -2,43 +2,44 @@ package reporter
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"time"
 
 	"github.com/google/uuid"
-	"golang.org/x/sync/errgroup"
 
 	"odometer/audit/findings"
 )
 
-// tellBooks plans and sends what the books owe. It returns the tenants that
-// should be looked at again, since what was decided makes room for more.
-func (p *pass) tellBooks(ctx context.Context, books []*book) (again []uuid.UUID, err error) {
-	var links, ready []*Link
-	plans := make([]plan, len(books))
-	p.planner.now = p.now()
-	for i, b := range books {
-		plans[i] = p.planner.plan(b)
-		links = append(links, plans[i].links...)
-		for _, l := range b.links {
-			if l.State == Planned {
-				ready = append(ready, l)
+// reportAccounts plans and sends what the accounts owe. It returns the tenants
+// to plan for again, since what was decided makes room for more.
+func (p *pass) reportAccounts(ctx context.Context, accounts []*tenantAccount) (again []uuid.UUID, err error) {
+	var entries, ready []*LedgerEntry
+	plans := make([]plan, len(accounts))
+	p.planner.now = p.r.now()
+	for i, a := range accounts {
+		plans[i] = p.planner.plan(a)
+		entries = append(entries, plans[i].entries...)
+		for _, e := range a.entries {
+			if e.State == Planned {
+				ready = append(ready, e)
 			}
 		}
 	}
-	stored, err := p.store(ctx, links)
+	stored, err := p.storeEntries(ctx, entries)
 	if err != nil {
 		return nil, err
 	}
-	accepted, err := p.sendAll(ctx, append(ready, stored...))
+	accepted, err := p.sendEntries(ctx, append(ready, stored...))
 	if err != nil {
 		return nil, err
 	}
-	for i, b := range books {
-		if plans[i].again && accepted[b.tenant] && p.halted() == nil {
-			again = append(again, b.tenant)
+	for i, a := range accounts {
+		if plans[i].again && accepted[a.tenant] && p.halted() == nil {
+			again = append(again, a.tenant)
 		} else {
 			p.leave(plans[i].left...)
-			if err := p.findParked(ctx, plans[i].left); err != nil {
+			if err := p.recordParked(ctx, plans[i].left); err != nil {
 				return nil, err
 			}
 		}
@@ -46,21 +47,21 @@ func (p *pass) tellBooks(ctx context.Context, books []*book) (again []uuid.UUID,
 	return again, nil
 }
 
-// findParked tells the operators of overage that waits for them.
-func (p *pass) findParked(ctx context.Context, left []Left) error {
+// recordParked records findings for overage that waits for people.
+func (p *pass) recordParked(ctx context.Context, left []Left) error {
 	for i := range left {
 		l := &left[i]
 		if l.State != "parked" {
 			continue
 		}
-		p.nowParked(l.Tenant, l.Agent)
+		p.markParked(l.Tenant, l.Agent)
 		tenant, err := uuid.Parse(l.Tenant)
 		if err != nil {
 			return err
 		}
-		err = findings.Record(ctx, p.Pool, findings.Finding{
+		err = findings.Record(ctx, p.r.Pool, findings.Finding{
 			Kind: kindParked, Subject: parkedSubject(tenant, l.Agent), Tenant: tenant, Agent: l.Agent, Period: l.Period,
-			Detail: fmt.Sprintf("%d units of overage cannot be told: %s; then: odometer report --tenant %s", l.Units, l.Reason, l.Tenant),
+			Detail: fmt.Sprintf("%d units of overage cannot be reported: %s; then: odometer report --tenant %s", l.Units, l.Reason, l.Tenant),
 			After:  &l.Units, FoundBy: "report",
 		})
 		if err != nil {
@@ -70,84 +71,274 @@ func (p *pass) findParked(ctx context.Context, left []Left) error {
 	return nil
 }
 
-// store commits links before anything is sent, and returns those to send.
-func (p *pass) store(ctx context.Context, links []*Link) ([]*Link, error) {
-	if len(links) == 0 || p.halted() != nil {
+// storeEntries commits entries before anything is sent, and returns those to
+// send.
+func (p *pass) storeEntries(ctx context.Context, entries []*LedgerEntry) ([]*LedgerEntry, error) {
+	if len(entries) == 0 || p.halted() != nil {
 		return nil, nil
 	}
-	if err := p.raiseOnce(ctx); err != nil {
+	if err := p.ensureGenerationRaised(ctx); err != nil {
 		return nil, err
 	}
-	for _, l := range links {
-		l.Generation = p.gen.number
+	for _, e := range entries {
+		e.Generation = p.generation.number
 	}
-	stored, err := insertLinks(ctx, p.Pool, links)
+	stored, err := insertEntries(ctx, p.r.Pool, entries)
 	if err != nil {
 		return nil, err
 	}
-	p.leaveUnstored(links, stored)
+	p.leaveUnstored(entries, stored)
 	toSend := stored[:0]
-	for _, l := range stored {
-		if l.State == Planned {
-			toSend = append(toSend, l)
+	for _, e := range stored {
+		if e.State == Planned {
+			toSend = append(toSend, e)
 			continue
 		}
-		if err := noteUnbillable(ctx, p.Pool, l); err != nil {
+		if err := recordUnbillable(ctx, p.r.Pool, e); err != nil {
 			return nil, err
 		}
-		p.leaveLink(l, "refused", l.Detail)
+		p.leaveEntry(e, "refused", e.Detail)
 	}
 	return toSend, nil
 }
 
-// leaveUnstored notes the links that wait for another tenant's of the same
-// customer and meter.
-func (p *pass) leaveUnstored(links, stored []*Link) {
-	isStored := map[*Link]bool{}
-	for _, l := range stored {
-		isStored[l] = true
+// leaveUnstored leaves the entries that wait for another tenant's entry of the
+// same customer and meter.
+func (p *pass) leaveUnstored(entries, stored []*LedgerEntry) {
+	isStored := map[*LedgerEntry]bool{}
+	for _, e := range stored {
+		isStored[e] = true
 	}
-	for _, l := range links {
-		if !isStored[l] {
-			p.leaveLink(l, "undecided", "another report for this customer and meter is under way")
+	for _, e := range entries {
+		if !isStored[e] {
+			p.leaveEntry(e, "undecided", "another report for this customer and meter is in progress")
 		}
 	}
 }
 
-// raiseOnce raises the generation before the pass's first call.
-func (p *pass) raiseOnce(ctx context.Context) error {
-	if p.raised {
+// ensureGenerationRaised raises the generation before the pass's first call.
+func (p *pass) ensureGenerationRaised(ctx context.Context) error {
+	if p.generationRaised {
 		return nil
 	}
-	if err := p.intact(ctx, p.gen); err != nil {
+	if err := p.r.checkUnits(ctx, p.generation); err != nil {
 		return err
 	}
-	if err := p.raise(ctx, p.gen); err != nil {
+	if err := p.r.raiseGeneration(ctx, p.generation); err != nil {
 		return err
 	}
-	p.raised = true
+	p.generationRaised = true
 	return nil
 }
 
-// sendAll sends links side by side and tells for which tenants Stripe took one.
-func (p *pass) sendAll(ctx context.Context, links []*Link) (accepted map[uuid.UUID]bool, err error) {
+// sendEntries sends entries concurrently and returns the tenants for which
+// Stripe accepted one.
+func (p *pass) sendEntries(ctx context.Context, entries []*LedgerEntry) (accepted map[uuid.UUID]bool, err error) {
 	accepted = map[uuid.UUID]bool{}
-	if len(links) == 0 {
+	if len(entries) == 0 {
 		return accepted, nil
 	}
-	if err := p.raiseOnce(ctx); err != nil {
+	if err := p.ensureGenerationRaised(ctx); err != nil {
 		return nil, err
 	}
-	group, sending := errgroup.WithContext(ctx)
-	group.SetLimit(p.sideBySide())
-	for _, l := range links {
-		group.Go(func() error { return p.tell(sending, l) })
-	}
-	err = group.Wait()
-	for _, l := range links {
-		if l.State.counts() {
-			accepted[l.Tenant] = true
+	err = concurrently(ctx, p.concurrency(), entries, p.sendEntry)
+	for _, e := range entries {
+		if e.State.isAccepted() {
+			accepted[e.Tenant] = true
 		}
 	}
 	return accepted, err
+}
+
+// maxThrottled is how often a pass sends an entry that Stripe throttles.
+const maxThrottled = 6
+
+// errHalted says that the pass has ended before the call was made.
+var errHalted = errors.New("the pass has ended")
+
+// errTestCrash ends the work on an entry as a crash of the process would.
+var errTestCrash = errors.New("crashed by a test")
+
+// sendEntry sends an entry and stores the outcome. It returns errors on our
+// side only; those of Stripe are in the ledger and in the pass's result.
+func (p *pass) sendEntry(ctx context.Context, e *LedgerEntry) error {
+	for try := 1; ; try++ {
+		if why := p.halted(); why != nil {
+			p.leaveEntry(e, "undecided", why.Error())
+			return nil
+		}
+		if err := p.r.sendLimit.Wait(ctx); err != nil {
+			return err
+		}
+		before := *e
+		err := p.attempt(ctx, e)
+		switch {
+		case errors.Is(err, errHalted):
+			continue
+		case errors.Is(err, errTestCrash), errors.Is(err, errDecidedElsewhere):
+			return nil
+		case errors.Is(err, errBreakerOpen):
+			p.halt(errBreakerOpen)
+			p.leaveEntry(e, "undecided", errBreakerOpen.Error())
+			return nil
+		case errors.As(err, new(*ourError)):
+			return err
+		}
+		p.noteReachable(err)
+		outcome := Classify(err, before.FirstAttempt != nil)
+		p.r.Metrics.reports.WithLabelValues(string(outcome)).Inc()
+		done, err := p.applyOutcome(context.WithoutCancel(ctx), e, &before, outcome, err, try)
+		if done || err != nil {
+			return ignoreDecidedElsewhere(err)
+		}
+	}
+}
+
+// attempt marks the entry and makes the call. The mark is committed before the
+// call, so that a crash leaves an entry that may have arrived; an open breaker
+// leaves it untouched. Once started, the end of the process does not cut it
+// short.
+func (p *pass) attempt(ctx context.Context, e *LedgerEntry) error {
+	ctx = context.WithoutCancel(ctx)
+	return p.r.sendBreaker.do(e.Customer, func() error {
+		switch {
+		case p.halted() != nil:
+			return &ourError{errHalted}
+		case p.r.crashes("stored", e):
+			return &ourError{errTestCrash}
+		}
+		now := p.r.now()
+		if err := markSending(ctx, p.r.Pool, e, now); err != nil {
+			return &ourError{err}
+		}
+		if e.State, e.LastAttempt = Sending, &now; e.FirstAttempt == nil {
+			e.FirstAttempt = &now
+		}
+		e.Attempts++
+		if p.r.crashes("marked", e) {
+			return &ourError{errTestCrash}
+		}
+		err := p.r.Stripe.send(ctx, e)
+		if p.r.crashes("called", e) {
+			return &ourError{errTestCrash}
+		}
+		return err
+	})
+}
+
+// applyOutcome stores what an outcome means. done reports whether the pass is
+// done with the entry.
+func (p *pass) applyOutcome(ctx context.Context, e, before *LedgerEntry, outcome Outcome, err error, try int) (done bool, _ error) {
+	now := p.r.now()
+	e.Detail = reason(err)
+	switch outcome {
+	case OutcomeAccepted:
+		p.speedUp()
+		return true, p.storeAccepted(ctx, e, now)
+	case OutcomeConfiguration:
+		p.halt(fmt.Errorf("%w: %s", ErrKeyRefused, reason(err)))
+		p.leaveEntry(e, "undecided", reason(err))
+		*e = *before
+		return true, undoSending(ctx, p.r.Pool, before)
+	case OutcomeThrottled:
+		*e = *before
+		if err := undoSending(ctx, p.r.Pool, before); err != nil {
+			return true, err
+		}
+		if try >= maxThrottled {
+			p.leaveEntry(e, "undecided", "Stripe asks to slow down: "+reason(err))
+			return true, nil
+		}
+		return false, p.slowDown(ctx, try)
+	case OutcomeRejected:
+		e.State, e.Decided = Rejected, &now
+		e.RetryAt = after(now, parkedFor)
+		p.leaveEntry(e, "parked", e.Detail)
+		p.logFailure(e)
+		return true, p.storeParked(ctx, e)
+	default:
+		e.State = Unknown
+		e.RetryAt = after(now, backoff(e.Attempts))
+		p.leaveEntry(e, "undecided", e.Detail)
+		p.logFailure(e)
+		return true, storeDecision(ctx, p.r.Pool, e)
+	}
+}
+
+func after(t time.Time, d time.Duration) *time.Time {
+	t = t.Add(d)
+	return &t
+}
+
+// storeAccepted stores that Stripe has the entry.
+func (p *pass) storeAccepted(ctx context.Context, e *LedgerEntry, now time.Time) error {
+	e.State, e.Decided, e.RetryAt, e.AbsentSince, e.Detail = Accepted, &now, nil, nil, ""
+	if p.r.crashes("answered", e) {
+		return nil
+	}
+	if err := storeDecision(ctx, p.r.Pool, e); err != nil && !errors.Is(err, errDecidedElsewhere) {
+		return err
+	}
+	p.noteReported(e)
+	p.r.Log.Info("overage reported to Stripe", "tenant", e.Tenant, "agent", e.Agent, "units", e.Delta(), "customer", e.Customer)
+	subject := parkedSubject(e.Tenant, e.Agent)
+	if !p.openParked[subject] {
+		return nil
+	}
+	return findings.Resolve(ctx, p.r.Pool, kindParked, subject, "report", "Stripe has accepted it")
+}
+
+const kindParked = "report_parked"
+
+func parkedSubject(tenant fmt.Stringer, agent string) string { return tenant.String() + " " + agent }
+
+// storeParked stores that Stripe rejects the entry, and records a finding.
+func (p *pass) storeParked(ctx context.Context, e *LedgerEntry) error {
+	if err := storeDecision(ctx, p.r.Pool, e); err != nil {
+		return err
+	}
+	p.markParked(e.Tenant.String(), e.Agent)
+	units := e.Delta()
+	return findings.Record(ctx, p.r.Pool, findings.Finding{
+		Kind: kindParked, Subject: parkedSubject(e.Tenant, e.Agent), Tenant: e.Tenant, Agent: e.Agent, Period: e.Period,
+		Detail: fmt.Sprintf("Stripe rejects %d units of overage for customer %s: %s; correct it in Stripe or with odometer subscription set, then: odometer report --tenant %s",
+			units, e.Customer, e.Detail, e.Tenant),
+		After: &units, FoundBy: "report",
+	})
+}
+
+func (p *pass) logFailure(e *LedgerEntry) {
+	p.r.Log.Error("overage not reported to Stripe", "tenant", e.Tenant, "agent", e.Agent, "units", e.Delta(),
+		"customer", e.Customer, "state", e.State, "err", e.Detail)
+}
+
+// slowDown waits, longer each time, and lowers the rate of all calls that send.
+func (p *pass) slowDown(ctx context.Context, try int) error {
+	p.r.sendLimit.SetLimit(max(p.r.sendLimit.Limit()*0.8, 5))
+	pause := min(time.Second<<try/4, 5*time.Second)
+	select {
+	case <-ctx.Done():
+		return ctx.Err()
+	case <-time.After(pause):
+		return nil
+	}
+}
+
+// speedUp undoes slowDown step by step, one step per accepted call.
+func (p *pass) speedUp() {
+	if slow := p.r.sendLimit.Limit(); slow < p.r.fullSendLimit {
+		p.r.sendLimit.SetLimit(min(slow*1.05, p.r.fullSendLimit))
+	}
+}
+
+const kindUnbillable = "unbillable"
+
+// recordUnbillable records a finding for overage that no invoice will take.
+func recordUnbillable(ctx context.Context, q querier, e *LedgerEntry) error {
+	units := e.Delta()
+	return findings.Record(ctx, q, findings.Finding{
+		Kind: kindUnbillable, Subject: fmt.Sprintf("%s %s %s", e.Tenant, e.Agent, e.Period.Format(time.RFC3339)),
+		Tenant: e.Tenant, Agent: e.Agent, Period: e.Period, After: &units, FoundBy: "report",
+		Detail: fmt.Sprintf("%d units of overage of customer %s reach no invoice (%s): bill or credit them by hand in Stripe", units, e.Customer, e.Detail),
+	})
 }

@@ -24,23 +24,23 @@ import (
 // document. It keeps no state, so nothing is learned from its answers.
 func TestRequestsHaveTheShapeThatStripeDocuments(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
+	env := newTestEnv(t, nil)
 	mock := newShapeChecker(t)
-	w.url = mock.URL
-	r := w.reporter(MeterEvents)
+	env.url = mock.URL
+	r := env.reporter(MeterEvents)
 	for i := range 200 {
-		w.month(fmt.Sprint("s", i)).use("inbox", 600)
+		env.november(fmt.Sprint("s", i)).use("inbox", 600)
 	}
 	result, err := r.Pass(t.Context(), Scope{ByHand: true})
-	w.must(err)
-	w.expect(result, 200, 0)
+	env.must(err)
+	env.expect(result, 200, 0)
 
-	w.pass(2 * time.Hour)
+	env.advance(2 * time.Hour)
 	if _, err := r.Verify(t.Context(), true); err != nil {
 		t.Error(err)
 	}
-	w.set(time.Date(2026, 12, 1, 1, 0, 0, 0, time.UTC))
-	w.roll()
+	env.set(time.Date(2026, 12, 1, 1, 0, 0, 0, time.UTC))
+	env.rollAndClose()
 	if _, err := r.Pass(t.Context(), Scope{ByHand: true}); err != nil {
 		t.Error(err)
 	}

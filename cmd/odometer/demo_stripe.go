@@ -159,7 +159,7 @@ func (d *demo) tellStripe(ctx context.Context) ([]comparison, error) {
 	for i := range demoTenants {
 		err := d.reporting.reporter.Statement(ctx, &demoTenants[i].id, func(l reporter.Line) {
 			overage += l.Overage
-			told += l.Told
+			told += l.Reported
 		})
 		if err != nil {
 			return nil, err

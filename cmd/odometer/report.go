@@ -112,7 +112,7 @@ func printStatement(t *terminal, lines []reporter.Line, total int64, currency st
 	rows := make([]table.Row, 0, len(lines)+1)
 	for _, l := range lines {
 		rows = append(rows, table.Row{l.Tenant, l.Agent, periodOf(l.PeriodStart, l.PeriodEnd), l.Used, limitOf(l.Limit), l.Overage,
-			l.Told, l.ToTell, odometer.Money(l.AmountCents, currency)})
+			l.Reported, l.ToReport, odometer.Money(l.AmountCents, currency)})
 	}
 	rows = append(rows, table.Row{"total", "", "", "", "", "", "", "", odometer.Money(total, currency)})
 	t.table(table.Row{"tenant", "agent", "period", "used", "limit", "overage", "told so far", "to tell", "amount"}, rows, 4, 5, 6, 7, 8, 9)
@@ -142,7 +142,7 @@ func limitOf(limit *int64) string {
 // say prints what a pass came to.
 func (c *reportCmd) say(t *terminal, result reporter.Result, failed error) error {
 	switch {
-	case failed != nil && result.Told+result.LeftCount == 0: // it did not begin
+	case failed != nil && result.Reported+result.LeftCount == 0: // it did not begin
 	case c.JSON:
 		if err := t.json(result); err != nil {
 			return err
@@ -165,9 +165,9 @@ func leftOr(result reporter.Result, failed error) error {
 }
 
 func printPass(t *terminal, result reporter.Result) {
-	if len(result.ToldLinks) > 0 {
+	if len(result.ReportedEntries) > 0 {
 		var rows []table.Row
-		for _, l := range result.ToldLinks {
+		for _, l := range result.ReportedEntries {
 			rows = append(rows, table.Row{l.Tenant, l.Agent, l.Period.Format(time.RFC3339), l.Customer, l.Units})
 		}
 		t.table(table.Row{"told: tenant", "agent", "period from", "customer", "units"}, rows, 5)
@@ -183,7 +183,7 @@ func printPass(t *terminal, result reporter.Result) {
 		}
 		t.table(table.Row{"left: tenant", "agent", "period from", "customer", "units", "state", "reason"}, rows, 5)
 	}
-	fmt.Fprintf(t.out, "looked at %d tenants: told %d reports (%d units), left %d\n", result.Tenants, result.Told, result.Units, result.LeftCount)
+	fmt.Fprintf(t.out, "looked at %d tenants: told %d reports (%d units), left %d\n", result.Tenants, result.Reported, result.Units, result.LeftCount)
 	if result.Stopped != "" {
 		fmt.Fprintf(t.out, "the pass ended early: %s\n", result.Stopped)
 	}

@@ -80,7 +80,7 @@ func (s *reportingSettings) reporting(t *terminal, pool *pgxpool.Pool, nc *nats.
 
 // lookAt has a customer's invoices asked for by the next pass.
 func (r *reporting) lookAt(ctx context.Context, customer string) error {
-	return reporter.LookAt(ctx, r.pool, customer, time.Now())
+	return reporter.RecheckInvoices(ctx, r.pool, customer, time.Now())
 }
 
 // works is what the jobs do, by name.
@@ -154,8 +154,8 @@ func (r *reporting) report(ctx context.Context, s jobs.Slot) error {
 		printPass(r.t, result)
 		return leftOr(result, err)
 	}
-	if result.Told > 0 || result.LeftCount > 0 {
-		r.t.log.Info("a pass has ended", "told", result.Told, "units", result.Units, "left", result.LeftCount, "stopped", result.Stopped)
+	if result.Reported > 0 || result.LeftCount > 0 {
+		r.t.log.Info("a pass has ended", "told", result.Reported, "units", result.Units, "left", result.LeftCount, "stopped", result.Stopped)
 	}
 	if err == nil && result.Stopped != "" {
 		return fmt.Errorf("the pass ended early: %s", result.Stopped)
@@ -173,7 +173,7 @@ func (r *reporting) verify(ctx context.Context, s jobs.Slot) error {
 		if v.Released {
 			fmt.Fprintf(r.t.out, "the ledger was compared with Stripe, which had %d totals beyond it; the reporter may go on\n", v.Appended)
 		}
-		fmt.Fprintf(r.t.out, "compared %d: equal %d, different %d, unsettled %d\n", v.Compared, v.Equal, v.Different, v.Unsettled)
+		fmt.Fprintf(r.t.out, "compared %d: equal %d, different %d, unsettled %d\n", v.Compared, v.Equal, v.Different, v.Pending)
 		if err == nil && v.Different > 0 {
 			return errSaid
 		}

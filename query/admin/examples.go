@@ -132,7 +132,7 @@ func exampleLedger() Ledger {
 		Totals: []LedgerTotal{{"accepted", 1, 2}},
 		Links: []LedgerLink{{
 			TenantID: exampleTenant, Agent: "invoice", PeriodStart: exampleStart, BilledPeriodStart: exampleStart, Revision: 1,
-			ToTotal: 2, Value: 2, Origin: "told", Sink: "meter_events", StripeCustomer: "cus_Q7wkP2", Meter: "invoice_overage",
+			ToTotal: 2, Value: 2, Origin: "reported", Sink: "meter_events", StripeCustomer: "cus_Q7wkP2", Meter: "invoice_overage",
 			ReportedAt: told, Identifier: "odo_3q2-7wAAAAECAwQFBgcICQoLDA0ODxAREhMUFRY", State: "accepted", Attempts: 1,
 			FirstAttemptAt: &told, DecidedAt: a(told.Add(time.Second)), CreatedAt: told,
 		}},

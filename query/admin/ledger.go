@@ -46,7 +46,7 @@ type LedgerLink struct {
 	FromTotal         int64      `json:"from_total" doc:"The overage that Stripe knew before, in units."`
 	ToTotal           int64      `json:"to_total" doc:"The overage that Stripe knows after it."`
 	Value             int64      `json:"value" doc:"What is sent: the difference, or with the sink usage_records the new total."`
-	Origin            string     `json:"origin" enum:"told,found,invoiced" doc:"told: we sent it; found: Stripe's summary had it beyond the ledger; invoiced: the final invoice says so."`
+	Origin            string     `json:"origin" enum:"reported,found,invoiced" doc:"reported: we sent it; found: Stripe's summary had more than the ledger; invoiced: the final invoice bills it."`
 	Sink              string     `json:"sink" enum:"meter_events,usage_records"`
 	Livemode          bool       `json:"livemode"`
 	StripeCustomer    string     `json:"stripe_customer"`

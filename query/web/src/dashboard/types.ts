@@ -316,7 +316,7 @@ export interface Link {
   from_total: number;
   to_total: number;
   value: number;
-  origin: "told" | "found" | "invoiced";
+  origin: "reported" | "found" | "invoiced";
   sink: string;
   livemode: boolean;
   stripe_customer: string | null;

@@ -114,7 +114,7 @@ function columns(visit: Visit, tenantId: string | null): Column<Link>[] {
 }
 
 const ORIGINS: Record<string, string> = {
-  told: "Told by us",
+  reported: "Reported by us",
   found: "Found in Stripe's summary",
   invoiced: "Taken from the final invoice",
 };

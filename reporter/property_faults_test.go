@@ -11,13 +11,13 @@ import (
 )
 
 // weather is how requests fail during a pass.
-type weather struct {
+type faultPlan struct {
 	faults, crashes, throttles uint64           // of a thousand requests, links, requests
-	storm                      stripetest.Fault // of every request about a customer
+	everyRequest               stripetest.Fault // of every request about a customer
 	killAfter                  int64            // reports after which the process dies; 0: it lives
 }
 
-var faults = []stripetest.Fault{
+var faultKinds = []stripetest.Fault{
 	stripetest.ResetBefore, stripetest.ResetAfter, stripetest.HTML502Before, stripetest.HTML502After, stripetest.TruncatedAfter,
 	stripetest.StoredError500Before, stripetest.StoredError500After, stripetest.Unavailable503,
 }
@@ -37,34 +37,34 @@ func (s *simulation) fault(r *http.Request, form url.Values) stripetest.Fault {
 	if about == "" && form.Get("customer") != "" {
 		about = r.URL.Path + form.Get("customer") + form.Get("start_time")
 	}
-	if about == "" || s.weather == (weather{}) {
+	if about == "" || s.faults == (faultPlan{}) {
 		return stripetest.NoFault
 	}
-	if r.Method == http.MethodPost && s.posts.Add(1) == s.weather.killAfter {
+	if r.Method == http.MethodPost && s.posts.Add(1) == s.faults.killAfter {
 		s.kill()
 	}
 	s.mu.Lock()
 	s.asked[about]++
 	nth := s.asked[about]
 	s.mu.Unlock()
-	n := s.dice("fault", about, strconv.Itoa(nth), strconv.Itoa(s.step))
-	rate := s.weather.throttles + s.weather.faults
-	if s.dice("luck", about)%16 == 0 { // some have none
+	n := s.hashRand("fault", about, strconv.Itoa(nth), strconv.Itoa(s.step))
+	rate := s.faults.throttles + s.faults.faults
+	if s.hashRand("luck", about)%16 == 0 { // some have none
 		rate *= 4
 	}
 	switch kind := n / 1000; {
-	case s.weather.storm != stripetest.NoFault:
-		return s.weather.storm
-	case n%1000 < s.weather.throttles:
+	case s.faults.everyRequest != stripetest.NoFault:
+		return s.faults.everyRequest
+	case n%1000 < s.faults.throttles:
 		return []stripetest.Fault{stripetest.TooManyRequests, stripetest.LockTimeout}[kind%2]
 	case n%1000 < rate:
-		return faults[kind%uint64(len(faults))]
+		return faultKinds[kind%uint64(len(faultKinds))]
 	}
 	return stripetest.NoFault
 }
 
 // dice draws a number that depends on the seed and the words only.
-func (s *simulation) dice(words ...string) uint64 {
+func (s *simulation) hashRand(words ...string) uint64 {
 	h := fnv.New64a()
 	fmt.Fprint(h, s.seed, words)
 	n := h.Sum64()
@@ -74,12 +74,12 @@ func (s *simulation) dice(words ...string) uint64 {
 }
 
 // draw draws the weather of a pass.
-func (s *simulation) draw() weather {
-	var w weather
+func (s *simulation) drawFaults() faultPlan {
+	var w faultPlan
 	switch n := s.rng.IntN(100); {
 	case n < 10:
 	case n < 25:
-		w.storm = faults[s.rng.IntN(len(faults))]
+		w.everyRequest = faultKinds[s.rng.IntN(len(faultKinds))]
 	default:
 		w.faults, w.crashes = uint64(s.rng.IntN(150)), uint64(s.rng.IntN(60))
 	}

@@ -17,7 +17,7 @@ type bill struct {
 }
 
 // checkLaws looks whether what must hold at any time holds.
-func (s *simulation) checkLaws() {
+func (s *simulation) checkInvariants() {
 	for _, c := range s.tenants {
 		final := s.finalInvoices(c)
 		for _, agent := range s.agents {
@@ -54,7 +54,7 @@ func (s *simulation) finalInvoices(c *customer) map[string]int64 {
 
 func (s *simulation) billOf(c *customer, agent string, final map[string]int64) (b bill) {
 	meter := agent + "_overage"
-	if b.total = c.at(agent); b.total == 0 && len(final) == 0 {
+	if b.total = c.meterTotal(agent); b.total == 0 && len(final) == 0 {
 		return b
 	}
 	for _, p := range c.spans {
@@ -74,7 +74,7 @@ func (s *simulation) billOf(c *customer, agent string, final map[string]int64) (
 }
 
 // Each law is a query for the links that break it.
-var ledgerLaws = map[string]string{
+var ledgerInvariants = map[string]string{
 	"a link begins where the chain of its target stands": `
 select identifier from (
     select identifier, from_total,
@@ -89,7 +89,7 @@ select identifier from (
 select min(identifier) from overage_reports
 group by tenant_id, agent, period_start having count(*) <> max(revision) or min(revision) <> 1`,
 	"what is sent is the difference": `
-select identifier from overage_reports where origin = 'told' and value <> to_total - from_total`,
+select identifier from overage_reports where origin = 'reported' and value <> to_total - from_total`,
 	"at most one link of a target is undecided": `
 select min(identifier) from overage_reports where state in ('planned', 'sending', 'unknown')
 group by account, livemode, stripe_customer, meter having count(*) > 1`,
@@ -116,7 +116,7 @@ where p.settled_at is not null and t.overage <> (
 }
 
 func (s *simulation) checkLedger() {
-	for law, query := range ledgerLaws {
+	for law, query := range ledgerInvariants {
 		rows, err := s.pool.Query(context.Background(), "select coalesce(string_agg(x.l, ' '), '') from ("+query+" limit 3) as x (l)")
 		s.must(err)
 		rows.Next()
@@ -125,17 +125,17 @@ func (s *simulation) checkLedger() {
 		rows.Close()
 		if broken != "" {
 			s.t.Errorf("step %d: %s: not %s", s.step, law, broken)
-			s.showLinks(broken)
+			s.showEntries(broken)
 		}
 	}
 }
 
 // showLinks logs the tenant of a link.
-func (s *simulation) showLinks(identifiers string) {
+func (s *simulation) showEntries(identifiers string) {
 	for _, c := range s.tenants {
-		for _, l := range c.all() {
-			if strings.Contains(identifiers, l.Identifier) {
-				s.fail(c, "%s", l.Identifier)
+		for _, e := range c.allEntries() {
+			if strings.Contains(identifiers, e.Identifier) {
+				s.fail(c, "%s", e.Identifier)
 				return
 			}
 		}
@@ -144,7 +144,7 @@ func (s *simulation) showLinks(identifiers string) {
 
 // checkCalm looks whether everything has come to what was used: at first except
 // for credits that wait for overage, and then, once there is some, of them too.
-func (s *simulation) checkCalm() {
+func (s *simulation) checkFinalState() {
 	waiting := s.checkBilled(true)
 	var changed counters
 	for _, w := range waiting {
@@ -155,16 +155,16 @@ func (s *simulation) checkCalm() {
 	s.note("%d credits get something to be set against", len(waiting))
 	var result Result
 	for range 2 {
-		s.pass(time.Minute)
+		s.advance(time.Minute)
 		s.begin(func() {})
 		result, _ = s.Pass(s.t.Context(), Scope{ByHand: true})
 	}
 	if result.LeftCount != 0 {
 		s.t.Errorf("at the end %d differences are left: %+v", result.LeftCount, result.Left[0])
 	}
-	s.checkLaws()
+	s.checkInvariants()
 	s.checkBilled(false)
-	s.checkBooks()
+	s.checkAllSettled()
 }
 
 // credit is what a tenant was billed too much, as long as nothing can be set
@@ -198,7 +198,7 @@ func (s *simulation) checkBilled(mayWait bool) (waiting []credit) {
 
 // checkBooks looks whether the books are done with every period that is over:
 // only the running one may be unsettled.
-func (s *simulation) checkBooks() {
+func (s *simulation) checkAllSettled() {
 	var undecided, unsettled int
 	var wrong string
 	row := s.pool.QueryRow(context.Background(), `
@@ -226,9 +226,9 @@ func (s *simulation) fail(c *customer, format string, args ...any) {
 			s.t.Logf("period %s to %s, %s: %v, at most %v", p.start.Format(time.DateTime), p.end.Format(time.DateTime), p.plan, p.count, p.most)
 		}
 	}
-	for _, l := range c.all() {
-		s.t.Logf("link %s %s %d billed %s: %d -> %d %s %s at %s, attempts %d (%s)", l.Agent, l.Period.Format(time.DateTime), l.Revision,
-			l.Billed.Format(time.DateTime), l.From, l.To, l.Origin, l.State, l.ReportedAt.Format(time.DateTime), l.Attempts, l.Detail)
+	for _, e := range c.allEntries() {
+		s.t.Logf("link %s %s %d billed %s: %d -> %d %s %s at %s, attempts %d (%s)", e.Agent, e.Period.Format(time.DateTime), e.Revision,
+			e.Billed.Format(time.DateTime), e.From, e.To, e.Origin, e.State, e.ReportedAt.Format(time.DateTime), e.Attempts, e.Detail)
 	}
 	for _, i := range s.stripe.Invoices(c.customer) {
 		for _, line := range i.Lines {

@@ -21,29 +21,29 @@ func TestStripeDownSixHoursAcrossPeriodEndAndFinalization(t *testing.T) {
 	for name, back := range map[string]time.Duration{"back in time": 40 * time.Minute, "back too late": 3 * time.Hour} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, nil)
-			all := w.crowd(3)
-			w.report()
+			env := newTestEnv(t, nil)
+			all := env.tenantsOver(3)
+			env.report()
 			for _, a := range all {
 				a.use("inbox", 540)
 			}
 			back := december.Add(back)
-			w.stripe.SetFaults(everything(stripetest.ResetBefore))
+			env.stripe.SetFaults(everything(stripetest.ResetBefore))
 			for at := back.Add(-6 * time.Hour); at.Before(back); at = at.Add(20 * time.Minute) {
-				w.set(at)
-				w.roll()
-				if _, err := w.Pass(t.Context(), Scope{Due: at.Minute() != 0}); err != nil && !errors.Is(err, ErrUnreachable) {
+				env.set(at)
+				env.rollAndClose()
+				if _, err := env.Pass(t.Context(), Scope{Due: at.Minute() != 0}); err != nil && !errors.Is(err, ErrUnreachable) {
 					t.Errorf("at %s the pass ended with %v", at, err)
 				}
 			}
-			w.stripe.SetFaults(nil)
-			w.set(back)
-			w.awaitHalfOpen()
-			w.report()
-			expectAllAt(all, 40)
-			w.set(december.AddDate(0, 1, 1))
-			w.roll()
-			w.report()
+			env.stripe.SetFaults(nil)
+			env.set(back)
+			env.advance(breakerCooldown)
+			env.report()
+			expectMeterTotals(all, 40)
+			env.set(december.AddDate(0, 1, 1))
+			env.rollAndClose()
+			env.report()
 			for _, a := range all {
 				expectSettled(t, a, true)
 				if got := a.invoiced("inbox"); got != 40 {
@@ -56,56 +56,56 @@ func TestStripeDownSixHoursAcrossPeriodEndAndFinalization(t *testing.T) {
 
 func TestDryRunThenKeyTellsEverything(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	dry, err := New(Options{Pool: w.pool, Sink: DryRun, Now: w.time})
-	w.must(err)
-	w.posts()
+	dry, err := New(Options{Pool: env.pool, Sink: DryRun, Now: env.time})
+	env.must(err)
+	env.posts()
 	for range 3 {
 		_, err = dry.Pass(t.Context(), Scope{})
-		w.must(err)
+		env.must(err)
 		_, err = dry.Verify(t.Context(), true)
-		w.must(err)
-		w.set(december.Add(30 * time.Minute))
-		w.roll()
+		env.must(err)
+		env.set(december.Add(30 * time.Minute))
+		env.rollAndClose()
 	}
-	if n := len(w.posts()); n != 0 || len(a.links()) != 0 {
-		t.Errorf("a dry run made %d calls and stored %d links", n, len(a.links()))
+	if n := len(env.posts()); n != 0 || len(a.entries()) != 0 {
+		t.Errorf("a dry run made %d calls and stored %d links", n, len(a.entries()))
 	}
 	var lines []Line
-	w.must(dry.Statement(t.Context(), nil, func(l Line) { lines = append(lines, l) }))
-	if len(lines) != 1 || lines[0].ToTell != 10 || lines[0].AmountCents != 20 {
+	env.must(dry.Statement(t.Context(), nil, func(l Line) { lines = append(lines, l) }))
+	if len(lines) != 1 || lines[0].ToReport != 10 || lines[0].AmountCents != 20 {
 		t.Errorf("the statement says %+v", lines)
 	}
-	w.expect(w.report(), 1, 0)
-	a.expectAt("inbox", 10)
+	env.expect(env.report(), 1, 0)
+	a.expectMeterTotal("inbox", 10)
 }
 
 // otherAccount is the same data at another account of Stripe.
-func (w *world) otherAccount(a *tenant) (*Reporter, *stripetest.Server) {
-	w.t.Helper()
-	other := stripetest.New(stripetest.Options{Key: testKey, Account: "acct_other", Now: w.time})
+func (env *testEnv) otherAccount(a *tenant) (*Reporter, *stripetest.Server) {
+	env.t.Helper()
+	other := stripetest.New(stripetest.Options{Key: testKey, Account: "acct_other", Now: env.time})
 	server := httptest.NewServer(other)
-	w.t.Cleanup(server.Close)
+	env.t.Cleanup(server.Close)
 	other.CreateCustomer(a.customer, nil)
 	for _, agent := range billing.SampleCatalogue().Agents {
 		other.CreateMeter(agent.Meter)
 	}
-	o := w.Options
+	o := env.Options
 	o.Stripe = NewStripe(testKey, server.URL)
 	r, err := New(o)
-	w.must(err)
+	env.must(err)
 	return r, other
 }
 
 func TestOtherAccountIsRefused(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.report()
-	r, other := w.otherAccount(a)
+	env.report()
+	r, other := env.otherAccount(a)
 	other.RecordCalls(true)
 	a.use("inbox", 520)
 	if _, err := r.Pass(t.Context(), Scope{ByHand: true}); !errors.Is(err, ErrMixed) {
@@ -114,67 +114,67 @@ func TestOtherAccountIsRefused(t *testing.T) {
 	if got := other.Total(a.customer, "inbox_overage", begin.AddDate(-1, 0, 0), december); got != 0 {
 		t.Errorf("the other account was told %d", got)
 	}
-	w.expect(w.report(), 1, 0)
-	a.expectAt("inbox", 20)
+	env.expect(env.report(), 1, 0)
+	a.expectMeterTotal("inbox", 20)
 }
 
 // What was planned for one account and never sent goes to no other as it is.
 func TestUnsentLinkDoesNotGoToAnotherAccount(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.failTelling(stripetest.Unauthorized)
-	if _, err := w.Pass(t.Context(), Scope{}); !errors.Is(err, ErrKeyRefused) {
+	env.failSends(stripetest.Unauthorized)
+	if _, err := env.Pass(t.Context(), Scope{}); !errors.Is(err, ErrKeyRefused) {
 		t.Fatal(err)
 	}
 	a.expectStates(Planned)
-	r, other := w.otherAccount(a)
+	r, other := env.otherAccount(a)
 	result, err := r.Pass(t.Context(), Scope{ByHand: true})
-	w.must(err)
-	w.expect(result, 1, 0)
+	env.must(err)
+	env.expect(result, 1, 0)
 	if got := other.Total(a.customer, "inbox_overage", begin.AddDate(-1, 0, 0), december); got != 10 {
 		t.Errorf("the other account was told %d", got)
 	}
-	a.expectStates(Refused, Taken)
-	if last := a.links()[1]; last.Account != "acct_other" {
+	a.expectStates(Rejected, Accepted)
+	if last := a.entries()[1]; last.Account != "acct_other" {
 		t.Errorf("told to %s", last.Account)
 	}
 }
 
 func TestOtherSinkIsRefused(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.report()
+	env.report()
 	a.use("inbox", 520)
-	if _, err := w.reporter(UsageRecords).Pass(t.Context(), Scope{ByHand: true}); !errors.Is(err, ErrMixed) {
+	if _, err := env.reporter(UsageRecords).Pass(t.Context(), Scope{ByHand: true}); !errors.Is(err, ErrMixed) {
 		t.Errorf("the pass ended with %v", err)
 	}
-	a.expectAt("inbox", 10)
+	a.expectMeterTotal("inbox", 10)
 }
 
 // A tenant's customer changes: the old one's total goes to 0, the new one's
 // begins there.
 func TestMappingChangeMovesTheTotal(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.report()
+	env.report()
 	old := *a
-	fresh := w.atStripe("fresh", november, december)
+	fresh := env.onlyAtStripe("fresh", november, december)
 	a.customer, a.sub = fresh.customer, fresh.sub
 	a.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Active, Start: december.AddDate(0, -1, 0), End: december})
-	w.expect(w.report(), 2, 0)
-	old.expectAt("inbox", 0)
-	a.expectAt("inbox", 10)
+	env.expect(env.report(), 2, 0)
+	old.expectMeterTotal("inbox", 0)
+	a.expectMeterTotal("inbox", 10)
 	a.use("inbox", 530)
-	w.report()
-	w.set(december.Add(3 * time.Hour))
-	w.roll()
-	w.expect(w.report(), 0, 0)
+	env.report()
+	env.set(december.Add(3 * time.Hour))
+	env.rollAndClose()
+	env.expect(env.report(), 0, 0)
 	expectSettled(t, a, true)
 	if got, was := a.invoiced("inbox"), old.invoiced("inbox"); got != 30 || was != 0 {
 		t.Errorf("the new customer is invoiced %d, the old one %d", got, was)
@@ -185,20 +185,20 @@ func TestMappingChangeMovesTheTotal(t *testing.T) {
 // what that lacks.
 func TestMappingChangeAfterTheInvoiceCarriesOnlyTheRest(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.report()
+	env.report()
 	a.use("inbox", 530)
-	fresh := w.atStripe("fresh", november, december)
-	w.set(december.Add(26 * time.Hour))
-	w.roll()
+	fresh := env.onlyAtStripe("fresh", november, december)
+	env.set(december.Add(26 * time.Hour))
+	env.rollAndClose()
 	old := *a
 	a.customer, a.sub = fresh.customer, fresh.sub
 	a.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
-	w.expect(w.report(), 1, 0)
-	old.expectAt("inbox", 10)
-	a.expectAt("inbox", 20)
+	env.expect(env.report(), 1, 0)
+	old.expectMeterTotal("inbox", 10)
+	a.expectMeterTotal("inbox", 20)
 	expectSettled(t, a, true)
 }
 
@@ -206,19 +206,19 @@ func TestMappingChangeAfterTheInvoiceCarriesOnlyTheRest(t *testing.T) {
 // what it lacks, and somebody is told.
 func TestCanceledTenantsOverageIsUnbillableAndFound(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.report()
+	env.report()
 	a.use("inbox", 530)
-	w.stripe.UpdateSubscription(a.sub, func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = true })
-	w.set(december.Add(26 * time.Hour))
+	env.stripe.UpdateSubscription(a.sub, func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = true })
+	env.set(december.Add(26 * time.Hour))
 	a.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Canceled, Start: december.AddDate(0, -1, 0), End: december})
-	w.roll()
-	w.expect(w.report(), 0, 1)
-	w.report()
-	a.expectAt("inbox", 10)
-	if got := w.openFindings("unbillable"); len(got) != 1 || got[0] != fmt.Sprintf("%s inbox %s", a.id, "2026-11-01T00:00:00Z") {
+	env.rollAndClose()
+	env.expect(env.report(), 0, 1)
+	env.report()
+	a.expectMeterTotal("inbox", 10)
+	if got := env.openFindings("unbillable"); len(got) != 1 || got[0] != fmt.Sprintf("%s inbox %s", a.id, "2026-11-01T00:00:00Z") {
 		t.Errorf("findings %v", got)
 	}
 	expectSettled(t, a, true)
@@ -228,31 +228,31 @@ func TestCanceledTenantsOverageIsUnbillableAndFound(t *testing.T) {
 // period, and what its invoice lacks is carried.
 func TestDifferenceAtStripeIsAFindingNotAResend(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
+	env := newTestEnv(t, nil)
+	a := env.november("a")
 	a.use("inbox", 510)
-	w.failTelling(stripetest.RejectAsync)
-	w.expect(w.report(), 1, 0)
-	w.failTelling(stripetest.NoFault)
-	w.posts()
+	env.failSends(stripetest.RejectAsync)
+	env.expect(env.report(), 1, 0)
+	env.failSends(stripetest.NoFault)
+	env.posts()
 	for range 3 {
-		w.pass(2 * time.Hour)
-		v, err := w.Verify(t.Context(), true)
-		w.must(err)
+		env.advance(2 * time.Hour)
+		v, err := env.Verify(t.Context(), true)
+		env.must(err)
 		if v.Different != 1 {
 			t.Errorf("verify came to %+v", v)
 		}
-		w.expect(w.report(), 0, 0)
+		env.expect(env.report(), 0, 0)
 	}
-	if n := len(w.posts()); n != 0 || len(w.openFindings(kindDiffers)) != 1 {
-		t.Errorf("%d calls, findings %v", n, w.openFindings(kindDiffers))
+	if n := len(env.posts()); n != 0 || len(env.openFindings(kindDiffers)) != 1 {
+		t.Errorf("%d calls, findings %v", n, env.openFindings(kindDiffers))
 	}
-	w.set(december.Add(3 * time.Hour))
-	w.roll()
-	w.expect(w.report(), 1, 0)
-	w.set(december.AddDate(0, 1, 1))
-	w.roll()
-	w.report()
+	env.set(december.Add(3 * time.Hour))
+	env.rollAndClose()
+	env.expect(env.report(), 1, 0)
+	env.set(december.AddDate(0, 1, 1))
+	env.rollAndClose()
+	env.report()
 	if got := a.invoiced("inbox"); got != 10 {
 		t.Errorf("invoiced %d, want 10", got)
 	}

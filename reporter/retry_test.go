@@ -18,27 +18,27 @@ func TestUnansweredCarryIsDecidedByTheInvoiceItWentTo(t *testing.T) {
 	for name, fault := range map[string]stripetest.Fault{"arrived": stripetest.ResetAfter, "lost": stripetest.ResetBefore} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, nil)
-			a := w.month("a")
+			env := newTestEnv(t, nil)
+			a := env.november("a")
 			a.use("inbox", 530)
-			w.set(december.AddDate(0, 0, 3)) // its invoice is final, and has nothing
-			w.roll()
+			env.set(december.AddDate(0, 0, 3)) // its invoice is final, and has nothing
+			env.rollAndClose()
 			a.use("inbox", 504)
-			w.failTelling(fault)
-			_, _ = w.Pass(t.Context(), Scope{})
-			w.failTelling(stripetest.NoFault)
-			w.set(december.AddDate(0, 1, 2)) // so is the invoice that it was carried to
-			w.roll()
-			w.Reporter.crash = func(string, *Link) bool { // before each next call
+			env.failSends(fault)
+			_, _ = env.Pass(t.Context(), Scope{})
+			env.failSends(stripetest.NoFault)
+			env.set(december.AddDate(0, 1, 2)) // so is the invoice that it was carried to
+			env.rollAndClose()
+			env.Reporter.crash = func(string, *LedgerEntry) bool { // before each next call
 				if billed := a.invoiced("inbox") + a.running("inbox"); billed > 34 {
 					t.Errorf("%d units are billed, 34 were used", billed)
 				}
 				return false
 			}
-			w.report()
-			w.set(december.AddDate(0, 2, 2))
-			w.roll()
-			w.report()
+			env.report()
+			env.set(december.AddDate(0, 2, 2))
+			env.rollAndClose()
+			env.report()
 			if got := a.invoiced("inbox"); got != 34 {
 				t.Errorf("invoiced %d, want 34", got)
 			}
@@ -57,21 +57,21 @@ func (t *tenant) running(agent string) int64 {
 // is carried.
 func TestUnansweredLinkWithoutAnInvoiceWaitsForTheSummary(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, nil)
-	a := w.month("a")
-	w.stripe.UpdateSubscription(a.sub, func(s *stripetest.Subscription) { s.Items = s.Items[:1] }) // nothing metered
+	env := newTestEnv(t, nil)
+	a := env.november("a")
+	env.stripe.UpdateSubscription(a.sub, func(s *stripetest.Subscription) { s.Items = s.Items[:1] }) // nothing metered
 	a.use("inbox", 510)
-	w.set(december.Add(20 * time.Minute))
-	w.roll()
-	w.failTelling(stripetest.ResetAfter)
-	_, _ = w.Pass(t.Context(), Scope{})
-	a.expectStates(Uncertain)
-	w.failTelling(stripetest.NoFault)
-	w.set(december.Add(73 * time.Hour))
-	w.report()
-	w.report()
-	a.expectAt("inbox", 10)
-	a.expectStates(Taken)
+	env.set(december.Add(20 * time.Minute))
+	env.rollAndClose()
+	env.failSends(stripetest.ResetAfter)
+	_, _ = env.Pass(t.Context(), Scope{})
+	a.expectStates(Unknown)
+	env.failSends(stripetest.NoFault)
+	env.set(december.Add(73 * time.Hour))
+	env.report()
+	env.report()
+	a.expectMeterTotal("inbox", 10)
+	a.expectStates(Accepted)
 	expectSettled(t, a, true)
 }
 
@@ -82,22 +82,22 @@ func TestUnansweredLinkOutsideOfAllPeriodsIsDecided(t *testing.T) {
 	for name, fault := range map[string]stripetest.Fault{"arrived": stripetest.ResetAfter, "lost": stripetest.ResetBefore} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, nil)
-			a, b := w.month("a"), w.month("b")
+			env := newTestEnv(t, nil)
+			a, b := env.november("a"), env.november("b")
 			a.use("inbox", 510)
-			w.failTelling(fault)
-			_, _ = w.Pass(t.Context(), Scope{})
-			w.failTelling(stripetest.NoFault)
+			env.failSends(fault)
+			_, _ = env.Pass(t.Context(), Scope{})
+			env.failSends(stripetest.NoFault)
 			a.subscribe(billing.SubscriptionChange{PlanID: plan500, Status: odometer.Canceled, Start: november, End: begin.Add(-time.Hour)})
 			b.use("inbox", 512)
 			for range 4 {
-				w.pass(30 * time.Hour)
-				w.report()
+				env.advance(30 * time.Hour)
+				env.report()
 			}
-			b.expectAt("inbox", 12)
-			for _, l := range a.all() {
-				if l.State.undecided() {
-					t.Errorf("link %d is %s: %s", l.Revision, l.State, l.Detail)
+			b.expectMeterTotal("inbox", 12)
+			for _, e := range a.allEntries() {
+				if e.State.undecided() {
+					t.Errorf("link %d is %s: %s", e.Revision, e.State, e.Detail)
 				}
 			}
 		})
@@ -107,20 +107,20 @@ func TestUnansweredLinkOutsideOfAllPeriodsIsDecided(t *testing.T) {
 // A pass that was ended by a signal has lost nothing and told nothing twice.
 func TestPassThatIsEndedGoesOnLater(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(o *stripetest.Options) { o.Latency = 10 * time.Millisecond })
-	all := w.crowd(60)
-	w.posts()
-	ctx, cancel := contextUntil(t, func() bool { return len(w.posts()) > 20 })
-	_, err := w.Pass(ctx, Scope{})
+	env := newTestEnv(t, func(o *stripetest.Options) { o.Latency = 10 * time.Millisecond })
+	all := env.tenantsOver(60)
+	env.posts()
+	ctx, cancel := contextUntil(t, func() bool { return len(env.posts()) > 20 })
+	_, err := env.Pass(ctx, Scope{})
 	cancel()
 	if err == nil {
 		t.Error("the pass went through")
 	}
-	ended := len(w.posts())
-	w.pass(time.Minute)
-	w.report()
-	expectAllAt(all, 10)
-	if n := len(w.posts()); ended >= 60 || n != 60 {
+	ended := len(env.posts())
+	env.advance(time.Minute)
+	env.report()
+	expectMeterTotals(all, 10)
+	if n := len(env.posts()); ended >= 60 || n != 60 {
 		t.Errorf("%d calls until the end, %d in all, want 60", ended, n)
 	}
 }
@@ -134,18 +134,18 @@ func TestLinkThatSomebodyElseDecidedEndsNoPass(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			w := newWorld(t, nil)
-			a := w.month("a")
+			env := newTestEnv(t, nil)
+			a := env.november("a")
 			a.use("inbox", 510)
-			w.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
+			env.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
 				if r.Method != http.MethodPost {
 					return stripetest.NoFault
 				}
-				w.exec(`update overage_reports set state = 'rejected', decided_at = now()`)
+				env.exec(`update overage_reports set state = 'rejected', decided_at = now()`)
 				return fault
 			})
-			w.report()
-			a.expectStates(Refused)
+			env.report()
+			a.expectStates(Rejected)
 		})
 	}
 }
