@@ -7,10 +7,10 @@ import (
 	"odometer"
 )
 
-// judgeCloudEvent reads a CloudEvent 1.0 in structured JSON mode: id is the
+// decodeCloudEvent reads a CloudEvent 1.0 in structured JSON mode: id is the
 // idempotency key, type is `<agent>.<action_type>`, time is occurred_at, and
 // data holds quantity, resource_id and metadata.
-func (d *document) judgeCloudEvent(m *Message, e *odometer.Event) *odometer.Rejection {
+func (d *document) decodeCloudEvent(m *Message, e *odometer.Event) *odometer.Rejection {
 	agent, r := d.readType(e)
 	return cmp.Or(
 		d.readKey(ceID, e),
@@ -28,14 +28,14 @@ func (d *document) checkEnvelope() *odometer.Rejection {
 		return r
 	}
 	if source == "" {
-		return d.refuse(ceSource, "a string that is not empty")
+		return d.reject(ceSource, "a string that is not empty")
 	}
 	version, r := d.text(ceSpecVersion)
 	if r != nil {
 		return r
 	}
 	if version != "1.0" {
-		return d.refuse(ceSpecVersion, `"1.0"`)
+		return d.reject(ceSpecVersion, `"1.0"`)
 	}
 	return nil
 }
@@ -48,10 +48,10 @@ func (d *document) readType(e *odometer.Event) (agent string, r *odometer.Reject
 	}
 	agent, action, _ := strings.Cut(text, ".")
 	if agent == "" || !validAction(action) {
-		return "", d.refuse(ceType, "<agent>.<action_type>")
+		return "", d.reject(ceType, "<agent>.<action_type>")
 	}
 	if e.Kind == odometer.Adjustment && action != odometer.AdjustmentAction {
-		return "", d.refuse(ceType, "<agent>."+odometer.AdjustmentAction+", for a correction")
+		return "", d.reject(ceType, "<agent>."+odometer.AdjustmentAction+", for a correction")
 	}
 	e.Action = action
 	return agent, nil
@@ -61,11 +61,11 @@ func (d *document) readType(e *odometer.Event) (agent string, r *odometer.Reject
 func (d *document) readData(e *odometer.Event) *odometer.Rejection {
 	var data document
 	if d[ceDataBase64] != nil {
-		return d.refuse(ceDataBase64, "data as a JSON object, not as bytes: its quantity could not be seen")
+		return d.reject(ceDataBase64, "data as a JSON object, not as bytes: its quantity could not be seen")
 	}
 	if raw := d[ceData]; raw != nil {
 		if raw.Kind() != '{' {
-			return d.refuse(ceData, "an object")
+			return d.reject(ceData, "an object")
 		}
 		// Read once more, as a document of its own: it was proven with the whole.
 		if r := data.read(raw); r != nil {

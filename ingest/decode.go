@@ -38,7 +38,7 @@ func (m *Message) Bytes() int {
 	return n
 }
 
-// Decode reads a message as the contract describes an event, and judges all
+// Decode reads a message as the contract describes an event, and validates all
 // that needs nothing but the message itself. The reasons, in this order:
 //
 //   - odometer.Malformed: the payload is not one strict JSON object of at most
@@ -49,7 +49,7 @@ func (m *Message) Bytes() int {
 //     agents.
 //
 // Agent and action are for the reader of the stream to look up in the
-// catalogue; after that, CheckAge judges the time.
+// catalogue; after that, CheckAge compares the times.
 //
 // With a rejection, the event holds what was read so far, as much as a dead
 // letter shows: kind, tenant and agent of the subject (both zero when it is not
@@ -71,7 +71,7 @@ func (d *document) decode(m *Message) (odometer.Event, *odometer.Rejection) {
 	if unfit != nil {
 		return e, unfit
 	}
-	return e, d.judge(m, &e)
+	return e, d.decodeFields(m, &e)
 }
 
 // begin makes an event of all but the payload.
@@ -97,11 +97,11 @@ func readSubject(m *Message, e *odometer.Event) *odometer.Rejection {
 	return nil
 }
 
-// judge fills in e from the document, whose JSON is proven. The first of its
-// complaints is the verdict.
-func (d *document) judge(m *Message, e *odometer.Event) *odometer.Rejection {
+// decodeFields fills in e from the document, whose JSON is valid. The first
+// rejection, in the order of the fields here, is returned.
+func (d *document) decodeFields(m *Message, e *odometer.Event) *odometer.Rejection {
 	if isCloudEvent(m.Header) {
-		return d.judgeCloudEvent(m, e)
+		return d.decodeCloudEvent(m, e)
 	}
 	return cmp.Or(
 		d.readKey(idempotencyKey, e),
@@ -115,7 +115,7 @@ func (d *document) judge(m *Message, e *odometer.Event) *odometer.Rejection {
 }
 
 // matchSubject compares the optional tenant_id and agent with the subject's.
-// Both types are judged before either value: invalid_field goes before
+// Both types are checked before either value: invalid_field goes before
 // subject_mismatch.
 func (d *document) matchSubject(m *Message) *odometer.Rejection {
 	tenant, r := d.optionalText(tenantID)
@@ -135,7 +135,7 @@ func (d *document) matchSubject(m *Message) *odometer.Rejection {
 	return nil
 }
 
-// CheckAge judges when an event occurred against when the stream stored it: not
+// CheckAge compares when an event occurred with when the stream stored it: not
 // more than odometer.MaxAge before (odometer.TooOld) and not more than
 // odometer.MaxAhead after (odometer.InFuture), the limits themselves allowed.
 // It comes after agent and action were found in the catalogue.
@@ -185,8 +185,8 @@ func mismatch(format string, args ...any) *odometer.Rejection {
 	return &odometer.Rejection{Reason: odometer.SubjectMismatch, Detail: fmt.Sprintf(format, args...)}
 }
 
-// refuse says that a field's value is not what is allowed.
-func (d *document) refuse(f field, allowed string) *odometer.Rejection {
+// reject says that a field's value is not what is allowed.
+func (d *document) reject(f field, allowed string) *odometer.Rejection {
 	return invalid("%s is %s; allowed: %s", f, printable(string(d[f]), shownRunes), allowed)
 }
 

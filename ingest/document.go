@@ -59,7 +59,7 @@ func fieldNamed(quoted []byte) (field, bool) {
 type document [fieldCount]jsontext.Value
 
 // read proves that data is one strict JSON object, whole and to its end, and
-// collects the members. No field is judged before that, so that malformed goes
+// collects the members. No field is validated before that, so that malformed goes
 // before every other reason.
 func (d *document) read(data []byte) *odometer.Rejection {
 	if len(data) > odometer.MaxPayloadBytes {
@@ -68,7 +68,7 @@ func (d *document) read(data []byte) *odometer.Rejection {
 	r := readers.Get().(*reader)
 	defer readers.Put(r)
 	if err := r.object(data, d); err != nil {
-		return malformed("%s; allowed: one JSON object in UTF-8, no name twice, nothing before or after it", plain(err))
+		return malformed("%s; allowed: one JSON object in UTF-8, no name twice, nothing before or after it", describe(err))
 	}
 	if hasNUL(data) {
 		return malformed(`a string holds the character U+0000 (\u0000); allowed: any other character`)
@@ -108,7 +108,7 @@ func (r *reader) object(data []byte, d *document) error {
 	}
 	if _, err := r.dec.ReadToken(); err == nil {
 		return errors.New("something follows the JSON object")
-	} else if err != io.EOF {
+	} else if !errors.Is(err, io.EOF) {
 		return err
 	}
 	return nil
@@ -153,9 +153,9 @@ func hasNUL(data []byte) bool {
 	}
 }
 
-// plain is a decoder's error in words for the sender.
-func plain(err error) string {
-	if err == io.ErrUnexpectedEOF || err == io.EOF {
+// describe is a decoder's error in words for the sender.
+func describe(err error) string {
+	if errors.Is(err, io.EOF) {
 		return "the payload is empty"
 	}
 	return printable(strings.TrimPrefix(err.Error(), "jsontext: "), 300)

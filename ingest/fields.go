@@ -31,7 +31,7 @@ func (d *document) readKey(f field, e *odometer.Event) *odometer.Rejection {
 		runes++
 	}
 	if runes < 1 || runes > odometer.MaxKeyRunes {
-		return d.refuse(f, "1 to 255 printable characters")
+		return d.reject(f, "1 to 255 printable characters")
 	}
 	e.Key = key
 	return nil
@@ -46,7 +46,7 @@ func (d *document) readAction(e *odometer.Event) *odometer.Rejection {
 		return r
 	}
 	if !validAction(action) {
-		return d.refuse(actionType, "one of the agent's actions in the catalogue")
+		return d.reject(actionType, "one of the agent's actions in the catalogue")
 	}
 	e.Action = action
 	return nil
@@ -58,7 +58,7 @@ func (d *document) readAdjustmentAction(e *odometer.Event) *odometer.Rejection {
 		return r
 	}
 	if d[actionType] != nil && action != odometer.AdjustmentAction {
-		return d.refuse(actionType, `"`+odometer.AdjustmentAction+`" or none, for a correction`)
+		return d.reject(actionType, `"`+odometer.AdjustmentAction+`" or none, for a correction`)
 	}
 	e.Action = odometer.AdjustmentAction
 	return nil
@@ -69,7 +69,7 @@ func validAction(action string) bool {
 }
 
 // readQuantity takes digits only: 5.0 and 1e3 are whole numbers to some JSON
-// writers and floats to others, so they are nobody's way to write a quantity.
+// writers and floats to others, so neither is accepted for a quantity.
 func (d *document) readQuantity(e *odometer.Event) *odometer.Rejection {
 	const usage, adjustment = "a whole number from 1 to 1000000000, in digits only",
 		"a whole number from -1000000000 to 1000000000, in digits only, not 0"
@@ -80,7 +80,7 @@ func (d *document) readQuantity(e *odometer.Event) *odometer.Rejection {
 		}
 		n, ok := digits(raw)
 		if !ok || n == 0 || n < -odometer.MaxQuantity || n > odometer.MaxQuantity {
-			return d.refuse(quantity, adjustment)
+			return d.reject(quantity, adjustment)
 		}
 		e.Quantity = n
 		return nil
@@ -91,7 +91,7 @@ func (d *document) readQuantity(e *odometer.Event) *odometer.Rejection {
 	}
 	n, ok := digits(raw)
 	if !ok || n < 1 || n > odometer.MaxQuantity {
-		return d.refuse(quantity, usage)
+		return d.reject(quantity, usage)
 	}
 	e.Quantity = n
 	return nil
@@ -113,7 +113,7 @@ func (d *document) readResource(e *odometer.Event) *odometer.Rejection {
 		return r
 	}
 	if utf8.RuneCountInString(resource) > odometer.MaxResourceRunes {
-		return d.refuse(resourceID, "at most 255 characters")
+		return d.reject(resourceID, "at most 255 characters")
 	}
 	e.Resource = &resource
 	return nil
@@ -125,11 +125,11 @@ func (d *document) readOccurred(f field, e *odometer.Event) *odometer.Rejection 
 		return nil
 	}
 	if d[f].Kind() != '"' {
-		return d.refuse(f, "a string")
+		return d.reject(f, "a string")
 	}
 	var at time.Time
 	if text := unquoted(d[f]); !rfc3339(text) || at.UnmarshalText(text) != nil {
-		return d.refuse(f, "a time of RFC 3339 with its offset, such as 2026-11-23T07:15:33Z")
+		return d.reject(f, "a time of RFC 3339 with its offset, such as 2026-11-23T07:15:33Z")
 	}
 	e.OccurredAt = at.UTC().Truncate(time.Microsecond)
 	return nil
@@ -184,7 +184,7 @@ func (d *document) optionalText(f field) (string, *odometer.Rejection) {
 		return "", nil
 	}
 	if d[f].Kind() != '"' {
-		return "", d.refuse(f, "a string")
+		return "", d.reject(f, "a string")
 	}
 	return string(unquoted(d[f])), nil
 }
@@ -206,7 +206,7 @@ func (d *document) readMetadata(e *odometer.Event) *odometer.Rejection {
 		return nil
 	}
 	if raw.Kind() != '{' {
-		return d.refuse(metadata, "an object")
+		return d.reject(metadata, "an object")
 	}
 	if len(raw) > odometer.MaxMetadataBytes {
 		return invalid("metadata has %d bytes; allowed: %d", len(raw), odometer.MaxMetadataBytes)
@@ -264,7 +264,7 @@ func numberEnd(raw jsontext.Value, i int) int {
 // vanishes in it. A zero must fit too: Postgres keeps the scale of 0e-400000,
 // and refuses it.
 func fitsFloat64(number string) bool {
-	if len(number) < 16 && strings.IndexAny(number, "eE") < 0 {
+	if len(number) < 16 && !strings.ContainsAny(number, "eE") {
 		return true
 	}
 	f, err := strconv.ParseFloat(number, 64)

@@ -117,7 +117,7 @@ func (f *filePublisher) read(ctx context.Context, lines *lineReader) error {
 	b := new(fileBatch)
 	for !f.failed() {
 		line, err := lines.next()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			publish(b)
 			return nil
 		}

@@ -98,8 +98,7 @@ func generated(n int, text func(i int) string) io.Reader {
 		for i := range n {
 			fmt.Fprintln(buffered, text(i))
 		}
-		buffered.Flush()
-		w.Close()
+		w.CloseWithError(buffered.Flush())
 	}()
 	return r
 }

@@ -22,7 +22,7 @@ const (
 	requestExpiry   = 30 * time.Second
 	heartbeat       = time.Second      // a server with nothing to send says so this often
 	silenceLimit    = 30 * time.Second // Next gives up when nothing, not even a heartbeat, came for so long
-	consumerIdle    = 2 * time.Minute  // the server removes a consumer that nobody asks for so long
+	consumerIdle    = 2 * time.Minute  // the server removes a consumer without a request for so long
 )
 
 // ErrGap means that messages of the stream were lost on their way to the
@@ -305,16 +305,16 @@ func StoredTime(ctx context.Context, nc *nats.Conn, seq int64) (*time.Time, erro
 	return &found.Message.Time, nil
 }
 
-// Waiting is how many messages of a partition the stream holds after one
-// sequence and through another: what waits for a reader that is past the first.
-// It reads none of them but one. Messages that come in while it asks may be
-// among those of a partition that has others waiting.
-func Waiting(ctx context.Context, nc *nats.Conn, partition int, after, through int64) (int64, error) {
+// CountUnread returns how many messages of a partition the stream holds after
+// one sequence and through another: what a reader that is past the first has not
+// read. It reads only one of them. Messages that are stored meanwhile may be
+// counted too, where the partition has others unread.
+func CountUnread(ctx context.Context, nc *nats.Conn, partition int, after, through int64) (int64, error) {
 	var sum int64
 	for _, subject := range storedSubjects(partition) {
-		n, err := waitingOn(ctx, nc, subject, after, through)
+		n, err := countUnread(ctx, nc, subject, after, through)
 		if err != nil {
-			return 0, fmt.Errorf("count what waits of partition %d after %d: %w", partition, after, err)
+			return 0, fmt.Errorf("count the unread messages of partition %d after %d: %w", partition, after, err)
 		}
 		sum += n
 	}
@@ -332,14 +332,14 @@ func storedSubjects(partition int) []string {
 }
 
 // nextOf asks for the next message on a subject, as the first of a batch: only
-// then the server tells how many follow.
+// then the server says how many follow.
 type nextOf struct {
 	Seq     int64  `json:"seq"`
 	Subject string `json:"next_by_subj"`
 	Batch   int    `json:"batch"`
 }
 
-func waitingOn(ctx context.Context, nc *nats.Conn, subject string, after, through int64) (int64, error) {
+func countUnread(ctx context.Context, nc *nats.Conn, subject string, after, through int64) (int64, error) {
 	request, err := json.Marshal(nextOf{Seq: after + 1, Subject: subject, Batch: 1})
 	if err != nil {
 		return 0, err
@@ -355,7 +355,7 @@ func waitingOn(ctx context.Context, nc *nats.Conn, subject string, after, throug
 	case !isMessage && answer.Header.Get("Status") == "404":
 		return 0, nil
 	case !isMessage:
-		return 0, fmt.Errorf("the server says %s %s", answer.Header.Get("Status"), answer.Header.Get("Description"))
+		return 0, fmt.Errorf("the server answers %s %s", answer.Header.Get("Status"), answer.Header.Get("Description"))
 	case seq > through:
 		return 0, nil
 	}

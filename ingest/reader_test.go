@@ -3,10 +3,12 @@ package ingest_test
 import (
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"testing"
 	"time"
 
+	"github.com/google/uuid"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -209,5 +211,71 @@ func TestStoredTimeIsTheServersOwn(t *testing.T) {
 	}
 	if none, err := ingest.StoredTime(soon(t), nc, 2); none != nil || err != nil {
 		t.Errorf("a message that is not there was stored at %v, %v", none, err)
+	}
+}
+
+// filled lets agents of some tenants, and hostile ones, fill the stream. It
+// returns each message's partition, by its sequence less one.
+func filled(t *testing.T, nc *nats.Conn, stream *ingest.Stream, n int) []int {
+	t.Helper()
+	js := jetStream(t, nc)
+	tenants := []string{"*", uuid.NewString(), uuid.NewString(), uuid.NewString()}
+	partitions := make([]int, n)
+	for i := range partitions {
+		m := nats.NewMsg("usage." + tenants[rand.IntN(len(tenants))] + ".inbox")
+		m.Data = fmt.Appendf(nil, "%d", i)
+		m.Header = nats.Header{"Nats-Num-Pending": {"7000"}, "Nats-Sequence": {"1"}, "Status": {"404"}}
+		if _, err := js.PublishMsg(soon(t), m); err != nil {
+			t.Fatal(err)
+		}
+		kept, err := stream.GetMsg(soon(t), uint64(i+1))
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, partitions[i], _, _, _ = ingest.ParseStored(kept.Subject)
+	}
+	return partitions
+}
+
+func TestCountUnreadCountsOnePartition(t *testing.T) {
+	t.Parallel()
+	nc := natstest.Run(t).Connect(t)
+	stream := ensure(t, nc, ingest.StreamConfig{})
+	partitions := filled(t, nc, stream, 40)
+	for partition := range stream.Partitions {
+		for after := range len(partitions) + 2 {
+			var want int64
+			for _, p := range partitions[min(after, len(partitions)):] {
+				if p == partition {
+					want++
+				}
+			}
+			got, err := ingest.CountUnread(soon(t), nc, partition, int64(after), int64(len(partitions)))
+			if err != nil || got != want {
+				t.Errorf("partition %d after %d: %d unread, want %d; %v", partition, after, got, want, err)
+			}
+		}
+	}
+}
+
+func TestCountUnreadEndsAtTheGivenSequence(t *testing.T) {
+	t.Parallel()
+	nc := natstest.Run(t).Connect(t)
+	partitions := filled(t, nc, ensure(t, nc, ingest.StreamConfig{}), 30)
+	last := partitions[len(partitions)-1]
+	previous := int64(len(partitions) - 1)
+	for previous > 0 && partitions[previous-1] != last {
+		previous--
+	}
+	got, err := ingest.CountUnread(soon(t), nc, last, previous, int64(len(partitions)-1))
+	if err != nil || got != 0 {
+		t.Errorf("%d unread although the next message of the partition is behind the end; %v", got, err)
+	}
+}
+
+func TestCountUnreadWithoutStreamIsAnError(t *testing.T) {
+	t.Parallel()
+	if n, err := ingest.CountUnread(soon(t), natstest.Run(t).Connect(t), 0, 0, 1); err == nil {
+		t.Errorf("%d unread in no stream", n)
 	}
 }

@@ -11,6 +11,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"odometer"
 )
 
 // StreamName is the stream that holds every event and every correction.
@@ -20,7 +22,7 @@ const StreamName = "USAGE"
 const (
 	// MaxMessageBytes bounds a stored message with its headers. It leaves room
 	// above the largest payload, so that one that is a little too large becomes
-	// a dead letter that somebody can read, not a lost publish.
+	// a dead letter that can be read, not a lost publish.
 	MaxMessageBytes = 72 << 10
 
 	// DuplicateWindow is how long the server remembers message ids: long enough
@@ -136,7 +138,7 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, c StreamConfig) (
 	have := found.CachedInfo().Config
 	broken, differences := compare(c.jetstream(), have)
 	if len(broken) > 0 {
-		return nil, fmt.Errorf("%w: %s; mend it with `nats stream edit %s`, or move what it holds to a stream of that form",
+		return nil, fmt.Errorf("%w: %s; correct it with `nats stream edit %s`, or move what it holds to a stream of that form",
 			ErrStreamUnfit, strings.Join(broken, "; "), StreamName)
 	}
 	n, _ := partitionsOf(have.SubjectTransform.Destination)
@@ -146,7 +148,7 @@ func EnsureStream(ctx context.Context, js jetstream.JetStream, c StreamConfig) (
 // A server forgets the name of a stream that is deleted before it has moved
 // the files away. A stream that is made in between fails, or loses its files.
 const (
-	removalPause = 250 * time.Millisecond // between two looks, and two attempts
+	removalPause = 250 * time.Millisecond // between two attempts
 	removalLimit = 5 * time.Second        // after which a failure has another cause
 )
 
@@ -154,12 +156,12 @@ const (
 // files that cannot be made.
 const codeStreamCreate jetstream.ErrorCode = 10049
 
-// findOrCreate creates a stream that is missing twice, and looks again when
+// findOrCreate creates a stream that is missing twice, and finds it when
 // another process was faster.
 func findOrCreate(ctx context.Context, js jetstream.JetStream, c StreamConfig) (jetstream.Stream, error) {
 	found, err := js.Stream(ctx, StreamName)
 	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		if err := pause(ctx, removalPause); err != nil {
+		if err := odometer.Sleep(ctx, removalPause); err != nil {
 			return nil, fmt.Errorf("create stream %s: %w", StreamName, err)
 		}
 		found, err = js.Stream(ctx, StreamName)
@@ -175,7 +177,7 @@ func findOrCreate(ctx context.Context, js jetstream.JetStream, c StreamConfig) (
 		found, err = js.Stream(ctx, StreamName)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("look for stream %s: %w; the NATS server must run, with JetStream on for this account", StreamName, err)
+		return nil, fmt.Errorf("find stream %s: %w; the NATS server must run, with JetStream on for this account", StreamName, err)
 	}
 	return found, nil
 }
@@ -185,18 +187,9 @@ func create(ctx context.Context, js jetstream.JetStream, c StreamConfig) (jetstr
 		made, err := js.CreateStream(ctx, c.jetstream())
 		var refused *jetstream.APIError
 		transient := errors.As(err, &refused) && refused.ErrorCode == codeStreamCreate && time.Since(began) < removalLimit
-		if !transient || pause(ctx, removalPause) != nil {
+		if !transient || odometer.Sleep(ctx, removalPause) != nil {
 			return made, err
 		}
-	}
-}
-
-func pause(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
 	}
 }
 
@@ -212,7 +205,7 @@ func (d difference) String() string {
 	return fmt.Sprintf("%s is %v, should be %v (%s)", d.what, d.have, d.want, d.why)
 }
 
-// compare tells the differences that break a promise from those that do not.
+// compare separates the differences that break a promise from those that do not.
 func compare(want, have jetstream.StreamConfig) (broken, harmless []string) {
 	for _, d := range slices.Concat(brokenForm(want, have), brokenStore(want, have)) {
 		if d.differs {
@@ -238,11 +231,11 @@ func brokenForm(want, have jetstream.StreamConfig) []difference {
 	haveSubjects := slices.Sorted(slices.Values(have.Subjects))
 	wantSubjects := slices.Sorted(slices.Values(want.Subjects))
 	return []difference{
-		{"subjects", have.Subjects, want.Subjects, !slices.Equal(haveSubjects, wantSubjects), "other events would be lost, or other messages taken for events"},
+		{"subjects", have.Subjects, want.Subjects, !slices.Equal(haveSubjects, wantSubjects), "some events would be lost, or other messages read as events"},
 		{"subject transform", transform.Source + " -> " + transform.Destination, want.SubjectTransform.Source + " -> " + want.SubjectTransform.Destination,
-			!known || transform.Source != want.SubjectTransform.Source, "no reader could tell a message's partition"},
+			!known || transform.Source != want.SubjectTransform.Source, "no reader would know a message's partition"},
 		{"mirror", have.Mirror != nil, false, have.Mirror != nil, "nothing could be published to it"},
-		{"number of sources", len(have.Sources), 0, len(have.Sources) > 0, "messages would come in that nobody published here"},
+		{"number of sources", len(have.Sources), 0, len(have.Sources) > 0, "messages would come in that were not published here"},
 		{"allow_msg_counter", have.AllowMsgCounter, false, have.AllowMsgCounter, "the server would rewrite payloads"},
 		{"allow_msg_schedules", have.AllowMsgSchedules, false, have.AllowMsgSchedules, "the server would write messages of its own"},
 		{"allow_atomic", have.AllowAtomicPublish, true, !have.AllowAtomicPublish, "no batches; it needs nats-server 2.12 or newer"},
@@ -254,7 +247,7 @@ func brokenForm(want, have jetstream.StreamConfig) []difference {
 func brokenStore(want, have jetstream.StreamConfig) []difference {
 	return []difference{
 		{"retention", have.Retention, want.Retention, have.Retention != want.Retention, "events would go before they are counted"},
-		{"discard", have.Discard, want.Discard, have.Discard != want.Discard, "a full stream would drop its oldest events without a word"},
+		{"discard", have.Discard, want.Discard, have.Discard != want.Discard, "a full stream would drop its oldest events silently"},
 		{"storage", have.Storage, want.Storage, have.Storage != want.Storage, "a restart would lose events"},
 		{"persist_mode", have.PersistMode, jetstream.DefaultPersistMode, have.PersistMode != jetstream.DefaultPersistMode, "acknowledged events would not be synced"},
 		{"deny_delete", have.DenyDelete, true, !have.DenyDelete, "evidence could be deleted"},

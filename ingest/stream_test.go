@@ -266,3 +266,49 @@ func TestWhetherTheServerSyncsIsAsked(t *testing.T) {
 		}
 	}
 }
+
+// EnsureStream returns no error while the stream is being deleted, and a stream
+// that is created again keeps what it stores.
+func TestStreamDeletedDuringEnsureIsCreatedAgain(t *testing.T) {
+	t.Parallel()
+	server := natstest.Run(t)
+	js := jetStream(t, server.Connect(t))
+	ensure(t, server.Connect(t), ingest.StreamConfig{})
+	for range 10 {
+		running, end := ensureRepeatedly(soon(t), js)
+		if err := js.DeleteStream(soon(t), ingest.StreamName); err != nil {
+			t.Fatal(err)
+		}
+		stream := ensure(t, server.Connect(t), ingest.StreamConfig{})
+		if ack, err := newPublisher(t, server.Connect(t)).Publish(soon(t), event("k")); err != nil || ack.Seq != 1 {
+			t.Fatal(ack, err)
+		}
+		if _, err := stream.GetMsg(soon(t), 1); err != nil {
+			t.Fatal(err)
+		}
+		end()
+		if err := running.Wait(); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+// ensureRepeatedly calls EnsureStream in four goroutines until end is called.
+func ensureRepeatedly(ctx context.Context, js jetstream.JetStream) (running *errgroup.Group, end func()) {
+	running, ending := new(errgroup.Group), make(chan struct{})
+	for range 4 {
+		running.Go(func() error {
+			for {
+				select {
+				case <-ending:
+					return nil
+				default:
+				}
+				if _, err := ingest.EnsureStream(ctx, js, ingest.StreamConfig{}); err != nil {
+					return err
+				}
+			}
+		})
+	}
+	return running, func() { close(ending) }
+}

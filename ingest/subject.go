@@ -33,7 +33,7 @@ func subjectOf(kind odometer.Kind, tenantToken, agentToken string) string {
 // ParseStored takes a subject apart as the stream stores it,
 // `usage.<partition>.<tenant>.<agent>` or `adjust.…`. The tokens of tenant and
 // agent are returned as they are; whether they are well-formed is for Decode to
-// judge. A literal wildcard (`usage.*.inbox`) the server stores without the
+// validate. A literal wildcard (`usage.*.inbox`) the server stores without the
 // transform: such a message, whose tokens no tenant or agent can have, belongs
 // to partition 0. It is not ok for any other form: a message that came into the
 // stream some other way.

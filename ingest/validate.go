@@ -11,7 +11,7 @@ import (
 	"odometer/ingest/publisher"
 )
 
-// Validate decides about an event as the reader of the stream will, catalogue
+// Validate validates an event as the reader of the stream will, catalogue
 // aside, taking now for the time at which the stream stores it. nil is valid.
 func Validate(r publisher.Raw, now time.Time) *odometer.Rejection {
 	var d document
@@ -101,7 +101,7 @@ func (d *document) agent() (string, *odometer.Rejection) {
 		return "", r
 	}
 	if !odometer.ValidAgent(agent) {
-		return "", d.refuse(agentID, agentForm)
+		return "", d.reject(agentID, agentForm)
 	}
 	return agent, nil
 }
@@ -114,7 +114,7 @@ func (d *document) typedAgent() (string, *odometer.Rejection) {
 	}
 	agent, _, _ := strings.Cut(text, ".")
 	if !odometer.ValidAgent(agent) {
-		return "", d.refuse(ceType, "<agent>.<action_type>, where an agent is "+agentForm)
+		return "", d.reject(ceType, "<agent>.<action_type>, where an agent is "+agentForm)
 	}
 	return agent, nil
 }
@@ -127,7 +127,7 @@ func (d *document) tenant() (uuid.UUID, *odometer.Rejection) {
 	}
 	tenant, ok := odometer.ParseTenant(text)
 	if !ok {
-		return uuid.Nil, d.refuse(tenantID, "a UUID in canonical lower-case form")
+		return uuid.Nil, d.reject(tenantID, "a UUID in canonical lower-case form")
 	}
 	return tenant, nil
 }
@@ -135,6 +135,6 @@ func (d *document) tenant() (uuid.UUID, *odometer.Rejection) {
 // key is the event's key, "" where it is not valid.
 func (d *document) key(f field) string {
 	var e odometer.Event
-	d.readKey(f, &e)
+	_ = d.readKey(f, &e) // sets a valid key
 	return e.Key
 }

@@ -37,7 +37,7 @@ func adminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
 			return int64(stream.CachedInfo().State.LastSeq), nil
 		}
 		o.Waiting = func(ctx context.Context, partition int, after, through int64) (int64, error) {
-			return ingest.Waiting(ctx, nc, partition, after, through)
+			return ingest.CountUnread(ctx, nc, partition, after, through)
 		}
 	}
 	return o

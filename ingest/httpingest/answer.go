@@ -29,7 +29,7 @@ type Answer struct {
 
 // Result is what became of one event.
 type Result struct {
-	Index          int              `json:"index" doc:"The event's place in the request, from 0; blank lines of NDJSON have none."`
+	Index          int              `json:"index" doc:"The event's index in the request, from 0; blank lines of NDJSON have none."`
 	IdempotencyKey *string          `json:"idempotency_key" doc:"null when it could not be read."`
 	Status         Status           `json:"status" enum:"accepted,duplicate,invalid" doc:"duplicate: the stream held these very bytes already, from a moment ago. A later repeat is accepted, and counted nowhere."`
 	StreamSeq      *uint64          `json:"stream_seq" doc:"Where the stream holds it; null when it is invalid."`

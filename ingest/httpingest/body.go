@@ -13,7 +13,7 @@ import (
 	"odometer/api"
 )
 
-// media is what a Content-Type says of a body.
+// media is what a Content-Type says about a body.
 type media struct {
 	name  string
 	lines bool // an event on each line
@@ -22,7 +22,7 @@ type media struct {
 	cloud bool // events are CloudEvents
 }
 
-// medias are the types that are taken.
+// medias are the types that are accepted.
 var medias = []media{
 	{name: "application/json", array: true, one: true},
 	{name: "application/x-ndjson", lines: true},
@@ -45,7 +45,7 @@ func binaryMode(h http.Header) string {
 	return ""
 }
 
-// mediaNames are the types in the words of a refusal.
+// mediaNames lists the types for a problem.
 func mediaNames() string {
 	var names []string
 	for _, m := range medias {
@@ -63,7 +63,7 @@ func mediaOf(h http.Header) (*media, error) {
 	types := h.Values("Content-Type")
 	name, parameters, err := mime.ParseMediaType(strings.Join(types, ", "))
 	if binary := binaryMode(h); binary != "" && !strings.HasPrefix(name, cloudEvents) {
-		return nil, api.NewProblem(api.UnsupportedMediaType, "The header %s is of a CloudEvent in binary mode, which is not taken: "+
+		return nil, api.NewProblem(api.UnsupportedMediaType, "The header %s is of a CloudEvent in binary mode, which is not accepted: "+
 			"send it in structured mode, whole in the body, as application/cloudevents+json, or several as application/cloudevents-batch+json.", binary)
 	}
 	switch {
@@ -103,7 +103,7 @@ const (
 
 // readBody appends the request's body to buf. The whole of it must arrive in
 // time. Afterwards the connection may be silent as long as it likes: a read
-// that failed then would look as if the client had gone.
+// that failed then would mean that the client has gone.
 func readBody(w http.ResponseWriter, r *http.Request, buf []byte, within time.Duration) ([]byte, error) {
 	if r.ContentLength > maxBody {
 		return buf, tooLarge()

@@ -113,14 +113,14 @@ func syntaxError(text []byte) *jsontext.SyntacticError {
 func notJSON(body []byte) *api.Problem {
 	fault := syntaxError(body)
 	if fault == nil { // the splitter is wrong, or the value is too deep to say more
-		return api.NewProblem(api.InvalidRequest, "The body is not JSON. Nothing of it was taken.")
+		return api.NewProblem(api.InvalidRequest, "The body is not JSON. Nothing of it was stored.")
 	}
 	value := ""
 	if index, _, _ := strings.Cut(strings.TrimPrefix(string(fault.JSONPointer), "/"), "/"); index != "" && bytes.HasPrefix(bytes.TrimLeft(body, jsonSpace), []byte{'['}) {
 		n, _ := strconv.Atoi(index)
 		value = fmt.Sprintf(", in its value %d", n+1)
 	}
-	return api.NewProblem(api.InvalidRequest, "The body is not JSON: at byte offset %d%s: %v. Nothing of it was taken.", fault.ByteOffset, value, fault.Err)
+	return api.NewProblem(api.InvalidRequest, "The body is not JSON: at byte offset %d%s: %v. Nothing of it was stored.", fault.ByteOffset, value, fault.Err)
 }
 
 // clear forgets the request, and keeps its memory where that is worth it.
@@ -167,7 +167,7 @@ func splitLines(parts [][]byte, body []byte) ([][]byte, error) {
 
 // splitArray appends the elements of a JSON array, whose bracket is the body's
 // first byte. It only finds where each ends: the body is JSON if every element
-// is. (A decoder would refuse the whole body for one element that is too deep.)
+// is. (A decoder would reject the whole body for one element that is too deep.)
 func splitArray(parts [][]byte, body []byte) ([][]byte, error) {
 	at := skipSpace(body, 1)
 	if at < len(body) && body[at] == ']' {
@@ -203,7 +203,7 @@ func splitOne(parts [][]byte, body []byte) ([][]byte, error) {
 	return append(parts, body[:end:end]), nothingBehind(body, end)
 }
 
-// nothingBehind refuses what follows the end.
+// nothingBehind returns errNotJSON when something follows the end.
 func nothingBehind(body []byte, end int) error {
 	if skipSpace(body, end) < len(body) {
 		return errNotJSON

@@ -110,7 +110,7 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) 
 		if r.Context().Err() != nil {
 			return r.Context().Err() // the client has gone
 		}
-		p := api.NewProblem(api.Unavailable, "Too many requests are being taken in: there was no room for this one within %s. Send the same again in a second.", h.RoomTimeout)
+		p := api.NewProblem(api.Unavailable, "Too many requests are being read: there was no room for this one within %s. Send the same again in a second.", h.RoomTimeout)
 		p.RetryAfter(time.Second)
 		return p
 	}

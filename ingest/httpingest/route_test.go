@@ -167,7 +167,7 @@ func TestUnreadableBodyIsRefusedAsAWhole(t *testing.T) {
 		"several as a CloudEvent":      {cloud, "[" + cloudText("k") + "]", nil, "400 invalid-request", clouds},
 		"one as a batch":               {clouds, cloudText("k"), nil, "400 invalid-request", cloud},
 		"no type":                      {"", eventText("k"), nil, "415 unsupported-media-type", "Content-Type is missing: send one of " + plain + ", " + ndjson},
-		"a CloudEvent in headers":      {plain, "{}", []string{"ce-specversion", "1.0", "ce-id", "k", "ce-type", "inbox.email_processed"}, "415 unsupported-media-type", "binary mode, which is not taken: send it in structured mode"},
+		"a CloudEvent in headers":      {plain, "{}", []string{"ce-specversion", "1.0", "ce-id", "k", "ce-type", "inbox.email_processed"}, "415 unsupported-media-type", "binary mode, which is not accepted: send it in structured mode"},
 		"headers and nothing else":     {"", "", []string{"ce-id", "k"}, "415 unsupported-media-type", cloud},
 		"headers with another type":    {"text/plain", "x", []string{"ce-type", "inbox.email_processed"}, "415 unsupported-media-type", clouds},
 		"another type":                 {"text/plain", eventText("k"), nil, "415 unsupported-media-type", "text/plain"},

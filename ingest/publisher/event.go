@@ -262,11 +262,7 @@ func (e *Event) checkMetadata() *Rejection {
 		return reject(InvalidField, "metadata has %d bytes; allowed: %d", len(raw), maxMetadataBytes)
 	}
 	tokens := jsontext.NewDecoder(bytes.NewBuffer(raw))
-	for {
-		token, err := tokens.ReadToken()
-		if err != nil {
-			return nil // the end
-		}
+	for token, err := tokens.ReadToken(); err == nil; token, err = tokens.ReadToken() { // valid JSON: the error is the end
 		if tokens.StackDepth() > maxMetadataDepth {
 			return reject(InvalidField, "metadata is nested deeper than %d levels; allowed: %d, itself included", maxMetadataDepth, maxMetadataDepth)
 		}
@@ -274,6 +270,7 @@ func (e *Event) checkMetadata() *Rejection {
 			return reject(InvalidField, "metadata holds the number %.60s; allowed: what a 64-bit float can hold, at most about 1.8e308 and not closer to zero than about 4.9e-324", token)
 		}
 	}
+	return nil
 }
 
 // fitsFloat64 reports whether a number neither overflows a float64 nor becomes

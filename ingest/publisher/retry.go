@@ -34,7 +34,7 @@ type failure int
 
 const (
 	tryAgain failure = iota // no answer, or one that will change by itself
-	noStream                // nobody listens, perhaps only while a server starts
+	noStream                // no stream listens, perhaps only while a server starts
 	full                    // back-pressure
 	final                   // the same bytes will always be refused
 )
@@ -68,7 +68,7 @@ func classifyAnswer(api *jetstream.APIError) failure {
 	case codeAccountLimit, codeNoMemory, codeNoStorage:
 		return full
 	case codeStoreFailed:
-		// One code for all that can go wrong in the store; only the text tells.
+		// One code for all that can go wrong in the store; only the text differs.
 		if strings.HasPrefix(api.Description, "maximum ") {
 			return full
 		}
@@ -92,7 +92,7 @@ const (
 // safe because the bytes and their id are the same: what the stream stored
 // twice is counted once.
 type retry struct {
-	silence     time.Duration // how long nobody listening is taken for a server that starts
+	silence     time.Duration // how long a server without the stream is taken for one that starts
 	pause       time.Duration
 	silentSince time.Time
 }
@@ -136,7 +136,7 @@ func (r *retry) ended(ctx context.Context, err error) error {
 	if classify(err) == noStream || !r.silentSince.IsZero() {
 		return fmt.Errorf("%w (%w)", ErrNoStream, cause)
 	}
-	return fmt.Errorf("no answer from the stream (%w; last: %v): it may have stored the event; publish the same bytes again, they are counted once", cause, err)
+	return fmt.Errorf("no answer from the stream (%w; last: %s): it may have stored the event; publish the same bytes again, they are counted once", cause, err.Error())
 }
 
 // denials ends a publish that has no permission. The server sends no answer to
