@@ -53,6 +53,7 @@ import (
 
 	"odometer/aggregator/position"
 	"odometer/ingest"
+	"odometer/internal/backoff"
 )
 
 // Options say what to read, where to count and how.
@@ -113,7 +114,7 @@ func New(o Options) (*Aggregator, error) {
 // growing pauses and goes on by itself. It returns an error only for what
 // waiting does not heal (ErrUnfit).
 func (a *Aggregator) Run(ctx context.Context) error {
-	pause, waitedFor := shortestPause, ""
+	retry, waitedFor := backoff.Backoff{First: shortestPause, Longest: longestPause}, ""
 	for {
 		began := time.Now()
 		err := a.runSessions(ctx, func() {
@@ -131,18 +132,15 @@ func (a *Aggregator) Run(ctx context.Context) error {
 			return err
 		}
 		if time.Since(began) > longestPause {
-			pause = shortestPause
+			retry.Reset()
 		}
 		if reason := reasonOf(err); reason != waitedFor { // once, not at each attempt
 			a.Log.Warn("aggregator waits", "reason", reason, "err", err)
 			waitedFor = reason
 		}
-		select {
-		case <-ctx.Done():
+		if !retry.Wait(ctx) {
 			return nil
-		case <-time.After(pause):
 		}
-		pause = min(2*pause, longestPause)
 	}
 }
 

@@ -13,6 +13,8 @@ import (
 	"github.com/riverqueue/river"
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
+
+	"odometer/internal/backoff"
 )
 
 // kept is how long River remembers a slot that is done. It must be longer than
@@ -44,19 +46,18 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.Registry.Register(newMetrics(s.Pool, s.Jobs)); err != nil {
 		return fmt.Errorf("register the jobs' metrics: %w", err)
 	}
-	for pause := time.Second; ctx.Err() == nil; pause = min(2*pause, 15*time.Second) {
+	retry := backoff.Backoff{First: time.Second, Longest: 15 * time.Second}
+	for {
 		client, err := s.start(ctx)
 		if err == nil {
 			<-client.Stopped()
-			break
+			return nil
 		}
-		s.Log.Warn("the jobs cannot start yet", "reason", err, "retry_in", pause)
-		select {
-		case <-ctx.Done():
-		case <-time.After(pause):
+		s.Log.Warn("the jobs cannot start yet", "reason", err)
+		if !retry.Wait(ctx) {
+			return nil
 		}
 	}
-	return nil
 }
 
 // River removes a queue, and with it the pause, when no service reported it in
