@@ -7,9 +7,9 @@
 // batch is one transaction: it advances that row from where this reader stands,
 // inserts the events whose keys are new, adds what was really inserted to the
 // counters, and records what became of every message. Position, events and
-// counters therefore move together or not at all. The stream keeps no memory of us (no
-// durable consumer, no acknowledgements, no redelivery), so there is nothing
-// that could disagree with the row.
+// counters therefore move together or not at all. The stream keeps no memory of
+// us (no durable consumer, no acknowledgements, no redelivery), so there is
+// nothing that could disagree with the row.
 //
 // What each crash costs:
 //
@@ -77,8 +77,8 @@ const (
 	standbyPause  = time.Second // between two tries for a free partition
 )
 
-// ErrUnfit marks what waiting does not heal: the stream or the schema is not
-// what this program was configured for. The text says what to do.
+// ErrUnfit marks errors that waiting does not fix: the stream or the schema is
+// not what this program was configured for. The text says what to do.
 var ErrUnfit = errors.New("cannot aggregate")
 
 // Reasons for which a session begins again.
@@ -112,7 +112,7 @@ func New(o Options) (*Aggregator, error) {
 // Run aggregates until ctx ends, then finishes the batches that are being
 // committed and returns nil. When Postgres or NATS is away it waits with
 // growing pauses and goes on by itself. It returns an error only for what
-// waiting does not heal (ErrUnfit).
+// waiting does not fix (ErrUnfit).
 func (a *Aggregator) Run(ctx context.Context) error {
 	retry, waitedFor := backoff.Backoff{First: shortestPause, Longest: longestPause}, ""
 	for {

@@ -11,10 +11,11 @@ import (
 	"odometer/ingest"
 )
 
-// delivery is a message for a partition or, with none, just a mark.
+// delivery is a message for a partition or, without one, how far the stream was
+// read.
 type delivery struct {
-	position.Mark
 	message *ingest.Message
+	mark    position.Mark
 }
 
 // batch is a run of a partition's messages, and how far the stream was read
@@ -28,11 +29,15 @@ type batch struct {
 // maxBatchBytes bounds a batch of large messages, and with it the memory.
 const maxBatchBytes = 8 << 20
 
-// addItem adds the message that a mark came with.
-func (b *batch) addItem(i *apply.Item, m position.Mark) {
+func (b *batch) addItem(i *apply.Item) {
 	b.items = append(b.items, *i)
 	b.bytes += i.Message.Bytes()
-	b.addMark(m)
+	b.addMark(markAt(i))
+}
+
+// markAt says that everything up to an item was read.
+func markAt(i *apply.Item) position.Mark {
+	return position.Mark{Seq: i.Event.Position.Seq, StoredAt: i.Event.RecordedAt}
 }
 
 func (b *batch) addMark(m position.Mark) {
@@ -102,18 +107,12 @@ func (w *worker) enqueue(ctx context.Context, d delivery) {
 	}
 }
 
-// heldItem is a correction that waits for the batch before it.
-type heldItem struct {
-	item apply.Item
-	mark position.Mark
-}
-
 // collect gathers the next batch while the last one commits, and hands it over
 // as soon as the committer is idle.
 func (w *worker) collect(ctx context.Context) error {
 	defer close(w.ready)
 	next := &batch{}
-	var held *heldItem
+	var held *apply.Item // a correction that waits for the batch before it
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
 	for {
@@ -137,7 +136,7 @@ func (w *worker) collect(ctx context.Context) error {
 			w.written, w.passed, w.size = time.Now(), next.Seq, len(next.items)
 			next = &batch{items: make([]apply.Item, 0, len(next.items))} // the next is likely as large
 			if held != nil {
-				next.addItem(&held.item, held.mark)
+				next.addItem(held)
 				held = nil
 			}
 		case <-timer.C:
@@ -151,16 +150,17 @@ const gatheredAtOnce = 64
 
 // gather adds a message to the batch, and with it others that wait already. It
 // returns one that must wait for the batch before it.
-func (w *worker) gather(d delivery, b *batch) *heldItem {
+func (w *worker) gather(d delivery, b *batch) (held *apply.Item) {
 	for n := 1; ; n++ {
 		if d.message == nil {
-			b.addMark(d.Mark)
+			b.addMark(d.mark)
 		} else {
 			i := apply.Decode(d.message)
 			if len(b.items) > 0 && (i.Correction() || b.items[0].Correction()) {
-				return &heldItem{i, d.Mark}
+				waiting := i // a copy, so that not each item is allocated
+				return &waiting
 			}
-			b.addItem(&i, d.Mark)
+			b.addItem(&i)
 		}
 		if n == gatheredAtOnce || w.full(b) {
 			return nil

@@ -74,7 +74,7 @@ func (w *worker) commit(ctx context.Context, b *batch) error {
 		return err
 	}
 	return w.applier.Apply(ctx, b.items, func(ctx context.Context, part *apply.Batch) error {
-		to := b.markAt(part.Items)
+		to := b.markThrough(part.Items)
 		err := w.transaction(ctx, part, to)
 		switch {
 		case errors.Is(err, apply.ErrRulesChanged):
@@ -90,13 +90,13 @@ func (w *worker) commit(ctx context.Context, b *batch) error {
 	})
 }
 
-// markAt is how far the stream is read with some of the batch's items.
-func (b *batch) markAt(items []apply.Item) position.Mark {
+// markThrough is how far the stream is read with some of the batch's items.
+func (b *batch) markThrough(items []apply.Item) position.Mark {
 	last := &items[len(items)-1]
 	if last == &b.items[len(b.items)-1] {
 		return b.Mark
 	}
-	return position.Mark{Seq: last.Event.Position.Seq, StoredAt: last.Event.RecordedAt}
+	return markAt(last)
 }
 
 func (w *worker) moved(seq int64) {
@@ -175,7 +175,8 @@ func (w *worker) finish(ctx context.Context, conn *pgx.Conn, b *apply.Batch, to 
 	return nil
 }
 
-// checkPosition tells changed rules from a position that another reader moved.
+// checkPosition finds out whether another reader moved the position, or only the
+// rules have changed.
 func (w *worker) checkPosition(ctx context.Context) error {
 	at, err := position.Of(ctx, w.a.Pool, w.partition)
 	if err == nil && at != w.at {

@@ -11,7 +11,6 @@ import (
 
 	"odometer"
 	"odometer/aggregator/apply"
-	"odometer/aggregator/position"
 	"odometer/billing"
 	"odometer/ingest"
 	"odometer/ingest/publisher"
@@ -194,7 +193,7 @@ func TestEventRollsOverOldPeriod(t *testing.T) {
 		Data: []byte(`{"idempotency_key":"at last","action_type":"email_processed"}`),
 	})
 	b := &batch{}
-	b.addItem(&i, position.Mark{Seq: 1, StoredAt: stored})
+	b.addItem(&i)
 	if err := w.commit(t.Context(), b); err != nil {
 		t.Fatal(err)
 	}

@@ -56,20 +56,9 @@ func (a *Aggregator) newReader(at *attached, held map[int]bool) *reader {
 	return r
 }
 
-// begin is the sequence through which all held partitions are read.
-func (r *reader) begin() int64 {
-	lowest := int64(-1)
-	for _, w := range r.workers {
-		if w != nil && (lowest < 0 || w.at.Seq < lowest) {
-			lowest = w.at.Seq
-		}
-	}
-	return lowest
-}
-
 // run consumes and dispatches until ctx ends or a message is missing.
 func (r *reader) run(ctx context.Context) error {
-	r.through.Seq = r.begin()
+	r.through.Seq = r.committed()
 	stream, err := ingest.OpenReader(ctx, r.a.NATS, r.at.stream, ingest.ReadOptions{From: r.through.Seq + 1})
 	if err != nil {
 		return natsError(err)
@@ -124,7 +113,7 @@ func (r *reader) dispatch(ctx context.Context, m *ingest.Message) error {
 		return nil
 	}
 	m.Position = r.at.state.Epochs.Of(r.through.Seq)
-	w.enqueue(ctx, delivery{r.through, m})
+	w.enqueue(ctx, delivery{message: m})
 	return nil
 }
 
@@ -167,7 +156,7 @@ func (r *reader) committed() int64 {
 func (r *reader) markAll(ctx context.Context, m position.Mark) {
 	for _, w := range r.workers {
 		if w != nil && m.Seq >= w.begin {
-			w.enqueue(ctx, delivery{Mark: m})
+			w.enqueue(ctx, delivery{mark: m})
 		}
 	}
 }

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"fmt"
+	"maps"
 	"math"
 	"slices"
 	"strings"
@@ -104,66 +105,53 @@ func (a *Applier) classify(ctx context.Context, items []Item) (*Batch, error) {
 		if err := a.rules.load(ctx, a, items); err != nil {
 			return nil, err
 		}
-		b, due := a.rules.classify(items)
+		b := &Batch{Items: items, RulesVersion: a.rules.version, Events: make([]*Item, 0, len(items))}
+		due, until := a.rules.classify(b)
 		if len(due) == 0 || a.DryRun {
 			b.sort()
 			return b, nil
 		}
-		if err := a.createPeriods(ctx, due); err != nil {
+		if err := billing.RollOver(ctx, a.Pool, slices.Collect(maps.Keys(due)), a.Now(), until); err != nil {
 			return nil, err
 		}
 		a.rules.forget()
 	}
 }
 
-// createPeriods rolls over the tenants whose events are the first of a new period.
-func (a *Applier) createPeriods(ctx context.Context, due map[uuid.UUID]time.Time) error {
-	var tenants []uuid.UUID
-	var until time.Time
-	for tenant, occurred := range due {
-		tenants = append(tenants, tenant)
-		if occurred.After(until) {
-			until = occurred
-		}
-	}
-	return billing.RollOver(ctx, a.Pool, tenants, a.Now(), until)
-}
-
 // classify sorts a batch's messages by what the rules make of them. due are the
-// tenants whose next period must be created before that can be done, with the
-// latest time it is needed for.
-func (r *rules) classify(items []Item) (b *Batch, due map[uuid.UUID]time.Time) {
-	b = &Batch{Items: items, RulesVersion: r.version, Events: make([]*Item, 0, len(items))}
-	for n := range items {
-		i := &items[n]
+// tenants whose next period must be created before that can be done, and until
+// the latest time that it is needed for.
+func (r *rules) classify(b *Batch) (due map[uuid.UUID]bool, until time.Time) {
+	for n := range b.Items {
+		i := &b.Items[n]
 		if rejection := r.check(i); rejection != nil {
 			b.Dead = append(b.Dead, DeadLetter{i, *rejection})
 			continue
 		}
-		e := &i.Event
-		tenant := r.tenants[e.Tenant]
+		tenant := r.tenants[i.Event.Tenant]
 		if tenant == nil {
 			b.NoPeriod = append(b.NoPeriod, i)
 			continue
 		}
 		period := i.period(tenant.Periods)
-		switch {
+		switch occurred := i.Event.OccurredAt; {
 		case period != nil:
 			i.Period = period.Start
 			b.Events = append(b.Events, i)
-		case tenant.Due(e.OccurredAt):
+		case tenant.Due(occurred):
 			b.NotYet++
 			if due == nil {
-				due = map[uuid.UUID]time.Time{}
+				due = map[uuid.UUID]bool{}
 			}
-			if e.OccurredAt.After(due[e.Tenant]) {
-				due[e.Tenant] = e.OccurredAt
+			due[i.Event.Tenant] = true
+			if occurred.After(until) {
+				until = occurred
 			}
 		default:
 			b.NoPeriod = append(b.NoPeriod, i)
 		}
 	}
-	return b, due
+	return due, until
 }
 
 // check checks the catalogue, then the age: the order of reasons in the contract.

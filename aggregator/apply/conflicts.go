@@ -34,7 +34,7 @@ func (a *Applier) DropKnownDuplicates(ctx context.Context, conn *pgx.Conn, b *Ba
 	return nil
 }
 
-// resolveConflicts tells the new events, of which Insert has inserted fresh,
+// resolveConflicts separates the new events, of which Insert has inserted fresh,
 // from duplicates and conflicts. A batch whose events were all inserted needs no
 // query for that.
 func (a *Applier) resolveConflicts(ctx context.Context, conn *pgx.Conn, b *Batch, fresh int) error {

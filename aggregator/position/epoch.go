@@ -22,7 +22,7 @@ type Footprint struct {
 // BeginEpoch records that the stream's history was cut and puts every position
 // back to the last message that is surely still there, which it returns.
 // Sequences behind that message have been or will be used again; the new epoch
-// tells the uses apart. What was counted of the lost tail stays counted: it
+// separates the two uses. What was counted of the lost tail stays counted: it
 // happened, and a message that is sent again is found by its key.
 //
 // ErrMoved: another reader has begun the epoch already.
@@ -81,7 +81,7 @@ func (s *State) lastIntact(ctx context.Context, pool *pgxpool.Pool, nc *nats.Con
 	}
 	var found Footprint
 	for before := int64(math.MaxInt64); ; {
-		ends, oldest, err := batchEnds(ctx, pool, s.Epochs, before)
+		ends, oldest, err := s.footprints(ctx, pool, batchEndsSQL, before)
 		if err != nil {
 			return Footprint{}, err
 		}
@@ -93,7 +93,7 @@ func (s *State) lastIntact(ctx context.Context, pool *pgxpool.Pool, nc *nats.Con
 		}
 		before = oldest
 	}
-	messages, err := messagesAfter(ctx, pool, s.Epochs, found)
+	messages, _, err := s.footprints(ctx, pool, messagesAfterSQL, found.StoredAt, found.Seq)
 	if err != nil {
 		return Footprint{}, err
 	}
@@ -134,49 +134,32 @@ where batch_id < $1
 order by batch_id desc
 limit 1000`
 
-// batchEnds are the ends of the newest batches before one, and the oldest batch
-// among them. Only rows of the stream as it was last seen count: a sequence of
-// an older epoch that was used again since is no footprint.
-func batchEnds(ctx context.Context, q Querier, known Epochs, before int64) (ends []Footprint, oldest int64, err error) {
-	rows, _ := q.Query(ctx, batchEndsSQL, before)
-	var epoch int32
-	var f Footprint
-	_, err = pgx.ForEachRow(rows, []any{&oldest, &epoch, &f.Seq, &f.StoredAt}, func() error {
-		if known.Of(f.Seq).Epoch <= epoch {
-			ends = append(ends, f)
-		}
-		return nil
-	})
-	if err != nil {
-		return nil, 0, fmt.Errorf("read the ends of batches: %w", err)
-	}
-	return ends, oldest, nil
-}
-
 const messagesAfterSQL = `
-select stream_epoch, stream_seq, recorded_at
+select 0, stream_epoch, stream_seq, recorded_at
 from usage_events
 where recorded_at >= $1
   and stream_seq > $2
 union all
-select stream_epoch, stream_seq, received_at
+select 0, stream_epoch, stream_seq, received_at
 from dead_letters
 where received_at >= $1
   and stream_seq > $2`
 
-// messagesAfter are the messages after a footprint that became events or dead letters.
-func messagesAfter(ctx context.Context, q Querier, known Epochs, after Footprint) (found []Footprint, err error) {
-	rows, _ := q.Query(ctx, messagesAfterSQL, after.StoredAt, after.Seq)
+// footprints reads the ends of the newest batches before one, with the oldest
+// batch among them, or the messages after a footprint that became events or dead
+// letters. A sequence of an older epoch that was used again since is no footprint.
+func (s *State) footprints(ctx context.Context, q Querier, sql string, args ...any) (found []Footprint, oldest int64, err error) {
+	rows, _ := q.Query(ctx, sql, args...)
 	var epoch int32
 	var f Footprint
-	_, err = pgx.ForEachRow(rows, []any{&epoch, &f.Seq, &f.StoredAt}, func() error {
-		if known.Of(f.Seq).Epoch == epoch {
+	_, err = pgx.ForEachRow(rows, []any{&oldest, &epoch, &f.Seq, &f.StoredAt}, func() error {
+		if s.Epochs.Of(f.Seq).Epoch <= epoch {
 			found = append(found, f)
 		}
 		return nil
 	})
 	if err != nil {
-		return nil, fmt.Errorf("read events after %d: %w", after.Seq, err)
+		return nil, 0, fmt.Errorf("read what was read of the stream: %w", err)
 	}
-	return found, nil
+	return found, oldest, nil
 }

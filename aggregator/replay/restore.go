@@ -128,7 +128,7 @@ func insertDeadLetters(ctx context.Context, tx pgx.Tx, dead []apply.DeadLetter) 
 
 var errOtherEpoch = fmt.Errorf("%w: the stream lost its tail or was created again meanwhile: run this again", ErrUnfit)
 
-// checkEpoch tells changed rules from a stream that was found to be cut.
+// checkEpoch finds out whether a new epoch began, or only the rules have changed.
 func (r *replay) checkEpoch(ctx context.Context, p *partition) error {
 	at, err := position.Of(ctx, r.options.Pool, p.applier.Partition)
 	if err == nil && at.Epoch != p.begin.Epoch {
@@ -152,7 +152,7 @@ func (r *replay) tally(b *apply.Batch) {
 }
 
 // A correction downwards is counted in a batch of its own (see
-// apply.Item.Correction), so `batches` tells what became of it when it was read
+// apply.Item.Correction), so `batches` shows what became of it when it was read
 // first. Within an epoch the batches of a partition do not overlap; those of
 // epochs before the message's own read another message at its sequence.
 const correctionsSQL = `
