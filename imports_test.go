@@ -35,7 +35,7 @@ var allowedImports = map[string][]string{
 	"api":                {""},
 	"query":              {"", "api"},
 	"query/admin":        {"", "query", "api", "audit/findings"},
-	"audit":              {"", "ingest", "aggregator", "aggregator/position", "aggregator/apply", "billing", "audit/findings"},
+	"audit":              {"", "ingest", "aggregator/position", "aggregator/apply", "billing", "audit/findings"},
 	"migrations":         {},
 	"migrations/localpg": {},
 	"internal/backoff":   {},
@@ -79,6 +79,7 @@ var anyTest = []string{"", "ingest", "ingest/publisher", "internal/testenv", "ag
 var testImports = map[string][]string{
 	"aggregator/replay":     {"aggregator", "aggregator/deadletter"},
 	"aggregator/deadletter": {"aggregator"},
+	"audit":                 {"aggregator"},
 }
 
 func TestImportsPointOneWay(t *testing.T) {

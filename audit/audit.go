@@ -1,9 +1,54 @@
+// Package audit proves that five data sets agree, and repairs counters where
+// that is safe: the stream, the stored events, the counters, the overage ledger,
+// and Stripe. It compares them pairwise:
+//
+//	stream and events      each message that was read is an event with the same
+//	                       content, a duplicate of one, or a dead letter; each
+//	                       event of the compared range has a message
+//	                       (stream.go, match.go, stored_event.go)
+//	events and counters    each counter is the sum of its events and of what
+//	                       retention removed, in one snapshot; each event is in
+//	                       the period it belongs to (counters.go, misplaced.go)
+//	counters and ledger    what was reported of a settled period is its overage;
+//	                       each entry continues the one before it
+//	                       (ledger.go, ledger_chain.go)
+//	ledger and Stripe      by customer and meter (ledger.go)
+//
+// # Why there is no false alarm while events are counted
+//
+// The comparison starts with the positions, read in one snapshot, and asks of
+// each partition only about messages up to its position. What happened to those
+// was committed before, so every later snapshot shows it. Each part of the
+// stream is therefore compared in a short transaction of its own, and no long
+// one keeps Postgres from vacuuming. The sums come from one statement, which
+// sees one snapshot. When a new epoch began meanwhile, nothing is concluded and
+// the audit starts again.
+//
+// # What cannot be known
+//
+// An event whose message has left the stream by age cannot be proven; an event
+// of a tail that the stream lost has no message and never will. Both count as
+// unknown, which is no difference. What Stripe is still adding up is unsettled,
+// which is no difference either.
+//
+// # Why it is fast and its memory flat
+//
+// Messages are compared in chunks, several at a time. A chunk reads its events
+// by their sequences through a BRIN index, that is, about the blocks that hold
+// them, and asks by key only for the messages that are no event. Only the chunks
+// under way are in memory.
+//
+// # What is repaired
+//
+// Reconcile sets counters from events, and only where stream and events agree:
+// otherwise it would make a loss official. A closed period's truth is its frozen
+// total. Every other difference names the command that repairs it, or says that
+// no repair is defined.
 package audit
 
 import (
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"time"
 
@@ -22,14 +67,14 @@ type Options struct {
 	// every customer's meter and period; nil when there is no Stripe key.
 	Stripe func(ctx context.Context, tenant *uuid.UUID, each func(StripeCheck)) error
 
-	Drift func(counters int64) // told how many counters differ from their events; may be nil
+	Drift func(counters int64) // receives how many counters differ from their events; may be nil
 	Log   *slog.Logger         // nil: none
 }
 
 // Scope narrows an audit.
 type Scope struct {
 	Tenant *uuid.UUID // nil: all
-	Since  time.Time  // of the stream: only what it stored from then on; zero: all that it holds
+	Since  time.Time  // only messages that the stream stored from then on; zero: all that it holds
 }
 
 // Progress says how far an audit has come.
@@ -38,49 +83,48 @@ type Progress struct {
 	Done, Total int64  // messages; Total is 0 where there is nothing to count
 }
 
-// errCut means that the stream's history was cut while it was being compared.
+// errCut means that a new epoch began while the stream was being compared.
 var errCut = errors.New("the stream's history was cut while it was being compared")
 
-// Run compares the five books and changes nothing. An error means that it did
-// not come to an end; what differs is in the report.
+// Run compares the five data sets and changes none of them. An error means that
+// it did not come to its end; what differs is in the report.
 func Run(ctx context.Context, o Options, scope Scope, progress func(Progress)) (*Report, error) {
-	r, _, err := run(ctx, o, scope, progress)
-	return r, err
+	a, err := run(ctx, o, scope, progress)
+	return a.report, err
 }
 
-func run(ctx context.Context, o Options, scope Scope, progress func(Progress)) (*Report, *auditor, error) {
+func run(ctx context.Context, o Options, scope Scope, progress func(Progress)) (*auditor, error) {
 	if o.Log == nil {
 		o.Log = slog.New(slog.DiscardHandler)
 	}
 	if progress == nil {
 		progress = func(Progress) {}
 	}
-	js, err := jetstream.New(o.NATS)
-	if err != nil {
-		return nil, nil, err
-	}
 	for attempt := 1; ; attempt++ {
-		a := &auditor{Options: o, Scope: scope, js: js, progress: progress, report: newReport(scope)}
+		a := &auditor{options: o, scope: scope, progress: progress, report: newReport(scope)}
 		err := a.run(ctx)
 		if errors.Is(err, errCut) && attempt < 3 {
 			continue
 		}
-		return a.report, a, err
+		return a, err
 	}
 }
 
 // auditor is one audit.
 type auditor struct {
-	Options
-	Scope
-	js       jetstream.JetStream
+	options  Options
+	scope    Scope
 	progress func(Progress)
 	report   *Report
-	at       *standing
-	drifted  []drift // counters that differ, for Reconcile
+	js       jetstream.JetStream
+	at       *snapshot
+	drifted  []counterKey // counters that differ, for Reconcile
 }
 
-func (a *auditor) run(ctx context.Context) error {
+func (a *auditor) run(ctx context.Context) (err error) {
+	if a.js, err = jetstream.New(a.options.NATS); err != nil {
+		return err
+	}
 	for _, compare := range []func(context.Context) error{
 		a.compareStream, a.compareCounters, a.compareLedger, a.compareStripe,
 	} {
@@ -92,6 +136,4 @@ func (a *auditor) run(ctx context.Context) error {
 	return nil
 }
 
-func (a *auditor) step(format string, args ...any) {
-	a.progress(Progress{Step: fmt.Sprintf(format, args...)})
-}
+func (a *auditor) step(name string) { a.progress(Progress{Step: name}) }

@@ -3,38 +3,36 @@ package audit
 import (
 	"context"
 	"fmt"
-	"strings"
+	"math"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 )
 
-// sums is one counter beside what it must be.
-type sums struct {
-	Tenant  uuid.UUID
-	Agent   string
-	Period  time.Time
-	Events  *int64 // sum of the events and of what was removed; nil for none
-	Counter *int64
-	Total   *int64 // of a closed period, what was frozen
-	Closed  bool
-	Strange bool // some event may be in the wrong period
-	Ahead   bool // it has events beyond what was read
-}
-
-// drift is a counter that is not the sum of its events.
-type drift struct {
+// counterKey identifies a counter.
+type counterKey struct {
 	Tenant uuid.UUID
 	Agent  string
 	Period time.Time
 }
 
-// maxDrifted bounds the counters that one Reconcile deals with.
+// counterSums is a counter beside what it must be.
+type counterSums struct {
+	counterKey
+	Events    *int64 // sum of the events and of what was removed; nil for none
+	Counter   *int64
+	Total     *int64 // of a closed period, what was frozen
+	Closed    bool
+	Misplaced bool // an event may be in the wrong period
+	Ahead     bool // it has events beyond what was read
+}
+
+// maxDrifted bounds the counters that one Reconcile repairs.
 const maxDrifted = 100_000
 
-// One pass over the events. Their times and places are looked at beside the
-// sum, so that only groups with an event outside of its period are looked into.
+// One pass over the events. The bounds of their times and positions come with the
+// sums, so that only groups with an event outside of its period are read again.
 const sumsSQL = `
 select
     coalesce(e.tenant_id, r.tenant_id, c.tenant_id) as tenant,
@@ -51,7 +49,7 @@ select
         or e.last_occurred >= p.period_end
         or e.last_epoch > p.closed_epoch
         or e.last_seq > p.closed_seq
-    ) is true as strange,
+    ) is true as misplaced,
     coalesce(e.last > (select max((stream_epoch::bigint << 40) + seq) from stream_positions), e.last is not null) as ahead
 from (
     select
@@ -64,12 +62,13 @@ from (
         max(stream_epoch) as last_epoch,
         max(stream_seq) as last_seq,
         max((stream_epoch::bigint << 40) + stream_seq) as last
-    from usage_events/* of a tenant */
+    from usage_events
+    where $1::uuid is null or tenant_id = $1
     group by tenant_id, agent, period_start
 ) e
-full join (select * from usage_removed/* of a tenant */) r
+full join (select * from usage_removed where $1::uuid is null or tenant_id = $1) r
     on r.tenant_id = e.tenant_id and r.agent = e.agent and r.period_start = e.period_start
-full join (select * from usage_counters/* of a tenant */) c
+full join (select * from usage_counters where $1::uuid is null or tenant_id = $1) c
     on c.tenant_id = coalesce(e.tenant_id, r.tenant_id)
     and c.agent = coalesce(e.agent, r.agent)
     and c.period_start = coalesce(e.period_start, r.period_start)
@@ -84,28 +83,25 @@ left join period_totals t
 // compareCounters compares every counter with its events, in one snapshot.
 func (a *auditor) compareCounters(ctx context.Context) error {
 	a.step("events and counters")
-	sql, args := sumsSQL, []any{}
-	if a.Tenant != nil {
-		sql, args = strings.ReplaceAll(sql, "/* of a tenant */", " where tenant_id = $1"), []any{*a.Tenant}
-	}
-	var strange []drift
-	var unequal []sums
-	err := pgx.BeginTxFunc(ctx, a.Pool, snapshot, func(tx pgx.Tx) error {
-		rows, _ := tx.Query(ctx, sql, args...)
-		var s sums
+	var suspects []counterKey
+	var unequal []counterSums
+	err := pgx.BeginTxFunc(ctx, a.options.Pool, readOnly, func(tx pgx.Tx) error {
+		rows, _ := tx.Query(ctx, sumsSQL, a.scope.Tenant)
+		var s counterSums
 		_, err := pgx.ForEachRow(rows, []any{
-			&s.Tenant, &s.Agent, &s.Period, &s.Events, &s.Counter, &s.Total, &s.Closed, &s.Strange, &s.Ahead,
+			&s.Tenant, &s.Agent, &s.Period, &s.Events, &s.Counter, &s.Total, &s.Closed, &s.Misplaced, &s.Ahead,
 		}, func() error {
+			s.Period = s.Period.UTC()
 			if orZero(s.Events) == orZero(s.Counter) {
-				a.report.equal(eventsCounters, 1)
+				a.report.addEqual(eventsCounters, 1)
 			} else {
 				unequal = append(unequal, s)
 			}
 			if s.Ahead {
-				a.tellAhead(&s)
+				a.reportAhead(&s)
 			}
-			if s.Strange {
-				strange = append(strange, drift{s.Tenant, s.Agent, s.Period.UTC()})
+			if s.Misplaced {
+				suspects = append(suspects, s.counterKey)
 			}
 			s.Events, s.Counter, s.Total = nil, nil, nil
 			return nil
@@ -113,91 +109,76 @@ func (a *auditor) compareCounters(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		return a.comparePlaces(ctx, tx, strange)
+		return a.comparePeriods(ctx, tx, suspects)
 	})
 	if err != nil {
 		return fmt.Errorf("compare events and counters: %w", err)
 	}
 	for i := range unequal {
-		a.tellDrift(&unequal[i])
+		a.reportDrift(&unequal[i])
 	}
-	if a.Drift != nil && a.Tenant == nil {
-		a.Drift(int64(len(unequal)))
+	if a.options.Drift != nil && a.scope.Tenant == nil {
+		a.options.Drift(int64(len(unequal)))
 	}
 	return nil
 }
 
-// tellAhead books events that nobody has read yet: positions and events move
-// together, so there are none.
-func (a *auditor) tellAhead(s *sums) {
-	tenant, period := s.Tenant, s.Period.UTC()
-	a.report.differs(streamEvents, Difference{
-		Kind: EventUnknown, Tenant: &tenant, Agent: s.Agent, Period: &period,
+// reportAhead reports events beyond the positions. Events and positions are
+// written together, so there are none.
+func (a *auditor) reportAhead(s *counterSums) {
+	tenant, period := s.Tenant, s.Period
+	a.report.addDifference(streamEvents, Difference{
+		Kind: EventWithoutMessage, Tenant: &tenant, Agent: s.Agent, Period: &period,
 		Expected: "no event beyond what was read of the stream", Found: "one or more",
 		Cause:  "rows were written by hand",
 		Repair: byHand("no repair is defined: no message of the stream says this; delete the rows of the tenant whose stream_seq is beyond stream_positions, then: odometer reconcile --tenant %s", tenant),
 	})
 }
 
-// tellDrift books a counter that differs, with what repairs it.
-func (a *auditor) tellDrift(s *sums) {
-	tenant, period := s.Tenant, s.Period.UTC()
-	events, counter := orZero(s.Events), orZero(s.Counter)
+// reportDrift reports a counter that is not the sum of its events.
+func (a *auditor) reportDrift(s *counterSums) {
+	tenant, period := s.Tenant, s.Period
 	if len(a.drifted) < maxDrifted {
-		a.drifted = append(a.drifted, drift{tenant, s.Agent, period})
+		a.drifted = append(a.drifted, s.counterKey)
 	}
 	d := Difference{
 		Kind: CounterDiffers, Tenant: &tenant, Agent: s.Agent, Period: &period,
-		Expected: fmt.Sprintf("%d, the sum of its events", events), Found: fmt.Sprint(counter),
+		Expected: fmt.Sprintf("%d, the sum of its events", orZero(s.Events)), Found: fmt.Sprint(orZero(s.Counter)),
 		Cause: "the counter was changed by hand, or an event was",
 	}
-	args := []string{"reconcile", "--tenant", tenant.String()}
 	switch {
 	case s.Counter == nil:
 		d.Kind, d.Found, d.Cause = CounterMissing, "no counter", "its row was deleted"
 	case s.Events == nil:
 		d.Kind, d.Expected, d.Cause = CounterExtra, "no counter, for there are no events", "its row was written by hand, or all of its events were deleted or moved"
 	}
+	args := []string{"reconcile", "--tenant", tenant.String()}
+	force := command(append(args, "--force")...)
 	switch {
-	case !a.report.proven(s.Tenant):
+	case !a.report.proven(tenant):
 		d.Cause = "this tenant's events are not what the stream says: see there"
 		d.Repair = byHand("first what stream and events say, then: odometer reconcile --tenant %s", tenant)
-	case s.Closed && s.Total != nil && *s.Total != events:
+	case s.Closed && s.Total != nil && *s.Total != orZero(s.Events):
 		d.Repair = byHand("no repair is defined: the period is closed with %d, which its events do not bear out", *s.Total)
-	case a.beyond(period):
-		d.Repair = command(append(args, "--force")...).note(" (the stream no longer holds the period's first messages: nothing proves its events)")
-	case !within(events, counter, smallDrift):
-		d.Repair = command(append(args, "--force")...).note(" (the drift is 5 % or more)")
+	case a.at.beginsBefore(period):
+		d.Repair = force.note(" (the stream no longer holds the period's first messages: nothing proves its events)")
+	case !s.driftBelow(forceFrom):
+		d.Repair = force.note(" (the drift is 5 % or more)")
 	default:
 		d.Repair = command(args...)
 	}
-	a.report.differs(eventsCounters, d)
+	a.report.addDifference(eventsCounters, d)
 }
 
-// beyond reports whether a period began before the first message that the
-// stream still holds: that its events are all there cannot be proven then.
-func (a *auditor) beyond(period time.Time) bool {
-	return a.at.info != nil && a.at.info.State.FirstSeq > 1 && period.Before(a.at.info.State.FirstTime)
-}
-
-func orZero(n *int64) int64 {
-	if n == nil {
-		return 0
-	}
-	return *n
-}
-
-// Bounds of a drift, in hundredths of what the events come to.
+// Bounds of a drift, in percent of the sum of the events.
 const (
-	smallDrift   = 5 // from here on only by --force
-	alertedAbove = 1 // operators are told of more than this
+	forceFrom  = 5 // from here on only --force repairs it
+	alertAbove = 1 // operators are alerted to more than this
 )
 
-// within reports whether counter is less than percent away from events.
-func within(events, counter, percent int64) bool {
-	off := counter - events
-	if off < 0 {
-		off = -off
-	}
-	return float64(off)*100 < float64(percent)*float64(max(events, 0))
+// driftBelow reports whether the counter is less than percent away from the sum
+// of its events.
+func (s *counterSums) driftBelow(percent int64) bool {
+	events := orZero(s.Events)
+	return 100*math.Abs(float64(orZero(s.Counter)-events)) < float64(percent)*float64(max(events, 0))
 }

@@ -9,28 +9,25 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// owed is an agent's period beside what was told of it.
-type owed struct {
-	Tenant     uuid.UUID
-	Agent      string
-	Period     time.Time
-	Exists     bool   // the period
-	Closed     bool   //
-	Settled    bool   //
-	Counter    int64  //
+// agentPeriod is an agent's period beside what was reported of it.
+type agentPeriod struct {
+	counterKey
+	Closed     bool
+	Settled    bool
+	Counter    int64
 	Total      *int64 // the frozen count, nil when there is none
 	Consistent bool   // the frozen overage follows from the frozen count and limit
-	Overage    int64  // frozen, or of the present terms
-	Told       int64  // sum of the last totals that stand
-	Undecided  int64  // links
-	Unbillable int64
+	Overage    int64  // the frozen one, or by today's limit
+	Reported   int64  // sum of the chains' last accepted totals
+	Undecided  int64  // entries
+	Unbillable int64  // entries
 }
 
-// The allowance is the frozen one where there is one: of a closed period, in
-// its total; of one that has ended, in its terms. What was told is the sum of
-// the last total that stands of each chain.
-const owedSQL = `
-with wanted as (
+// The limit is the frozen one where there is one: a closed period's in its total,
+// one that has ended's in period_allowances. What was reported is the sum of the
+// last accepted total of each chain.
+const agentPeriodsSQL = `
+with owed as (
     select
         p.tenant_id,
         k.agent,
@@ -62,7 +59,7 @@ last as (
       and ($1::uuid is null or tenant_id = $1)
     order by tenant_id, agent, period_start, account, livemode, stripe_customer, meter, revision desc
 ),
-told as (
+reported as (
     select tenant_id, agent, period_start, sum(total)::bigint as total, sum(undecided) as undecided, sum(unbillable) as unbillable
     from (
         select tenant_id, agent, period_start, to_total as total, 0 as undecided, 0 as unbillable
@@ -73,18 +70,13 @@ told as (
             (state = 'unbillable')::integer
         from overage_reports
         where $1::uuid is null or tenant_id = $1
-    ) links
+    ) entries
     group by tenant_id, agent, period_start
 )
 select
     coalesce(w.tenant_id, o.tenant_id),
     coalesce(w.agent, o.agent),
     coalesce(w.period_start, o.period_start),
-    exists (
-        select from billing_periods p
-        where p.tenant_id = coalesce(w.tenant_id, o.tenant_id)
-          and p.period_start = coalesce(w.period_start, o.period_start)
-    ),
     coalesce(w.closed, false),
     coalesce(w.settled, false),
     coalesce(w.counter, 0),
@@ -94,10 +86,10 @@ select
     coalesce(o.total, 0),
     coalesce(o.undecided, 0),
     coalesce(o.unbillable, 0)
-from wanted w
-full join told o on o.tenant_id = w.tenant_id and o.agent = w.agent and o.period_start = w.period_start`
+from owed w
+full join reported o on o.tenant_id = w.tenant_id and o.agent = w.agent and o.period_start = w.period_start`
 
-// compareLedger compares counters with what was told, and the ledger with
+// compareLedger compares counters with what was reported, and the ledger with
 // itself and with its mirror, in one snapshot.
 func (a *auditor) compareLedger(ctx context.Context) error {
 	a.step("counters and ledger")
@@ -105,75 +97,128 @@ func (a *auditor) compareLedger(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	var has ledger
-	err = pgx.BeginTxFunc(ctx, a.Pool, snapshot, func(tx pgx.Tx) error {
-		if err := a.compareTotals(ctx, tx); err != nil {
+	var now ledger
+	err = pgx.BeginTxFunc(ctx, a.options.Pool, readOnly, func(tx pgx.Tx) error {
+		if err := a.comparePeriodTotals(ctx, tx); err != nil {
 			return err
 		}
-		if err := a.compareLinks(ctx, tx); err != nil {
+		if err := a.compareChains(ctx, tx); err != nil {
 			return err
 		}
-		has, err = loadLedger(ctx, tx)
+		now, err = loadLedger(ctx, tx)
 		return err
 	})
 	if err != nil {
 		return fmt.Errorf("compare counters and ledger: %w", err)
 	}
-	return a.compareMirror(ctx, before, has)
+	return a.compareMirror(ctx, before, now)
 }
 
-func (a *auditor) compareTotals(ctx context.Context, tx pgx.Tx) error {
-	rows, _ := tx.Query(ctx, owedSQL, a.Tenant)
-	var o owed
+func (a *auditor) comparePeriodTotals(ctx context.Context, tx pgx.Tx) error {
+	rows, _ := tx.Query(ctx, agentPeriodsSQL, a.scope.Tenant)
+	var p agentPeriod
 	_, err := pgx.ForEachRow(rows, []any{
-		&o.Tenant, &o.Agent, &o.Period, &o.Exists, &o.Closed, &o.Settled, &o.Counter, &o.Total, &o.Consistent,
-		&o.Overage, &o.Told, &o.Undecided, &o.Unbillable,
+		&p.Tenant, &p.Agent, &p.Period, &p.Closed, &p.Settled, &p.Counter, &p.Total, &p.Consistent,
+		&p.Overage, &p.Reported, &p.Undecided, &p.Unbillable,
 	}, func() error {
-		a.compareOwed(&o)
-		o.Total = nil
+		a.comparePeriodTotal(&p)
+		p.Total = nil
 		return nil
 	})
 	return err
 }
 
-// compareOwed judges one agent's period. As long as it is not settled, less or
-// more told than owed is what the next pass, or the invoice, will settle.
-func (a *auditor) compareOwed(o *owed) {
-	tenant, period := o.Tenant, o.Period.UTC()
-	d := Difference{Tenant: &tenant, Agent: o.Agent, Period: &period}
+// comparePeriodTotal compares one agent's period. Until that is settled, more or
+// less reported than owed is for the next pass, or the invoice, to correct.
+func (a *auditor) comparePeriodTotal(p *agentPeriod) {
+	tenant, period := p.Tenant, p.Period.UTC()
+	d := Difference{Tenant: &tenant, Agent: p.Agent, Period: &period}
 	switch {
-	case o.Closed && o.Total == nil && o.Counter != 0:
+	case p.Closed && p.Total == nil && p.Counter != 0:
 		d.Kind, d.Expected, d.Found = TotalDiffers, "the frozen total of a closed period", "none"
 		d.Cause, d.Repair = "its row was deleted", byHand("no repair is defined: a closed period is not closed again; restore the row from a backup")
-	case o.Closed && o.Total != nil && *o.Total != o.Counter:
-		d.Kind, d.Expected, d.Found = TotalDiffers, fmt.Sprintf("%d, the frozen total", *o.Total), fmt.Sprintf("%d in the counter", o.Counter)
+	case p.Closed && p.Total != nil && *p.Total != p.Counter:
+		d.Kind, d.Expected, d.Found = TotalDiffers, fmt.Sprintf("%d, the frozen total", *p.Total), fmt.Sprintf("%d in the counter", p.Counter)
 		d.Cause = "the counter or the total was changed after the close"
 		d.Repair = command("reconcile", "--tenant", tenant.String()).note(" (sets the counter where the events agree with the total)")
-	case !o.Consistent:
-		d.Kind, d.Expected, d.Found = TotalDiffers, "an overage that follows from count and limit", fmt.Sprint(o.Overage)
+	case !p.Consistent:
+		d.Kind, d.Expected, d.Found = TotalDiffers, "an overage that follows from count and limit", fmt.Sprint(p.Overage)
 		d.Cause, d.Repair = "the frozen total was changed by hand", byHand("no repair is defined: a closed period does not change; restore the row from a backup")
-	case o.Told == o.Overage && o.Undecided == 0:
-		a.report.equal(countersLedger, 1)
+	case p.Reported == p.Overage && p.Undecided == 0:
+		a.report.addEqual(countersLedger, 1)
 		return
-	case o.Settled && o.Unbillable == 0:
-		d.Kind, d.Expected, d.Found = ToldDiffers, fmt.Sprintf("%d, the overage of the settled period", o.Overage), fmt.Sprintf("%d told", o.Told)
-		d.Cause, d.Repair = "rows of the ledger were deleted, doubled or changed, or the frozen total was", byHand("no repair is defined: the period is settled; restore the ledger from a backup, then: odometer jobs run verify")
+	case p.Settled && p.Unbillable == 0:
+		d.Kind, d.Expected, d.Found = ToldDiffers, fmt.Sprintf("%d, the overage of the settled period", p.Overage), fmt.Sprintf("%d reported", p.Reported)
+		d.Cause = "rows of the ledger were deleted, doubled or changed, or the frozen total was"
+		d.Repair = byHand("no repair is defined: the period is settled; restore the ledger from a backup, then: odometer jobs run verify")
 	default:
-		a.report.unsettled(countersLedger, 1, unsettledWhy(o))
+		a.report.addUnsettled(countersLedger, 1, p.whyUnsettled())
 		return
 	}
-	a.report.differs(countersLedger, d)
+	a.report.addDifference(countersLedger, d)
 }
 
-func unsettledWhy(o *owed) string {
+func (p *agentPeriod) whyUnsettled() string {
 	switch {
-	case o.Undecided > 0:
+	case p.Undecided > 0:
 		return "reports are undecided: odometer report"
-	case o.Unbillable > 0:
+	case p.Unbillable > 0:
 		return "overage that no invoice is left for"
-	case o.Told > o.Overage:
-		return "more is told than is owed now; the next pass takes it back: odometer report"
+	case p.Reported > p.Overage:
+		return "more is reported than is owed now; the next pass takes it back: odometer report"
 	default:
-		return "overage that is not told yet: odometer report"
+		return "overage that is not reported yet: odometer report"
 	}
+}
+
+// StripeCheck is what the ledger and Stripe's own summary say about a
+// customer's meter in a period, in units.
+type StripeCheck struct {
+	Tenant      uuid.UUID
+	Agent       string
+	Customer    string
+	Meter       string
+	PeriodStart time.Time
+	Ledger      int64
+	Stripe      int64
+	State       string // equal, different or unsettled
+	Reason      string // why it is unsettled
+}
+
+// compareStripe compares the ledger with Stripe.
+func (a *auditor) compareStripe(ctx context.Context) error {
+	if a.options.Stripe == nil {
+		a.report.addNote("ledger and Stripe: unknown: no Stripe key: give --stripe-api-key to compare them")
+		return nil
+	}
+	a.step("ledger and Stripe")
+	if err := a.options.Stripe(ctx, a.scope.Tenant, a.compareMeter); err != nil {
+		return fmt.Errorf("compare ledger and Stripe: %w", err)
+	}
+	return nil
+}
+
+func (a *auditor) compareMeter(c StripeCheck) {
+	switch c.State {
+	case "equal":
+		a.report.addEqual(ledgerStripe, 1)
+		return
+	case "different":
+	default:
+		a.report.addUnsettled(ledgerStripe, 1, c.Reason)
+		return
+	}
+	tenant, period := c.Tenant, c.PeriodStart.UTC()
+	d := Difference{
+		Kind: StripeTotalDiffers, Tenant: &tenant, Agent: c.Agent, Period: &period,
+		Where:    fmt.Sprintf("customer %s, meter %s", c.Customer, c.Meter),
+		Expected: fmt.Sprintf("%d, as the ledger has it", c.Ledger), Found: fmt.Sprintf("%d in Stripe's summary", c.Stripe),
+		Cause:  "something else reported to this meter, or a row of the ledger was lost",
+		Repair: byHand("no repair is defined: nothing is sent again; the final invoice decides and what it has too much is carried into the next period. After a restored backup: odometer jobs run verify"),
+	}
+	if c.Stripe < c.Ledger {
+		d.Cause = "Stripe dropped a report after it was accepted, or a row of the ledger was added by hand"
+		d.Repair = byHand("no repair is defined: nothing is sent again; the final invoice decides and what it lacks is carried into the next period")
+	}
+	a.report.addDifference(ledgerStripe, d)
 }

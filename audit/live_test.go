@@ -4,14 +4,15 @@ import (
 	"fmt"
 	"testing"
 	"time"
+
+	"odometer/internal/testenv"
 )
 
-// The audit looks while events are being counted, and raises no false alarm.
 func TestNoFalseAlarmWhileEventsAreCounted(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, 20)
-	h.run()
-	h.life("first", 200)
+	e := newTestEnv(t, 20)
+	e.run()
+	e.publishMix("first", 200)
 	stop, stopped := make(chan struct{}), make(chan struct{})
 	go func() {
 		defer close(stopped)
@@ -20,7 +21,7 @@ func TestNoFalseAlarmWhileEventsAreCounted(t *testing.T) {
 			case <-stop:
 				return
 			case <-time.After(50 * time.Millisecond):
-				h.life(fmt.Sprint("live ", i), 50)
+				e.publishMix(fmt.Sprint("live ", i), 50)
 			}
 		}
 	}()
@@ -30,9 +31,9 @@ func TestNoFalseAlarmWhileEventsAreCounted(t *testing.T) {
 	for ; runs < 100 && time.Now().Before(deadline) || runs < 10; runs++ {
 		scope := Scope{}
 		if runs%5 == 4 {
-			scope.Tenant = &h.tenants[runs%len(h.tenants)]
+			scope.Tenant = &e.tenants[runs%len(e.tenants)]
 		}
-		last = h.finds(scope)
+		last = e.finds(scope)
 		if t.Failed() {
 			break
 		}
@@ -40,17 +41,17 @@ func TestNoFalseAlarmWhileEventsAreCounted(t *testing.T) {
 	close(stop)
 	<-stopped
 	t.Logf("%d runs, the last through %d", runs, last.Stream.Through)
-	h.settled()
-	h.finds(Scope{})
+	e.WaitUntilRead()
+	e.finds(Scope{})
 }
 
 // A first start is no alarm: the job of the audit runs before the first event.
-func TestAStreamThatNeverHeldAMessageIsNoDifference(t *testing.T) {
+func TestStreamThatNeverHeldAMessageIsNoDifference(t *testing.T) {
 	t.Parallel()
-	h := newHouse(t, 1)
-	h.run()
-	h.eventually("read to its end", func() bool {
-		return h.number(`select count(*) from stream_positions where complete_until is not null`) > 0
+	e := newTestEnv(t, 1)
+	e.run()
+	testenv.Eventually(e.t, "read to its end", func() bool {
+		return e.Number(`select count(*) from stream_positions where complete_until is not null`) > 0
 	})
-	h.finds(Scope{})
+	e.finds(Scope{})
 }

@@ -1,228 +1,313 @@
 package audit
 
 import (
+	"bytes"
 	"context"
+	"encoding/binary"
+	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
 
+	"odometer"
+	"odometer/billing"
 	"odometer/ingest"
 )
 
-// outcome is what became of a message.
+// outcome is what a message became.
 type outcome byte
 
 const (
-	pending   outcome = iota // not found yet
-	counted                  // it is an event
-	altered                  // it is an event, but not as it says
-	repeated                 // it repeats an event
-	dead                     // it is a dead letter
-	forgotten                // it is nothing
+	pending    outcome = iota // not known yet
+	counted                   // an event
+	altered                   // an event that does not say what the message says
+	duplicate                 // a duplicate of an event
+	deadLetter                // a dead letter
+	missing                   // nothing
 )
 
-// matcher finds what became of messages.
-type matcher struct {
-	*auditor
-	layout *layout
-
-	mu    sync.Mutex
-	byKey []span // chunks in which events without a message were not looked for
-}
-
-// span is a run of the stream with how many events of it were found.
-type span struct {
-	from, to int64
-	events   int64
-}
-
-func (a *auditor) newMatcher(ctx context.Context, first int64) (*matcher, error) {
-	m := &matcher{auditor: a, layout: &layout{}}
-	if a.Tenant != nil {
-		return m, nil
-	}
-	a.step("where events lie")
-	var err error
-	if m.layout, err = loadLayout(ctx, a.Pool, first, a.at.end); err != nil {
-		return nil, err
-	}
-	if m.layout.older > 0 {
-		a.report.unknown(streamEvents, m.layout.older, "events whose messages have left the stream by age")
-	}
-	return m, nil
-}
-
-// compare finds out what became of a chunk's messages, and which events of its
-// span none of them tells of, in one snapshot.
-func (m *matcher) compare(ctx context.Context, c *chunk) error {
+// compareChunk finds out, in one snapshot, what a chunk's messages became, and
+// which events of its range have no message.
+func (a *auditor) compareChunk(ctx context.Context, c *chunk) error {
 	for i := range c.messages {
-		msg := &c.messages[i]
-		if msg.event, msg.reject = ingest.Decode(&msg.Message); msg.reject == nil {
-			msg.id = msg.event.ID()
+		m := &c.messages[i]
+		if m.event, m.reject = ingest.Decode(m.Message); m.reject == nil {
+			m.id = m.event.ID()
 		}
 	}
-	begin, end, inWindow := m.layout.window(c.from, c.to, len(c.messages))
-	inWindow = inWindow && m.Tenant == nil
-	err := pgx.BeginTxFunc(ctx, m.Pool, snapshot, func(tx pgx.Tx) error {
-		var found []difference
-		var err error
-		switch {
-		case c.strays:
-			found, err = m.matchAll(ctx, tx, c)
-		case inWindow:
-			found, err = m.matchWindow(ctx, tx, c, begin, end)
-		}
-		if err != nil {
+	err := pgx.BeginTxFunc(ctx, a.options.Pool, readOnly, func(tx pgx.Tx) error {
+		if err := a.matchEvents(ctx, tx, c); err != nil {
 			return err
 		}
-		if err := m.matchDead(ctx, tx, c); err != nil {
+		if err := a.matchDeadLetters(ctx, tx, c); err != nil {
 			return err
 		}
-		return m.settle(ctx, tx, c, found)
+		if err := a.matchKeys(ctx, tx, c); err != nil {
+			return err
+		}
+		return a.reportMissing(ctx, tx, c)
 	})
 	if err != nil {
 		return fmt.Errorf("compare messages %d to %d: %w", c.from, c.to, err)
 	}
-	m.tell(c, inWindow)
+	a.report.addMessages(c)
 	return nil
 }
 
-// Asked for by blocks: one small plan for each run of them.
-const windowSQL = `
-select` + recordColumns + `
-from unnest($1::text[], $2::text[]) as w (begin, "end")
-cross join lateral (
-    select *
-    from usage_events
-    where ctid >= w.begin::tid
-      and ctid < w."end"::tid
-      and stream_seq between $3 and $4
-    offset 0
-) e`
+// Whether statistics are old or absent, only the index may be used: a scan of
+// the whole table for every chunk would never end.
+const indexOnlySQL = `set local enable_seqscan = off`
 
-func (m *matcher) matchWindow(ctx context.Context, tx pgx.Tx, c *chunk, begin, end []string) ([]difference, error) {
-	rows, err := tx.Query(ctx, windowSQL, binaryRows, begin, end, c.from, c.to)
-	return m.match(c, rows, err)
-}
-
-const spanSQL = `
-select` + recordColumns + `
+// Sequences are used again after a lost tail, so events of earlier epochs come
+// along; isExtra knows them by their epoch.
+const eventsSQL = `
+select` + storedEventColumns + `
 from usage_events e
 where e.stream_seq between $1 and $2
   and ($3::uuid is null or e.tenant_id = $3)`
 
-// matchAll looks through the whole table.
-func (m *matcher) matchAll(ctx context.Context, tx pgx.Tx, c *chunk) ([]difference, error) {
-	rows, err := tx.Query(ctx, spanSQL, binaryRows, c.from, c.to, m.Tenant)
-	return m.match(c, rows, err)
+// matchEvents compares the events of the chunk's range with its messages.
+func (a *auditor) matchEvents(ctx context.Context, tx pgx.Tx, c *chunk) error {
+	if _, err := tx.Exec(ctx, indexOnlySQL); err != nil {
+		return err
+	}
+	rows, err := tx.Query(ctx, eventsSQL, binaryRows, c.from, c.to, a.scope.Tenant)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var e storedEvent
+	for rows.Next() {
+		e.scan(rows.RawValues())
+		m := c.find(e.Seq)
+		if m != nil && m.reject == nil && e.madeOf(m) {
+			a.compareEvent(m, &e)
+			continue
+		}
+		extra, err := a.isExtra(ctx, m, &e)
+		if err != nil {
+			return err
+		}
+		if extra {
+			a.reportExtra(&e)
+		}
+	}
+	return rows.Err()
 }
 
-// match compares stored events with the messages at their sequences.
-func (m *matcher) match(c *chunk, rows pgx.Rows, err error) (found []difference, _ error) {
+// compareEvent compares a message with the event that was made of it.
+func (a *auditor) compareEvent(m *message, e *storedEvent) {
+	m.outcome = counted
+	field, expected, found := e.differs(m)
+	if field == "" {
+		return
+	}
+	m.outcome = altered
+	period := e.period
+	a.report.addDifference(streamEvents, Difference{
+		Kind: EventChanged, Tenant: e.tenantID(), Agent: m.event.Agent, Period: &period, Where: a.at.label(e.Seq),
+		Expected: field + " " + expected, Found: field + " " + found,
+		Cause: "the row was changed after it was counted",
+		Repair: byHand("no repair is defined: the message is right; delete the row with event_id %s, then: odometer replay --from-seq %d --tenant %s",
+			uuid.UUID(e.id), e.Seq, e.tenantID()),
+	})
+}
+
+// isExtra reports whether an event that the message at its sequence does not
+// account for should not exist. m is nil when the chunk has no message there.
+func (a *auditor) isExtra(ctx context.Context, m *message, e *storedEvent) (bool, error) {
+	switch {
+	case e.Seq > a.at.read(a.at.partitionOf(e.tenant)):
+		return false, nil // it was counted after the positions were read
+	case e.Epoch < a.at.epochs.Of(e.Seq).Epoch:
+		a.report.addUnknown(streamEvents, 1, "events of a tail that the stream has lost: they stay counted, and no message proves them")
+		return false, nil
+	case m != nil:
+		return true, nil
+	}
+	// Only a gap, and what leaves the stream by age while it is read, has no message.
+	stored, err := ingest.StoredTime(ctx, a.options.NATS, e.Seq)
+	if err == nil && stored == nil {
+		a.report.addUnknown(streamEvents, 1, "events whose messages have left the stream")
+	}
+	return stored != nil, err
+}
+
+func (a *auditor) reportExtra(e *storedEvent) {
+	period := e.period
+	a.report.addDifference(streamEvents, Difference{
+		Kind: EventWithoutMessage, Tenant: e.tenantID(), Agent: string(e.agent), Period: &period,
+		Where:    fmt.Sprintf("%s, key %q", a.at.label(e.Seq), e.key),
+		Expected: "no event", Found: fmt.Sprintf("an event of %d units", e.quantity),
+		Cause: "the row was written by hand, or its tenant, key or position was changed",
+		Repair: byHand("no repair is defined: no message of the stream says this; delete the row with event_id %s if nobody can account for it, then: odometer replay --from-seq %d --tenant %s",
+			uuid.UUID(e.id), e.Seq, e.tenantID()),
+	})
+}
+
+// deadRow is a dead letter of the chunk's range.
+type deadRow struct {
+	odometer.Position
+	state    string
+	received time.Time
+	payload  []byte
+}
+
+const deadLettersSQL = `
+select stream_epoch, stream_seq, state, received_at, payload
+from dead_letters
+where stream_epoch = any($1)
+  and stream_seq between $2 and $3`
+
+// matchDeadLetters finds the messages that are dead letters. A dead letter that
+// was retried, or found to be a duplicate then, must be an event or repeat one.
+func (a *auditor) matchDeadLetters(ctx context.Context, tx pgx.Tx, c *chunk) error {
+	epochs := make([]int32, len(a.at.epochs))
+	for i, e := range a.at.epochs {
+		epochs[i] = e.Epoch
+	}
+	rows, _ := tx.Query(ctx, deadLettersSQL, epochs, c.from, c.to)
+	var d deadRow
+	_, err := pgx.ForEachRow(rows, []any{&d.Epoch, &d.Seq, &d.state, &d.received, &d.payload}, func() error {
+		m := c.find(d.Seq)
+		if m != nil && (d.Epoch == m.Position.Epoch || d.received.Equal(m.StoredAt)) {
+			a.compareDeadLetter(m, &d)
+		}
+		return nil
+	})
+	return err
+}
+
+func (a *auditor) compareDeadLetter(m *message, row *deadRow) {
+	retried := row.state == "retried" || row.state == "duplicate"
+	isEvent := m.outcome == counted || m.outcome == altered
+	if m.outcome == pending && (!retried || m.reject != nil) {
+		m.outcome = deadLetter
+	}
+	d := Difference{Tenant: tenantOf(m), Agent: m.event.Agent, Where: fmt.Sprintf("dead letter %d-%d", row.Epoch, row.Seq)}
+	switch {
+	case !bytes.Equal(row.payload, m.Data) || !row.received.Equal(m.StoredAt):
+		d.Kind, d.Cause = DeadLetterChanged, "the row was changed after it was written"
+		d.Expected = fmt.Sprintf("the message's %d bytes, stored %s", len(m.Data), m.StoredAt.Format(time.RFC3339Nano))
+		d.Found = fmt.Sprintf("%d bytes, stored %s", len(row.payload), row.received.UTC().Format(time.RFC3339Nano))
+		d.Repair = byHand("no repair is defined: the message is right; delete the row, then: odometer replay --from-seq %d", row.Seq)
+	case isEvent && !retried && row.Epoch == m.Position.Epoch:
+		d.Kind, d.Cause = DeadLetterCounted, "its row was written, or its state changed, by hand"
+		d.Expected, d.Found = "an event or a dead letter", "both, the dead letter "+row.state
+		d.Repair = command("deadletters", "discard", fmt.Sprintf("%d-%d", row.Epoch, row.Seq), "--why", "it is an event")
+	default:
+		return
+	}
+	a.report.addDifference(streamEvents, d)
+}
+
+// tenantOf is a message's tenant, nil when it names none.
+func tenantOf(m *message) *uuid.UUID {
+	if m.event.Tenant == uuid.Nil {
+		return nil
+	}
+	return &m.event.Tenant
+}
+
+const keysSQL = `
+select k.ord,` + storedEventColumns + `
+from unnest($1::uuid[], $2::uuid[]) with ordinality as k (tenant_id, event_id, ord)
+join usage_events e on e.tenant_id = k.tenant_id and e.event_id = k.event_id`
+
+// matchKeys finds the duplicates among the messages that are nothing yet.
+func (a *auditor) matchKeys(ctx context.Context, tx pgx.Tx, c *chunk) error {
+	var tenants, ids [][16]byte
+	var asked []*message
+	for i := range c.messages {
+		m := &c.messages[i]
+		if m.outcome == pending && m.reject == nil {
+			tenants, ids, asked = append(tenants, m.event.Tenant), append(ids, m.id), append(asked, m)
+		}
+	}
+	if len(asked) == 0 {
+		return nil
+	}
+	rows, err := tx.Query(ctx, keysSQL, binaryRows, tenants, ids)
+	if err != nil {
+		return err
+	}
+	defer rows.Close()
+	var e storedEvent
+	for rows.Next() {
+		values := rows.RawValues()
+		e.scan(values[1:])
+		m := asked[binary.BigEndian.Uint64(values[0])-1]
+		if m.outcome = duplicate; !e.repeatedBy(&m.event) {
+			m.outcome = altered
+			a.reportConflict(m, &e)
+		}
+	}
+	return rows.Err()
+}
+
+// reportConflict reports a message that says other than the event with its key,
+// and is no dead letter.
+func (a *auditor) reportConflict(m *message, e *storedEvent) {
+	period := e.period
+	a.report.addDifference(streamEvents, Difference{
+		Kind: EventChanged, Tenant: e.tenantID(), Agent: m.event.Agent, Period: &period,
+		Where:    fmt.Sprintf("%s, key %q", a.at.label(m.seq()), m.event.Key),
+		Expected: fmt.Sprintf("agent %s, action_type %s, quantity %d, as its repeat says", m.event.Agent, m.event.Action, m.event.Quantity),
+		Found:    fmt.Sprintf("agent %s, action_type %s, quantity %d, stored at %d-%d", e.agent, e.action, e.quantity, e.Epoch, e.Seq),
+		Cause:    "the event was changed after this message was found to repeat it, or the dead letter of a conflict was deleted",
+		Repair: command("replay", "--from-seq", fmt.Sprint(m.seq()), "--tenant", e.tenantID().String()).
+			note(" (books the conflict); a changed event: see its own message"),
+	})
+}
+
+// reportMissing reports the messages that are no event, no duplicate and no
+// dead letter.
+func (a *auditor) reportMissing(ctx context.Context, tx pgx.Tx, c *chunk) error {
+	for i := range c.messages {
+		m := &c.messages[i]
+		if m.outcome != pending {
+			continue
+		}
+		m.outcome = missing
+		d := Difference{
+			Kind: EventMissing, Tenant: tenantOf(m), Agent: m.event.Agent, Where: a.at.label(m.seq()),
+			Expected: "a dead letter", Found: "nothing", Cause: "its row was deleted",
+		}
+		args := []string{"replay"} // from the first message on: a repeat must not be counted in its original's place
+		if d.Tenant != nil {
+			args = append(args, "--tenant", d.Tenant.String())
+		}
+		d.Repair = command(args...)
+		if m.reject == nil {
+			d.Where += fmt.Sprintf(", key %q", m.event.Key)
+			d.Expected = fmt.Sprintf("an event of %d units, or a dead letter", m.event.Quantity)
+			var err error
+			if d.Period, err = a.periodOf(ctx, tx, m); err != nil {
+				return err
+			}
+		}
+		a.report.addDifference(streamEvents, d)
+	}
+	return nil
+}
+
+// periodOf is the start of the period that a message's event would be in, nil
+// when there is none, or when the report lists no more differences.
+func (a *auditor) periodOf(ctx context.Context, tx pgx.Tx, m *message) (*time.Time, error) {
+	if a.report.full() {
+		return nil, nil
+	}
+	tenant, err := billing.Load(ctx, tx, m.event.Tenant)
+	if errors.Is(err, billing.ErrNoSubscription) {
+		return nil, nil
+	}
 	if err != nil {
 		return nil, err
 	}
-	defer rows.Close()
-	var r record
-	for rows.Next() {
-		r.scan(rows.RawValues())
-		msg := c.find(r.Seq)
-		switch {
-		case msg != nil && msg.reject == nil && r.of(msg):
-			found = m.own(c, msg, &r, found)
-		case c.strays || m.Tenant == nil:
-			found = m.stray(msg, &r, found)
-		}
+	if p := odometer.PeriodFor(tenant.Periods, m.event.OccurredAt, m.event.Position); p != nil {
+		return &p.Start, nil
 	}
-	return found, rows.Err()
-}
-
-// difference is one, with the event whose period is still to be found.
-type difference struct {
-	Difference
-	msg *message
-}
-
-// own compares a message with its event.
-func (m *matcher) own(c *chunk, msg *message, r *record, found []difference) []difference {
-	msg.outcome = counted
-	field, expected, is := r.differs(msg)
-	if field == "" {
-		return found
-	}
-	msg.outcome = altered
-	if c.strays {
-		return found
-	}
-	return append(found, difference{Difference: Difference{
-		Kind: EventChanged, Tenant: r.tenantID(), Agent: msg.event.Agent, Period: &r.period, Where: m.at.position(r.Seq),
-		Expected: field + " " + expected, Found: field + " " + is,
-		Cause: "the row was changed after it was counted",
-		Repair: byHand("no repair is defined: the message is right; delete the row with event_id %s, then: odometer replay --from-seq %d --tenant %s",
-			uuid.UUID(r.id), r.Seq, uuid.UUID(r.tenant)),
-	}})
-}
-
-// stray judges an event that no message at its sequence tells of.
-func (m *matcher) stray(msg *message, r *record, found []difference) []difference {
-	switch {
-	case r.Seq > m.at.through(m.at.partitionOf(r.tenant)):
-		return found // it was counted after the positions were read
-	case r.Epoch < m.at.of(r.Seq):
-		m.report.unknown(streamEvents, 1, "events of a tail that the stream has lost: they stay counted, and no message proves them")
-		return found
-	case msg == nil && !m.heldAt(r.Seq):
-		m.report.unknown(streamEvents, 1, "events whose messages have left the stream")
-		return found
-	}
-	period := r.period
-	return append(found, difference{Difference: Difference{
-		Kind: EventUnknown, Tenant: r.tenantID(), Agent: string(r.agent), Period: &period,
-		Where:    fmt.Sprintf("%s, key %q", m.at.position(r.Seq), r.key),
-		Expected: "no event", Found: fmt.Sprintf("an event of %d units", r.quantity),
-		Cause: "the row was written by hand, or its tenant, key or position was changed",
-		Repair: byHand("no repair is defined: no message of the stream says this; delete the row with event_id %s if nobody can account for it, then: odometer replay --from-seq %d --tenant %s",
-			uuid.UUID(r.id), r.Seq, uuid.UUID(r.tenant)),
-	}})
-}
-
-// heldAt reports whether the stream still has a message at a sequence. Only a
-// gap, or what ages out while it is read, has none.
-func (m *matcher) heldAt(seq int64) bool {
-	ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
-	defer cancel()
-	stored, err := ingest.StoredTime(ctx, m.NATS, seq)
-	return err == nil && stored != nil
-}
-
-// tell books what became of the messages.
-func (m *matcher) tell(c *chunk, inWindow bool) {
-	if c.strays {
-		return
-	}
-	var of [forgotten + 1]int64
-	here := int64(0)
-	for i := range c.messages {
-		of[c.messages[i].outcome]++
-		if o := c.messages[i].outcome; o == counted || o == altered {
-			here++
-		}
-	}
-	m.report.equal(streamEvents, of[counted]+of[repeated]+of[dead])
-	m.report.mu.Lock()
-	s := &m.report.Stream
-	s.Messages += int64(len(c.messages))
-	s.Waiting += c.waiting
-	s.Events += of[counted] + of[altered]
-	s.Duplicates += of[repeated]
-	s.DeadLetters += of[dead]
-	m.report.mu.Unlock()
-	if !inWindow {
-		m.mu.Lock()
-		m.byKey = append(m.byKey, span{c.from, c.to, here})
-		m.mu.Unlock()
-	}
+	return nil, nil
 }

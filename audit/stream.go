@@ -2,11 +2,12 @@ package audit
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"slices"
-	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
@@ -20,20 +21,18 @@ const (
 	chunkBytes    = 8 << 20
 )
 
-// chunk is a run of the stream: its messages and the sequences between which
+// chunk is a range of the stream: its messages and the sequences between which
 // they lie, both included.
 type chunk struct {
 	from, to int64
 	messages []message
 	bytes    int
-	waiting  int64 // messages that were not read yet
-
-	strays bool // only events without a message are looked for
+	waiting  int64 // messages that their partition has not read yet
 }
 
 // message is one message of the stream.
 type message struct {
-	ingest.Message
+	*ingest.Message
 	event   odometer.Event
 	id      [16]byte // the event's
 	reject  *odometer.Rejection
@@ -42,65 +41,111 @@ type message struct {
 
 func (m *message) seq() int64 { return m.Position.Seq }
 
-// compareStream compares each message that was read with what became of it.
-func (a *auditor) compareStream(ctx context.Context) error {
-	a.step("stream and events")
-	var err error
-	if a.at, err = loadStanding(ctx, a.Pool, a.Tenant); err != nil {
-		return err
+// find returns the message at a sequence, nil when the chunk has none.
+func (c *chunk) find(seq int64) *message {
+	i := int(seq - c.from) // right when the chunk has no gap
+	if i < len(c.messages) && i >= 0 && c.messages[i].seq() == seq {
+		return &c.messages[i]
 	}
-	a.report.OpenDead = a.at.dead
-	if err := a.look(ctx); err != nil {
-		return err
-	}
-	if len(a.at.epochs) == 0 || len(a.at.places) == 0 {
-		a.report.note("stream and events: the stream was never read: start: odometer run aggregator")
+	i, ok := slices.BinarySearchFunc(c.messages, seq, func(m message, seq int64) int { return int(m.seq() - seq) })
+	if !ok {
 		return nil
 	}
-	ok, err := a.checkStream(ctx)
-	if err != nil {
+	return &c.messages[i]
+}
+
+// compareStream compares each message that was read with what it became.
+func (a *auditor) compareStream(ctx context.Context) (err error) {
+	a.step("stream and events")
+	if a.at, err = loadSnapshot(ctx, a.options.Pool, a.scope.Tenant); err != nil {
 		return err
 	}
-	if !ok {
-		a.report.note("stream and events: unknown: no message of the stream that was read is there to compare with")
+	a.report.OpenDead = a.at.openDead
+	if err := a.at.loadStream(ctx, a.js); err != nil {
+		return err
+	}
+	if len(a.at.epochs) == 0 || len(a.at.partitions) == 0 {
+		a.report.addNote("stream and events: the stream was never read: start: odometer run aggregator")
+		return nil
+	}
+	if ok, err := a.checkStream(ctx); err != nil {
+		return err
+	} else if !ok {
+		a.report.addNote("stream and events: unknown: no message of the stream that was read is there to compare with")
 		return nil
 	}
 	state := a.at.info.State
-	// A stream that never held a message has no first one, and says 0.
+	// A stream that never held a message says that its first sequence is 0.
 	first := max(1, int64(state.FirstSeq))
 	a.report.Stream.First = first
-	a.at.end = min(a.at.furthest(), int64(state.LastSeq))
-	m, err := a.newMatcher(ctx, first)
-	if err != nil {
+	a.at.end = min(a.at.end, int64(state.LastSeq))
+	a.summarizeIndex(ctx)
+	if err := a.compareMessages(ctx, first); err != nil {
 		return err
 	}
-	if err := a.readAll(ctx, m, first); err != nil {
+	if err := a.countOlder(ctx, first); err != nil {
 		return err
 	}
-	a.sayWaiting()
-	if err := m.lookBack(ctx); err != nil {
-		return err
-	}
-	return a.sameEpochs(ctx)
+	a.noteWaiting()
+	return a.checkEpochs(ctx)
 }
 
-// sayWaiting says what the stream holds beyond the positions: it is not wrong,
-// it is not there yet.
-func (a *auditor) sayWaiting() {
+const summarizeSQL = `
+select brin_summarize_new_values('usage_events_stream_seq')`
+
+// summarizeIndex has Postgres index the newest blocks now, for every chunk reads
+// all blocks that the index does not cover yet. It may fail: the role may not
+// own the table, or a vacuum, which does the same, may be under way. The wait
+// for the lock is too short to cancel a vacuum. The audit is then only slower.
+func (a *auditor) summarizeIndex(ctx context.Context) {
+	err := pgx.BeginFunc(ctx, a.options.Pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `set local lock_timeout = '200ms'`); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, summarizeSQL)
+		return err
+	})
+	if err != nil {
+		a.options.Log.Debug("the newest events are not indexed by sequence yet", "reason", err)
+	}
+}
+
+const olderSQL = `
+select count(*)
+from usage_events
+where stream_seq < $1`
+
+// countOlder counts the events whose messages have left the stream by age.
+func (a *auditor) countOlder(ctx context.Context, first int64) error {
+	if a.scope.Tenant != nil || first == 1 {
+		return nil
+	}
+	var older int64
+	if err := a.options.Pool.QueryRow(ctx, olderSQL, first).Scan(&older); err != nil {
+		return fmt.Errorf("count events before sequence %d: %w", first, err)
+	}
+	if older > 0 {
+		a.report.addUnknown(streamEvents, older, "events whose messages have left the stream by age")
+	}
+	return nil
+}
+
+// noteWaiting says what the stream holds beyond the positions. It is not wrong,
+// it is not counted yet.
+func (a *auditor) noteWaiting() {
 	s := &a.report.Stream
 	s.Last, s.Through = int64(a.at.info.State.LastSeq), a.at.end
 	s.Waiting += max(0, s.Last-s.Through)
 	if s.Waiting == 0 {
 		return
 	}
-	a.report.note("stream and events: unsettled: %d messages are not read yet; it is read %s: the aggregator is behind or not running, or an older copy of the database was restored: odometer run aggregator reads on by itself",
+	a.report.addNote("stream and events: unsettled: %d messages are not read yet; it is read %s: the aggregator is behind or not running, or an older copy of the database was restored: odometer run aggregator reads on by itself",
 		s.Waiting, a.at.readUntil())
 }
 
-// sameEpochs makes sure that nothing was concluded from a history that was cut
-// meanwhile.
-func (a *auditor) sameEpochs(ctx context.Context) error {
-	now, err := loadStanding(ctx, a.Pool, nil)
+// checkEpochs makes sure that nothing is concluded when an epoch began meanwhile.
+func (a *auditor) checkEpochs(ctx context.Context) error {
+	now, err := loadSnapshot(ctx, a.options.Pool, nil)
 	if err != nil {
 		return err
 	}
@@ -110,14 +155,14 @@ func (a *auditor) sameEpochs(ctx context.Context) error {
 	return nil
 }
 
-// readAll reads the stream in chunks and compares several side by side.
-func (a *auditor) readAll(ctx context.Context, m *matcher, from int64) error {
-	group, comparing := errgroup.WithContext(ctx)
+// compareMessages reads the stream in chunks and compares several side by side.
+func (a *auditor) compareMessages(ctx context.Context, first int64) error {
+	group, ctx := errgroup.WithContext(ctx)
 	chunks := make(chan *chunk)
 	for range min(max(runtime.GOMAXPROCS(0), 2), 4) {
 		group.Go(func() error {
 			for c := range chunks {
-				if err := m.compare(comparing, c); err != nil {
+				if err := a.compareChunk(ctx, c); err != nil {
 					return err
 				}
 			}
@@ -126,128 +171,120 @@ func (a *auditor) readAll(ctx context.Context, m *matcher, from int64) error {
 	}
 	group.Go(func() error {
 		defer close(chunks)
-		return a.read(comparing, from, a.at.end, a.Since, func(c *chunk) error {
-			select {
-			case chunks <- c:
-				return nil
-			case <-comparing.Done():
-				return comparing.Err()
-			}
-		})
+		return a.readChunks(ctx, first, chunks)
 	})
 	return group.Wait()
 }
 
-// read hands over the stream from one sequence to another in chunks, or what of
-// that was stored since a time.
-func (a *auditor) read(ctx context.Context, from, to int64, since time.Time, each func(*chunk) error) error {
-	if from > to {
+// readChunks reads the stream from a sequence to the snapshot's end, or what of
+// that was stored since the scope's time.
+func (a *auditor) readChunks(ctx context.Context, from int64, chunks chan<- *chunk) error {
+	end := a.at.end
+	if from > end {
 		return nil
 	}
-	stream, err := ingest.OpenReader(ctx, a.NATS, a.at.stream, ingest.ReadOptions{From: from, Since: since, To: to, Subjects: a.subjects()})
+	reader, err := ingest.OpenReader(ctx, a.options.NATS, a.at.stream, ingest.ReadOptions{
+		From: from, Since: a.scope.Since, To: end, Subjects: a.subjects(),
+	})
 	if err != nil {
 		return err
 	}
-	defer stream.Close()
-	sought := !since.IsZero() // the first message says where the range begins
-	began := int64(0)
-	for through := from - 1; through < to; {
-		c := &chunk{from: through + 1, to: through}
-		if through, err = a.fill(ctx, stream, c, through, to, &sought); err != nil {
+	defer reader.Close()
+	next, err := a.next(ctx, reader)
+	if err != nil {
+		return err
+	}
+	if !a.scope.Since.IsZero() { // the first message says where the range begins
+		from = end + 1
+		if next != nil {
+			from = next.Position.Seq
+		}
+		a.report.Stream.First = from
+	}
+	for through := from - 1; through < end; {
+		c := &chunk{from: through + 1}
+		if next, err = a.fill(ctx, reader, next, c); err != nil {
 			return err
 		}
-		if began == 0 {
-			began = c.from
+		through = c.to
+		select {
+		case chunks <- c:
+		case <-ctx.Done():
+			return ctx.Err()
 		}
-		if err := each(c); err != nil {
-			return err
-		}
-		a.progress(Progress{Step: "stream and events", Done: through - began + 1, Total: to - began + 1})
+		a.progress(Progress{Step: "stream and events", Done: through - from + 1, Total: end - from + 1})
 	}
 	return nil
 }
 
-// fill reads until the chunk is full, to is reached or the stream is at its
-// end, and returns the sequence through which was read.
-func (a *auditor) fill(ctx context.Context, stream *ingest.StreamReader, c *chunk, through, to int64, sought *bool) (int64, error) {
-	for through < to && len(c.messages) < chunkMessages && c.bytes < chunkBytes {
-		m, err := stream.Next(ctx)
-		if err != nil {
-			return through, err
-		}
-		seq := to + 1
-		if m != nil {
-			seq = m.Position.Seq
-		}
-		if *sought {
-			*sought, c.from, through = false, seq, seq-1
-			a.report.Stream.First = seq
-		}
-		if err := a.gap(ctx, through+1, min(seq, to+1)-1); err != nil {
-			return through, err
-		}
-		through = min(seq, to)
-		c.to = through
-		if m != nil {
-			a.add(c, m)
-		}
+func (a *auditor) next(ctx context.Context, reader *ingest.StreamReader) (*ingest.Message, error) {
+	m, err := reader.Next(ctx)
+	if errors.Is(err, ingest.ErrGap) {
+		return nil, fmt.Errorf("%w: run it again", err)
 	}
-	return through, nil
+	return m, err
 }
 
-// add takes a message in, if its partition has read it.
+// fill puts messages into the chunk, beginning with next, until it is full or
+// the range ends. It returns the message after them, nil at the range's end.
+func (a *auditor) fill(ctx context.Context, reader *ingest.StreamReader, next *ingest.Message, c *chunk) (_ *ingest.Message, err error) {
+	for c.to = c.from - 1; next != nil; {
+		if len(c.messages) >= chunkMessages || c.bytes >= chunkBytes {
+			return next, nil
+		}
+		if err := a.checkGap(ctx, c.to+1, next.Position.Seq-1); err != nil {
+			return nil, err
+		}
+		c.to = next.Position.Seq
+		a.add(c, next)
+		if next, err = a.next(ctx, reader); err != nil {
+			return nil, err
+		}
+	}
+	err = a.checkGap(ctx, c.to+1, a.at.end)
+	c.to = a.at.end
+	return nil, err
+}
+
+// add puts a message into the chunk, if its partition has read it.
 func (a *auditor) add(c *chunk, m *ingest.Message) {
-	seq := m.Position.Seq
-	if m.Partition >= 0 && seq > a.at.through(m.Partition) {
-		c.waiting++ // of a partition that is read less far than another
+	switch seq := m.Position.Seq; {
+	case m.Partition < 0:
+	case seq > a.at.read(m.Partition):
+		c.waiting++ // its partition is read less far than another
+	default:
+		m.Position = a.at.epochs.Of(seq)
+		c.messages = append(c.messages, message{Message: m})
+		c.bytes += m.Bytes()
 	}
-	if m.Partition < 0 || seq > a.at.through(m.Partition) {
-		return
-	}
-	m.Position.Epoch = a.at.of(seq)
-	c.messages = append(c.messages, message{Message: *m})
-	c.bytes += m.Bytes()
 }
 
-// subjects are those of the tenant asked for, nil for all.
+// subjects are those of the scope's tenant, nil for all.
 func (a *auditor) subjects() []string {
-	if a.Tenant == nil {
+	if a.scope.Tenant == nil {
 		return nil
 	}
-	p := a.at.partitionOf(*a.Tenant)
-	return []string{fmt.Sprintf("usage.%d.%s.*", p, *a.Tenant), fmt.Sprintf("adjust.%d.%s.*", p, *a.Tenant)}
+	p := a.at.partitionOf(*a.scope.Tenant)
+	return []string{fmt.Sprintf("usage.%d.%s.*", p, *a.scope.Tenant), fmt.Sprintf("adjust.%d.%s.*", p, *a.scope.Tenant)}
 }
 
-// gap says that sequences of the stream have no message, unless they have aged
-// out while it was read.
-func (a *auditor) gap(ctx context.Context, from, to int64) error {
-	if from > to || a.Tenant != nil {
+// checkGap reports sequences of the stream without a message, unless they have
+// left the stream by age while it was read.
+func (a *auditor) checkGap(ctx context.Context, from, to int64) error {
+	if from > to || a.scope.Tenant != nil {
 		return nil
 	}
 	now, err := a.at.stream.Info(ctx, jetstream.WithDeletedDetails(false))
 	if err != nil {
-		return fmt.Errorf("look at stream %s: %w", ingest.StreamName, err)
+		return fmt.Errorf("read the state of stream %s: %w", ingest.StreamName, err)
 	}
 	from = max(from, int64(now.State.FirstSeq))
 	if from > to {
 		return nil
 	}
-	a.report.differs(streamEvents, Difference{Kind: StreamGap, Where: fmt.Sprintf("%d to %d", from, to),
+	a.report.addDifference(streamEvents, Difference{Kind: StreamGap, Where: fmt.Sprintf("%d to %d", from, to),
 		Expected: fmt.Sprintf("%d messages", to-from+1), Found: "none",
 		Cause:  "the stream lost messages from its middle: a failed disk, or somebody deleted them",
 		Repair: byHand("no repair is defined: what they said is in the events that were counted from them, and nowhere else")})
 	return nil
-}
-
-// find returns the message at a sequence, nil when the chunk has none.
-func (c *chunk) find(seq int64) *message {
-	i := int(seq - c.from)
-	if i < len(c.messages) && i >= 0 && c.messages[i].seq() == seq {
-		return &c.messages[i]
-	}
-	i, ok := slices.BinarySearchFunc(c.messages, seq, func(m message, seq int64) int { return int(m.seq() - seq) })
-	if !ok {
-		return nil
-	}
-	return &c.messages[i]
 }

@@ -83,7 +83,7 @@ func TestAuditExitsByWhatItFinds(t *testing.T) {
 	t.Parallel()
 	w := audited(t)
 	with := func(args ...string) []string { return append(args, w.flags...) }
-	w.expect(audits(t, with("audit")...), exitDone, "no difference", "unsettled: overage that is not told yet")
+	w.expect(audits(t, with("audit")...), exitDone, "no difference", "unsettled: overage that is not reported yet")
 	w.expect(w.does("report"), exitDone, "told 1 reports (20 units)")
 	w.expect(audits(t, with("audit")...), exitDone, "no difference")
 	w.exec(`update usage_counters set count = count + 1`)

@@ -84,7 +84,7 @@ func (d *demo) damages() []damage {
 		{"a counter raised by 1", d.raiseCounter, []string{audit.CounterDiffers}},
 		{"a counter deleted", d.deleteCounter, []string{audit.CounterMissing}},
 		{"the last row of a chain dropped from the ledger", d.dropLink("desc"), []string{audit.LedgerDiffers}},
-		{"the first row of one", d.dropLink("asc"), []string{audit.ChainBroken}},
+		{"the first row of one", d.dropLink("asc"), []string{audit.LedgerChainBroken}},
 	}
 }
 

@@ -25,14 +25,14 @@ func (c *reconcileCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	defer done()
 	steps := newSteps(t)
-	how := audit.How{Force: c.Force, Who: operator()}
+	how := audit.ReconcileOptions{Force: c.Force, By: operator()}
 	result, failed := audit.Reconcile(ctx, options, audit.Scope{Tenant: (*uuid.UUID)(c.Tenant)}, how, steps.at)
 	steps.done()
 	if failed != nil && result.Report.Different == 0 {
 		return failed
 	}
 	if failed == nil && c.Tenant == nil {
-		if err := audit.Note(ctx, options.Pool, result.Report); err != nil {
+		if err := audit.RecordFindings(ctx, options.Pool, result.Report); err != nil {
 			return err
 		}
 	}
@@ -51,7 +51,7 @@ func (c *reconcileCmd) Run(ctx context.Context, t *terminal) error {
 	return nil
 }
 
-func printRepairs(t *terminal, result *audit.Repaired) {
+func printRepairs(t *terminal, result *audit.Reconciliation) {
 	print := func(what string, repairs []audit.CounterRepair) {
 		if len(repairs) == 0 {
 			return

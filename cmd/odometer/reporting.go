@@ -199,14 +199,14 @@ func (r *reporting) reconcile(ctx context.Context, s jobs.Slot) error {
 	if r.reporter != nil && r.reporter.Stripe != nil {
 		options.Stripe = stripeChecks(r.reporter)
 	}
-	result, err := audit.Reconcile(ctx, options, audit.Scope{}, audit.How{Who: byWhom(s)}, nil)
+	result, err := audit.Reconcile(ctx, options, audit.Scope{}, audit.ReconcileOptions{By: byWhom(s)}, nil)
 	if err != nil {
 		return err
 	}
-	if err := audit.Note(ctx, r.pool, result.Report); err != nil {
+	if err := audit.RecordFindings(ctx, r.pool, result.Report); err != nil {
 		return err
 	}
-	if err := audit.Keep(ctx, r.pool, result.Report, byWhom(s)); err != nil {
+	if err := audit.StoreReport(ctx, r.pool, result.Report, byWhom(s)); err != nil {
 		return err
 	}
 	if s.ByHand {

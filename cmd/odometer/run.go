@@ -245,14 +245,14 @@ func (s *services) run(ctx context.Context) error {
 	}
 	group.Go(func() error { return serve(ctx, ops, s.opsHandler()) })
 	var metrics *aggregator.Metrics
-	var watch *audit.Watch
+	var watch *audit.Monitor
 	if s.aggregates {
 		metrics = aggregator.NewMetrics(s.registry, s.metricsPerTenant)
 		js, err := jetstream.New(s.nats)
 		if err != nil {
 			return err
 		}
-		watch = audit.NewWatch(s.pool, js, s.t.log, s.registry)
+		watch = audit.NewMonitor(s.pool, js, s.t.log, s.registry)
 	}
 	group.Go(func() error {
 		working, ctx := errgroup.WithContext(ctx)

@@ -10,12 +10,12 @@ import (
 	"odometer/migrations/pgtest"
 )
 
-func TestTheNewestAuditsAreKept(t *testing.T) {
+func TestNewestAuditsAreKept(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	const made = keptAudits + 3
 	for i := range made {
-		if err := Keep(t.Context(), pool, newReport(Scope{}), fmt.Sprint(i)); err != nil {
+		if err := StoreReport(t.Context(), pool, newReport(Scope{}), fmt.Sprint(i)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -30,15 +30,15 @@ func TestTheNewestAuditsAreKept(t *testing.T) {
 }
 
 // What was found can hold anything that an agent or a person wrote.
-func TestAKeptAuditSaysWhatWasFound(t *testing.T) {
+func TestStoredAuditSaysWhatWasFound(t *testing.T) {
 	t.Parallel()
 	pool := pgtest.New(t)
 	r := newReport(Scope{})
 	tenant := uuid.New()
-	r.equal(eventsCounters, 7)
-	r.differs(streamEvents, Difference{Kind: EventChanged, Tenant: &tenant, Found: "a\x00b \xff \\u0000", Where: `key "x"`})
+	r.addEqual(eventsCounters, 7)
+	r.addDifference(streamEvents, Difference{Kind: EventChanged, Tenant: &tenant, Found: "a\x00b \xff \\u0000", Where: `key "x"`})
 	r.finish()
-	if err := Keep(t.Context(), pool, r, "job reconcile"); err != nil {
+	if err := StoreReport(t.Context(), pool, r, "job reconcile"); err != nil {
 		t.Fatal(err)
 	}
 	var by string
