@@ -17,15 +17,15 @@ import (
 	"testing"
 )
 
-// relay lies between an agent and the HTTP API. It sees what is sent, and can
-// lose it, or the API's answers, so that the agent can be killed just there.
+// relay lies between an agent and the HTTP API. It records what is sent, and can
+// drop it, or the API's answers, so that the agent can be killed just there.
 type relay struct {
 	url    string
-	passed chan string // the body that it lost, or whose answer
+	passed chan string // the body that it dropped, or whose answer
 	waits  chan string // the Retry-After of each 503
 
 	mu     sync.Mutex
-	loses  loses
+	drops  drops
 	bodies []string
 }
 
@@ -54,7 +54,7 @@ func newRelay(t *testing.T, api string) *relay {
 		if err != nil {
 			return
 		}
-		r.note(string(body))
+		r.record(string(body))
 		if r.now() == publications {
 			r.passed <- string(body)
 			<-request.Context().Done()
@@ -68,19 +68,19 @@ func newRelay(t *testing.T, api string) *relay {
 	return r
 }
 
-func (r *relay) now() loses {
+func (r *relay) now() drops {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	return r.loses
+	return r.drops
 }
 
-func (r *relay) lose(what loses) {
+func (r *relay) drop(what drops) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.loses = what
+	r.drops = what
 }
 
-func (r *relay) note(body string) {
+func (r *relay) record(body string) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	r.bodies = append(r.bodies, body)
@@ -92,38 +92,38 @@ func (r *relay) sent() []string {
 	return slices.Clone(r.bodies)
 }
 
-const jwtSecret = "a secret of this test, and of nobody else"
+const jwtSecret = "a secret of this test, and of nothing else"
 
-// shell is the curl example with a house that takes events over HTTP.
+// shell is the curl example, and an Odometer that accepts events over HTTP.
 type shell struct {
-	*house
-	*relay
+	env   *testEnv
+	relay *relay
 	dir   string
 	token string
 }
 
 func newShell(t *testing.T, binary string) *shell {
 	t.Helper()
-	h := newHouse(t, binary)
+	e := newTestEnv(t, binary)
 	secret := []string{"ODOMETER_JWT_SECRET=" + jwtSecret}
-	service := h.serves(t, append(secret, "ODOMETER_HTTP_ADDR=127.0.0.1:0"), "aggregator", "ingest")
-	listens := service.awaits("the API listens")
+	service := e.runServices(t, append(secret, "ODOMETER_HTTP_ADDR=127.0.0.1:0"), "aggregator", "ingest")
+	listens := service.waitForLine("the API listens")
 	address := regexp.MustCompile(`127\.0\.0\.1:\d+`).FindString(listens)
 	return &shell{
-		house: h, relay: newRelay(t, "http://"+address), dir: copyOf(t, "curl"),
-		token: h.token(t, "usage:write"),
+		env: e, relay: newRelay(t, "http://"+address), dir: copyOf(t, "curl"),
+		token: e.token(t, "usage:write"),
 	}
 }
 
-func (h *house) token(t *testing.T, scope string) string {
+func (e *testEnv) token(t *testing.T, scope string) string {
 	t.Helper()
-	return strings.TrimSpace(h.does(t, "token", "--jwt-secret", jwtSecret, "--tenant", h.tenant.String(), "--scope", scope))
+	return strings.TrimSpace(e.runCommand(t, "token", "--jwt-secret", jwtSecret, "--tenant", e.tenant.String(), "--scope", scope))
 }
 
 // files are mails whose names can be those of files.
 var files = []string{"mail-1", "mail-2", "mail-3"}
 
-func (s *shell) begins(t *testing.T, actSeconds string, mails ...string) *process {
+func (s *shell) start(t *testing.T, actSeconds string, mails ...string) *process {
 	t.Helper()
 	env := []string{"ODOMETER_URL=" + s.relay.url, "TOKEN=" + s.token, "ACT_SECONDS=" + actSeconds}
 	return start(t, s.dir, env, append([]string{"bash", "agent.sh"}, mails...)...)
@@ -132,65 +132,65 @@ func (s *shell) begins(t *testing.T, actSeconds string, mails ...string) *proces
 // killEverywhere kills the agent at each dangerous place, and returns what it
 // had stored before its first act.
 func (s *shell) killEverywhere(t *testing.T) (stored string) {
-	p := s.begins(t, "3600", files...)
-	p.awaits("begun email:mail-1")
+	p := s.start(t, "3600", files...)
+	p.waitForLine("begun email:mail-1")
 	p.kill()
 	event, err := os.ReadFile(filepath.Join(s.dir, "journal", "begun", "mail-1"))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if n := s.messages(t); n != 0 {
+	if n := s.env.Messages(); n != 0 {
 		t.Errorf("%d messages before anything was done", n)
 	}
 
-	s.lose(publications)
-	p = s.begins(t, "0", files...)
-	p.awaits("acted email:mail-1")
-	next(t, s.passed, "a request")
+	s.relay.drop(publications)
+	p = s.start(t, "0", files...)
+	p.waitForLine("acted email:mail-1")
+	next(t, s.relay.passed, "a request")
 	p.kill()
 
-	s.lose(answers)
-	p = s.begins(t, "3600", files...) // the first act is done, and is not done again
-	next(t, s.passed, "a request")
-	if n := s.messages(t); n != 1 {
+	s.relay.drop(answers)
+	p = s.start(t, "3600", files...) // the first act is done, and is not done again
+	next(t, s.relay.passed, "a request")
+	if n := s.env.Messages(); n != 1 {
 		t.Errorf("%d messages when the API has answered, want 1", n)
 	}
 	p.kill()
-	s.lose(nothing)
+	s.relay.drop(nothing)
 	return string(event)
 }
 
-// comesToItsEnd lets the agent meet a full stream, finish, and be run once more.
-func (s *shell) comesToItsEnd(t *testing.T, stored string) {
-	s.full(t, true)
-	p := s.begins(t, "0", files...)
-	if wait := next(t, s.waits, "an answer of 503"); wait == "" {
+// runToEnd lets the agent meet a full stream, finish, and be run once more.
+func (s *shell) runToEnd(t *testing.T, stored string) {
+	s.env.setFull(t, true)
+	p := s.start(t, "0", files...)
+	if wait := next(t, s.relay.waits, "an answer of 503"); wait == "" {
 		t.Error("503 without Retry-After")
 	}
-	s.full(t, false)
-	if out, code := p.ends(); code != 0 {
+	s.env.setFull(t, false)
+	if out, code := p.waitForEnd(); code != 0 {
 		t.Errorf("exit code %d, printed %s", code, out)
 	}
-	before := len(s.sent())
-	out, code := s.begins(t, "0", files...).ends()
-	if after := len(s.sent()); code != 0 || after != before {
+	before := len(s.relay.sent())
+	out, code := s.start(t, "0", files...).waitForEnd()
+	if after := len(s.relay.sent()); code != 0 || after != before {
 		t.Errorf("run again: exit code %d, %d more requests, printed %s", code, after-before, out)
 	}
-	for _, body := range s.sent()[:3] {
+	for _, body := range s.relay.sent()[:3] {
 		if body != stored {
 			t.Errorf("sent  %s\nstored before the act was %s", body, stored)
 		}
 	}
 }
 
-// meetsRefusals shows it a token that may not write, and an event that is not
-// valid.
-func (s *shell) meetsRefusals(t *testing.T) {
+// meetRejections gives it a token without the scope to write, and an event that
+// is not valid.
+func (s *shell) meetRejections(t *testing.T) {
 	token := s.token
-	s.token = s.house.token(t, "usage:read")
-	p := s.begins(t, "0", "mail-4")
-	p.awaits("email:mail-4 is not stored yet: status 403")
-	if _, code := p.ends(); code == 0 {
+	s.token = s.env.token(t, "usage:read")
+	p := s.start(t, "0", "mail-4")
+	p.waitForLine("email:mail-4 is not stored yet: status 403")
+	if _, code := p.waitForEnd(); code == 0 {
 		t.Error("exit code 0 although an event is not stored")
 	}
 	s.token = token
@@ -199,16 +199,16 @@ func (s *shell) meetsRefusals(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(s.dir, "journal", "acted", "bad"), []byte(bad), 0o644); err != nil {
 		t.Fatal(err)
 	}
-	p = s.begins(t, "0")
-	p.awaits("quantity is -1; allowed: a whole number")
-	p.awaits("published email:mail-4")
-	if _, code := p.ends(); code == 0 {
+	p = s.start(t, "0")
+	p.waitForLine("quantity is -1; allowed: a whole number")
+	p.waitForLine("published email:mail-4")
+	if _, code := p.waitForEnd(); code == 0 {
 		t.Error("exit code 0 although an event is refused")
 	}
 	if kept, err := os.ReadFile(filepath.Join(s.dir, "journal", "refused", "bad")); err != nil || string(kept) != bad {
 		t.Errorf("kept %q, %v", kept, err)
 	}
-	if out, code := s.begins(t, "0").ends(); code != 0 || len(out) > 0 {
+	if out, code := s.start(t, "0").waitForEnd(); code != 0 || len(out) > 0 {
 		t.Errorf("run again: exit code %d, printed %s", code, out)
 	}
 }

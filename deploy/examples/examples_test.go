@@ -12,12 +12,11 @@ import (
 	"testing"
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
-
 	"odometer/ingest/publisher"
+	"odometer/internal/testenv"
 )
 
-func TestAnActionIsCountedOnceHoweverOftenTheAgentIsKilled(t *testing.T) {
+func TestActionIsCountedOnceHoweverOftenTheAgentIsKilled(t *testing.T) {
 	t.Parallel()
 	binary := buildOdometer(t)
 	for _, example := range []struct {
@@ -29,13 +28,13 @@ func TestAnActionIsCountedOnceHoweverOftenTheAgentIsKilled(t *testing.T) {
 	} {
 		t.Run(example.name, func(t *testing.T) {
 			t.Parallel()
-			x := newTrial(t, example.prepare(t), newHouse(t, binary))
+			x := newTrial(t, example.prepare(t), newTestEnv(t, binary))
 			killed := x.killEverywhere(t)
-			x.comesToItsEnd(t)
-			checkWire(t, x.published())
-			x.countsOnce(t, "email:mail-1", `email:mail "2" ä`, "email:mail-3")
-			if e := x.stored(t)["email:mail-1"]; e.OccurredAt.After(killed) {
-				t.Errorf("published was an event of %s, not the one that was stored before the act, at the latest at %s", e.OccurredAt, killed)
+			x.runToEnd(t)
+			checkPublications(t, x.proxy.published())
+			x.env.checkCountedOnce(t, "email:mail-1", `email:mail "2" ä`, "email:mail-3")
+			if e := x.env.storedEvents(t)["email:mail-1"]; e.OccurredAt.After(killed) {
+				t.Errorf("the published event occurred at %s, so it is not the one that was stored before the act, at the latest at %s", e.OccurredAt, killed)
 			}
 		})
 	}
@@ -43,9 +42,9 @@ func TestAnActionIsCountedOnceHoweverOftenTheAgentIsKilled(t *testing.T) {
 		t.Parallel()
 		s := newShell(t, binary)
 		stored := s.killEverywhere(t)
-		s.comesToItsEnd(t, stored)
-		s.meetsRefusals(t)
-		s.countsOnce(t, "email:mail-1", "email:mail-2", "email:mail-3", "email:mail-4")
+		s.runToEnd(t, stored)
+		s.meetRejections(t)
+		s.env.checkCountedOnce(t, "email:mail-1", "email:mail-2", "email:mail-3", "email:mail-4")
 	})
 }
 
@@ -54,7 +53,7 @@ type agent struct {
 	dir  string
 	argv []string
 	env  []string
-	tear func(*testing.T) // leaves its journal as a crash in the midst of writing would
+	tear func(*testing.T) // leaves its journal as a crash during a write does
 }
 
 // pythonAgent uses nats-py where it is installed or its registry can be
@@ -106,7 +105,7 @@ func copyOf(t *testing.T, example string) string {
 	}
 	for _, e := range entries {
 		if e.IsDir() {
-			continue // node_modules, __pycache__: somebody tried the example in place
+			continue // node_modules, __pycache__: left by a try of the example in place
 		}
 		text, err := os.ReadFile(filepath.Join(example, e.Name()))
 		if err == nil {
@@ -119,95 +118,74 @@ func copyOf(t *testing.T, example string) string {
 	return dir
 }
 
-// trial is an agent that speaks NATS, with a house that counts.
+// trial is an agent that speaks NATS, and an Odometer that counts.
 type trial struct {
-	*house
-	*wire
-	agent
+	env   *testEnv
+	proxy *proxy
+	agent agent
 }
 
-func newTrial(t *testing.T, a agent, h *house) *trial {
+func newTrial(t *testing.T, a agent, e *testEnv) *trial {
 	t.Helper()
-	h.serves(t, nil, "aggregator")
-	return &trial{h, newWire(t, h.nats.URL()), a}
+	e.runServices(t, nil, "aggregator")
+	return &trial{e, newProxy(t, e.Server.URL()), a}
 }
 
 var mails = []string{"mail-1", `mail "2" ä`, "mail-3"}
 
-func (x *trial) begins(t *testing.T, actSeconds string) *process {
+func (x *trial) start(t *testing.T, actSeconds string) *process {
 	t.Helper()
-	env := append([]string{"NATS_URL=" + x.wire.url, "TENANT=" + x.tenant.String(), "ACT_SECONDS=" + actSeconds}, x.env...)
-	return start(t, x.dir, env, append(x.argv, mails...)...)
+	env := append([]string{"NATS_URL=" + x.proxy.url, "TENANT=" + x.env.tenant.String(), "ACT_SECONDS=" + actSeconds}, x.agent.env...)
+	return start(t, x.agent.dir, env, append(x.agent.argv, mails...)...)
 }
 
 // killEverywhere kills the agent at each dangerous place.
 func (x *trial) killEverywhere(t *testing.T) (first time.Time) {
-	p := x.begins(t, "3600")
-	p.awaits("begun email:mail-1")
+	p := x.start(t, "3600")
+	p.waitForLine("begun email:mail-1")
 	p.kill()
 	first = time.Now()
-	if n := x.messages(t); n != 0 {
+	if n := x.env.Messages(); n != 0 {
 		t.Errorf("%d messages before anything was done", n)
 	}
 
-	x.lose(publications)
-	p = x.begins(t, "0")
-	p.awaits("acted email:mail-1")
-	next(t, x.passed, "a publication")
+	x.proxy.drop(publications)
+	p = x.start(t, "0")
+	p.waitForLine("acted email:mail-1")
+	next(t, x.proxy.passed, "a publication")
 	p.kill()
 
-	x.lose(answers)
-	p = x.begins(t, "3600") // the first act is done, and is not done again
-	next(t, x.passed, "a publication")
-	waitFor(t, "the stream has stored what it was sent", func() bool { return x.messages(t) == 1 })
+	x.proxy.drop(answers)
+	p = x.start(t, "3600") // the first act is done, and is not done again
+	next(t, x.proxy.passed, "a publication")
+	testenv.Eventually(t, "the stream has stored what it was sent", func() bool { return x.env.Messages() == 1 })
 	p.kill()
 
-	if x.tear != nil {
-		x.tear(t)
+	if x.agent.tear != nil {
+		x.agent.tear(t)
 	}
-	x.lose(nothing)
+	x.proxy.drop(nothing)
 	return first
 }
 
-// comesToItsEnd lets the agent meet a full stream, finish, and be run once more.
-func (x *trial) comesToItsEnd(t *testing.T) {
-	x.full(t, true)
-	p := x.begins(t, "0")
-	p.awaits("not stored yet")
-	x.full(t, false)
-	if out, code := p.ends(); code != 0 {
+// runToEnd lets the agent meet a full stream, finish, and be run once more.
+func (x *trial) runToEnd(t *testing.T) {
+	x.env.setFull(t, true)
+	p := x.start(t, "0")
+	p.waitForLine("not stored yet")
+	x.env.setFull(t, false)
+	if out, code := p.waitForEnd(); code != 0 {
 		t.Errorf("exit code %d, printed %s", code, out)
 	}
-	before := len(x.published())
-	out, code := x.begins(t, "0").ends()
-	if after := len(x.published()); code != 0 || after != before {
+	before := len(x.proxy.published())
+	out, code := x.start(t, "0").waitForEnd()
+	if after := len(x.proxy.published()); code != 0 || after != before {
 		t.Errorf("run again: exit code %d, %d more publications, printed %s", code, after-before, out)
 	}
 }
 
-// full makes the stream refuse what is new, or take it again.
-func (h *house) full(t *testing.T, full bool) {
-	t.Helper()
-	js, err := jetstream.New(h.nats.Connect(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	info, err := h.stream.Info(within(t))
-	if err != nil {
-		t.Fatal(err)
-	}
-	config := info.Config
-	config.MaxBytes = -1
-	if full {
-		config.MaxBytes = int64(info.State.Bytes)
-	}
-	if _, err := js.UpdateStream(within(t), config); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// checkWire checks that a repeat is the same bytes, and what the message ids are.
-func checkWire(t *testing.T, published []publication) {
+// checkPublications checks that a repeat is the same bytes, and what the message ids are.
+func checkPublications(t *testing.T, published []publication) {
 	t.Helper()
 	payloads := map[string]string{}
 	for _, p := range published {

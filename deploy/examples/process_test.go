@@ -68,8 +68,8 @@ func (p *process) read(from io.ReadCloser) {
 	}
 }
 
-// awaits returns the next line that has text in it.
-func (p *process) awaits(text string) string {
+// waitForLine returns the next line that has text in it.
+func (p *process) waitForLine(text string) string {
 	p.t.Helper()
 	deadline := time.After(soon)
 	var before []string
@@ -95,38 +95,23 @@ func (p *process) kill() {
 	if err := syscall.Kill(-p.cmd.Process.Pid, syscall.SIGKILL); err != nil {
 		p.t.Fatal(err)
 	}
-	_ = p.cmd.Wait() // it says that it was killed
+	_ = p.cmd.Wait() // an error: it was killed
 }
 
-// ends returns the rest of what it prints, and its exit code.
-func (p *process) ends() (out []string, code int) {
+// waitForEnd returns the rest of what it prints, and its exit code.
+func (p *process) waitForEnd() (out []string, code int) {
 	p.t.Helper()
 	deadline := time.After(soon)
 	for {
 		select {
 		case line, ok := <-p.lines:
 			if !ok {
-				_ = p.cmd.Wait() // the code says it
+				_ = p.cmd.Wait() // the exit code is read below
 				return out, p.cmd.ProcessState.ExitCode()
 			}
 			out = append(out, line)
 		case <-deadline:
 			p.t.Fatalf("not ended within %s; printed were\n%s", soon, strings.Join(out, "\n"))
-		}
-	}
-}
-
-// waitFor waits until a condition holds.
-func waitFor(t *testing.T, what string, is func() bool) {
-	t.Helper()
-	tick := time.NewTicker(10 * time.Millisecond)
-	defer tick.Stop()
-	deadline := time.After(soon)
-	for !is() {
-		select {
-		case <-tick.C:
-		case <-deadline:
-			t.Fatalf("not within %s: %s", soon, what)
 		}
 	}
 }

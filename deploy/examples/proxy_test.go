@@ -17,36 +17,36 @@ type publication struct {
 	payload            string
 }
 
-// loses says what a wire does not deliver.
-type loses int
+// drops is what a proxy does not deliver.
+type drops int
 
 const (
-	nothing loses = iota
+	nothing drops = iota
 	publications
 	answers // from the first publication on
 )
 
-// wire lies between an agent and the NATS server. It sees what is published,
-// and can lose it, or the server's answers, so that the agent can be killed
+// proxy lies between an agent and the NATS server. It records what is published,
+// and can drop it, or the server's answers, so that the agent can be killed
 // just there.
-type wire struct {
+type proxy struct {
 	url    string
 	server string
-	passed chan publication // what it lost, or whose answer
+	passed chan publication // what it dropped, or whose answer
 
 	mu    sync.Mutex
-	loses loses
+	drops drops
 	seen  []publication
 }
 
-func newWire(t *testing.T, serverURL string) *wire {
+func newProxy(t *testing.T, serverURL string) *proxy {
 	t.Helper()
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { listener.Close() })
-	w := &wire{
+	p := &proxy{
 		url:    "nats://" + listener.Addr().String(),
 		server: strings.TrimPrefix(serverURL, "nats://"),
 		passed: make(chan publication, 1000),
@@ -57,43 +57,43 @@ func newWire(t *testing.T, serverURL string) *wire {
 			if err != nil {
 				return // closed: the test has ended
 			}
-			go w.connect(agent)
+			go p.connect(agent)
 		}
 	}()
-	return w
+	return p
 }
 
-func (w *wire) lose(what loses) {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	w.loses = what
+func (p *proxy) drop(what drops) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.drops = what
 }
 
-func (w *wire) published() []publication {
-	w.mu.Lock()
-	defer w.mu.Unlock()
-	return append([]publication(nil), w.seen...)
+func (p *proxy) published() []publication {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return append([]publication(nil), p.seen...)
 }
 
 // connect carries one connection until either side closes it.
-func (w *wire) connect(agent net.Conn) {
+func (p *proxy) connect(agent net.Conn) {
 	defer agent.Close()
-	server, err := net.Dial("tcp", w.server)
+	server, err := net.Dial("tcp", p.server)
 	if err != nil {
 		return
 	}
 	defer server.Close()
-	c := &connection{wire: w, agent: agent, server: server}
+	c := &connection{proxy: p, agent: agent, server: server}
 	go c.carryAnswers()
 	c.carryCommands()
 }
 
 type connection struct {
-	wire          *wire
+	proxy         *proxy
 	agent, server net.Conn
 
-	mu   sync.Mutex
-	deaf bool // nothing reaches the agent any more
+	mu    sync.Mutex
+	muted bool // nothing reaches the agent any more
 }
 
 func (c *connection) carryCommands() {
@@ -121,19 +121,19 @@ func (c *connection) carryCommands() {
 	}
 }
 
-// passOn notes a publication, and reports whether the server shall get it.
+// passOn records a publication, and reports whether the server gets it.
 func (c *connection) passOn(p publication) bool {
-	c.wire.mu.Lock()
-	c.wire.seen = append(c.wire.seen, p)
-	what := c.wire.loses
-	c.wire.mu.Unlock()
+	c.proxy.mu.Lock()
+	c.proxy.seen = append(c.proxy.seen, p)
+	what := c.proxy.drops
+	c.proxy.mu.Unlock()
 	if what == nothing {
 		return true
 	}
 	c.mu.Lock()
-	c.deaf = true
+	c.muted = true
 	c.mu.Unlock()
-	c.wire.passed <- p
+	c.proxy.passed <- p
 	return what != publications
 }
 
@@ -146,9 +146,9 @@ func (c *connection) carryAnswers() {
 			return
 		}
 		c.mu.Lock()
-		deaf := c.deaf
+		muted := c.muted
 		c.mu.Unlock()
-		if deaf {
+		if muted {
 			continue
 		}
 		if _, err := c.agent.Write(buf[:n]); err != nil {
