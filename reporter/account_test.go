@@ -54,7 +54,7 @@ func TestStripeDownSixHoursAcrossPeriodEndAndFinalization(t *testing.T) {
 	}
 }
 
-func TestDryRunThenKeyTellsEverything(t *testing.T) {
+func TestDryRunThenKeyReportsEverything(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -119,7 +119,7 @@ func TestOtherAccountIsRefused(t *testing.T) {
 }
 
 // What was planned for one account and never sent goes to no other as it is.
-func TestUnsentLinkDoesNotGoToAnotherAccount(t *testing.T) {
+func TestUnsentEntryDoesNotGoToAnotherAccount(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -204,7 +204,7 @@ func TestMappingChangeAfterTheInvoiceCarriesOnlyTheRest(t *testing.T) {
 
 // The last invoice of a subscription that has ended is final: nothing takes
 // what it lacks, and somebody is told.
-func TestCanceledTenantsOverageIsUnbillableAndFound(t *testing.T) {
+func TestCanceledTenantsOverageIsUnbillableAndAFinding(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")

@@ -11,7 +11,7 @@ import (
 	"odometer/reporter/stripetest"
 )
 
-func TestOneRefusedCustomerStopsNoOther(t *testing.T) {
+func TestRejectedCustomerStopsNoOther(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	all := env.tenantsOver(40)
@@ -45,7 +45,7 @@ func TestOneRefusedCustomerStopsNoOther(t *testing.T) {
 	}
 }
 
-func TestBreakerOpensAfterFiveCustomersAndChangesNoRow(t *testing.T) {
+func TestBreakerOpensAfterFiveCustomersAndChangesNoEntry(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, func(o *stripetest.Options) { o.Latency = 5 * time.Millisecond })
 	all := env.tenantsOver(80)
@@ -159,7 +159,7 @@ func TestKeyRefusedStopsAndMarksNothing(t *testing.T) {
 	}
 }
 
-func TestKeyThatOpensNothingStopsAtOnce(t *testing.T) {
+func TestInvalidKeyStopsAtOnce(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	env.tenantsOver(3)
@@ -252,7 +252,7 @@ func (env *testEnv) onceEach(fault stripetest.Fault) *int {
 	return &n
 }
 
-func TestThrottledForGoodIsLeftAsItWas(t *testing.T) {
+func TestAlwaysThrottledEntryIsLeftUnchanged(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")

@@ -64,7 +64,7 @@ func TestClosedPeriodNeverChanges(t *testing.T) {
 	expectSettled(t, a, true)
 }
 
-func TestClosedPeriodKeepsTheTermsOfItsEnd(t *testing.T) {
+func TestClosedPeriodKeepsItsPlanAndPrices(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -169,7 +169,7 @@ where earlier.period_start < later.period_start and earlier.status = 'open' and 
 
 // A batch that holds the partition is counted before the close looks, or finds
 // the period closed.
-func TestPeriodCannotCloseBetweenLookAndCount(t *testing.T) {
+func TestPeriodCannotCloseBetweenClassifyAndCount(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -207,7 +207,7 @@ select count(*) from pg_stat_activity where datname = current_database() and wai
 	}
 }
 
-func TestClosingAsksNothingOfStripe(t *testing.T) {
+func TestClosingMakesNoCallToStripe(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")

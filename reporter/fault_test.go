@@ -87,7 +87,7 @@ func TestLostAnswerIsResentUnderItsIdentifier(t *testing.T) {
 // A connection that breaks after Stripe has counted is an unknown answer, and
 // no reason to ask again at once: that call's 429 would be taken for the first
 // one's, and what was counted would be told anew.
-func TestNoCallIsRepeatedUnseen(t *testing.T) {
+func TestNoCallIsRepeatedSilently(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -134,7 +134,7 @@ func TestStoredErrorIsNotReplayed(t *testing.T) {
 	}
 }
 
-func TestBackoffLetsTheScheduledPassesRest(t *testing.T) {
+func TestScheduledPassesBackOff(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")

@@ -8,7 +8,7 @@ import (
 	"odometer/reporter/stripetest"
 )
 
-func TestMoreThan15DigitsGoInParts(t *testing.T) {
+func TestMoreThan15DigitsAreSentInParts(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -47,7 +47,7 @@ func TestTimestampKeepsAMinuteFromTheEnds(t *testing.T) {
 	}
 }
 
-func TestReportersAtOnceTellOnce(t *testing.T) {
+func TestConcurrentReportersReportOnce(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, func(o *stripetest.Options) { o.Latency = time.Millisecond })
 	all := env.tenantsOver(30)

@@ -53,7 +53,7 @@ func TestOneCustomerBillsOneTenant(t *testing.T) {
 }
 
 // Stripe accepts usage that no price bills: that is said, not settled silently.
-func TestUsageThatNoPriceBillsIsFound(t *testing.T) {
+func TestUsageWithoutAPriceIsAFinding(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -72,7 +72,7 @@ func TestUsageThatNoPriceBillsIsFound(t *testing.T) {
 }
 
 // A Stripe that answers only what it must is told all the same.
-func TestQuestionsThatStripeDoesNotAnswerStopNothing(t *testing.T) {
+func TestFailedReadsStopNothing(t *testing.T) {
 	t.Parallel()
 	for name, refuse := range map[string]func(http.ResponseWriter){
 		"plain 404":  func(w http.ResponseWriter) { http.Error(w, "404 page not found", http.StatusNotFound) },
@@ -107,7 +107,7 @@ func TestQuestionsThatStripeDoesNotAnswerStopNothing(t *testing.T) {
 }
 
 // A key that says whose it is goes on where one that did not has begun.
-func TestAnAccountThatBecomesKnownIsTheSame(t *testing.T) {
+func TestAccountThatBecomesKnownIsTheSame(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")

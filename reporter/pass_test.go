@@ -8,7 +8,7 @@ import (
 	"odometer/billing"
 )
 
-func TestStripeIsToldTheDifferenceOnce(t *testing.T) {
+func TestDifferenceIsReportedOnce(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -22,7 +22,7 @@ func TestStripeIsToldTheDifferenceOnce(t *testing.T) {
 	a.expectMeterTotal("inbox", 25)
 }
 
-func TestDecreaseIsTakenBackInThePeriod(t *testing.T) {
+func TestDecreaseIsCreditedInThePeriod(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -37,7 +37,7 @@ func TestDecreaseIsTakenBackInThePeriod(t *testing.T) {
 	a.expectMeterTotal("invoice", 0)
 }
 
-func TestClosedPeriodIsToldInItsOwnInvoice(t *testing.T) {
+func TestClosedPeriodIsBilledInItsOwnInvoice(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -114,7 +114,7 @@ func TestTrialIsNeverBilled(t *testing.T) {
 	expectSettled(t, a, true)
 }
 
-func TestTenantWithoutCustomerIsParkedAndSaid(t *testing.T) {
+func TestTenantWithoutCustomerIsParkedAndAFinding(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a, b := env.november("a"), env.november("b")

@@ -22,15 +22,15 @@ const (
 )
 
 // seedEnv names the environment variable that repeats a run. One of its worlds
-// alone is repeated by -run 'TestAnyOrderEndsInTheRightInvoice/^7$'.
+// alone is repeated by -run 'TestAnyScheduleEndsInTheRightInvoice/^7$'.
 const seedEnv = "ODOMETER_PROPERTY_SEED"
 
-// TestAnyOrderEndsInTheRightInvoice runs random interleavings of usage,
+// TestAnyScheduleEndsInTheRightInvoice runs random interleavings of usage,
 // corrections, plan changes, passes, crashes, lost answers, hours and days,
 // verifications, closes and finalizations, and looks after each step that
 // no customer is billed more than was ever true; and at the end, that each is
 // billed what was used.
-func TestAnyOrderEndsInTheRightInvoice(t *testing.T) {
+func TestAnyScheduleEndsInTheRightInvoice(t *testing.T) {
 	t.Parallel()
 	seed := uint64(time.Now().UnixNano())
 	if given := os.Getenv(seedEnv); given != "" {
@@ -49,7 +49,7 @@ func TestAnyOrderEndsInTheRightInvoice(t *testing.T) {
 			s := newSimulation(t, seed+uint64(i), propertyTenants)
 			s.run(propertySteps)
 			if t.Failed() {
-				t.Logf("repeat by %s=%d go test ./reporter -run '%s'", seedEnv, seed, "TestAnyOrderEndsInTheRightInvoice/^"+strconv.Itoa(i)+"$")
+				t.Logf("repeat by %s=%d go test ./reporter -run '%s'", seedEnv, seed, "TestAnyScheduleEndsInTheRightInvoice/^"+strconv.Itoa(i)+"$")
 			}
 		})
 	}

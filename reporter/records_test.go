@@ -64,7 +64,7 @@ func TestUsageRecordsAreSetAtOneTimestamp(t *testing.T) {
 	}
 }
 
-func TestLostUsageRecordIsLookedUpFirst(t *testing.T) {
+func TestLostUsageRecordIsReadFirst(t *testing.T) {
 	t.Parallel()
 	for name, fault := range lostAnswers {
 		t.Run(name, func(t *testing.T) {
@@ -94,7 +94,7 @@ func TestLostUsageRecordIsLookedUpFirst(t *testing.T) {
 
 // A period that has ended takes no usage records: the last minutes before its
 // end have a pass of their own, and what is left goes into the next period.
-func TestUsageRecordsAreToldBeforeTheEndAndCarriedAfter(t *testing.T) {
+func TestUsageRecordsAreSentBeforeTheEndAndCarriedAfter(t *testing.T) {
 	t.Parallel()
 	env, a := newUsageRecordsEnv(t)
 	a.use("inbox", 510)

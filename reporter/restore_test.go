@@ -73,7 +73,7 @@ func TestRestoredBackupStopsUntilCompared(t *testing.T) {
 }
 
 // The restored ledger may hold as undecided what was decided since.
-func TestRestoredUndecidedLinkIsDecidedByTheComparison(t *testing.T) {
+func TestRestoredUndecidedEntryIsDecidedByTheComparison(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]stripetest.Fault{"arrived": stripetest.ResetAfter, "lost": stripetest.ResetBefore} {
 		t.Run(name, func(t *testing.T) {
@@ -191,7 +191,7 @@ func TestRestoredNATSStopsUntilCompared(t *testing.T) {
 
 // A crash between Postgres and NATS leaves Postgres ahead by one; so does a
 // NATS that can be read but not written to, however often that happens.
-func TestMirrorThatCannotBeWrittenIsCaughtUp(t *testing.T) {
+func TestMirrorCatchesUpAfterFailedWrite(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -234,7 +234,7 @@ func TestEachPassThatSendsRaisesTheGeneration(t *testing.T) {
 
 // A row is gone from the ledger's beginning, middle or end: what is left is not
 // told by, and Stripe's summary says what it was.
-func TestALostRowIsFoundAtStripeAndPutBack(t *testing.T) {
+func TestLostEntryIsRestoredFromStripe(t *testing.T) {
 	t.Parallel()
 	for name, revision := range map[string]int{"first": 1, "middle": 2, "last": 3} {
 		t.Run(name, func(t *testing.T) {
@@ -267,7 +267,7 @@ func TestALostRowIsFoundAtStripeAndPutBack(t *testing.T) {
 
 // A row that was doubled or changed is no loss that Stripe's summary could make
 // good: nothing is told by it, and nothing appended.
-func TestADoubledOrChangedRowIsLeftToPeople(t *testing.T) {
+func TestDuplicatedOrEditedEntryIsLeftToPeople(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]string{
 		"doubled": `

@@ -13,7 +13,7 @@ import (
 
 // What is carried into a period without an answer, and turns out to be on its
 // final invoice, is not carried again.
-func TestUnansweredCarryIsDecidedByTheInvoiceItWentTo(t *testing.T) {
+func TestUnansweredCarryIsDecidedByItsInvoice(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]stripetest.Fault{"arrived": stripetest.ResetAfter, "lost": stripetest.ResetBefore} {
 		t.Run(name, func(t *testing.T) {
@@ -55,7 +55,7 @@ func (t *tenant) running(agent string) int64 {
 
 // Stripe has no invoice that could decide: the summary does, before anything
 // is carried.
-func TestUnansweredLinkWithoutAnInvoiceWaitsForTheSummary(t *testing.T) {
+func TestUnansweredEntryWithoutAnInvoiceWaitsForTheSummary(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a := env.november("a")
@@ -77,7 +77,7 @@ func TestUnansweredLinkWithoutAnInvoiceWaitsForTheSummary(t *testing.T) {
 
 // A subscription that ends in the past leaves a link in no period. It is
 // decided all the same, and holds up nobody.
-func TestUnansweredLinkOutsideOfAllPeriodsIsDecided(t *testing.T) {
+func TestUnansweredEntryOutsideOfAllPeriodsIsDecided(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]stripetest.Fault{"arrived": stripetest.ResetAfter, "lost": stripetest.ResetBefore} {
 		t.Run(name, func(t *testing.T) {
@@ -105,7 +105,7 @@ func TestUnansweredLinkOutsideOfAllPeriodsIsDecided(t *testing.T) {
 }
 
 // A pass that was ended by a signal has lost nothing and told nothing twice.
-func TestPassThatIsEndedGoesOnLater(t *testing.T) {
+func TestInterruptedPassIsContinuedLater(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, func(o *stripetest.Options) { o.Latency = 10 * time.Millisecond })
 	all := env.tenantsOver(60)
@@ -127,7 +127,7 @@ func TestPassThatIsEndedGoesOnLater(t *testing.T) {
 
 // While a call is under way, somebody else decides its link: that is no trouble
 // of this pass.
-func TestLinkThatSomebodyElseDecidedEndsNoPass(t *testing.T) {
+func TestEntryDecidedElsewhereEndsNoPass(t *testing.T) {
 	t.Parallel()
 	for name, fault := range map[string]stripetest.Fault{
 		"accepted": stripetest.NoFault, "unknown": stripetest.StoredError500Before, "refused": stripetest.InvalidRequest400,

@@ -91,7 +91,7 @@ var answerTable = []struct {
 	{"time-out", hangs, OutcomeUnknown, OutcomeUnknown, true},
 }
 
-func TestEachAnswerMeansWhatItMeansForTheMoney(t *testing.T) {
+func TestClassifyEachAnswer(t *testing.T) {
 	t.Parallel()
 	for _, row := range answerTable {
 		t.Run(row.name, func(t *testing.T) {
@@ -132,7 +132,7 @@ func callOf(t *testing.T, treat answering) error {
 	return err
 }
 
-func TestARefusedConnectionIsUnknown(t *testing.T) {
+func TestRefusedConnectionIsUnknown(t *testing.T) {
 	t.Parallel()
 	server := httptest.NewServer(nil)
 	server.Close()
@@ -144,7 +144,7 @@ func TestARefusedConnectionIsUnknown(t *testing.T) {
 
 // Whatever Stripe may answer, a link that was sent before is never taken for
 // lost by the answer to its repeat alone.
-func TestARepeatIsNeverTakenForRejected(t *testing.T) {
+func TestRepeatedSendIsNeverRejected(t *testing.T) {
 	t.Parallel()
 	for status := 100; status < 600; status++ {
 		for _, kind := range []stripe.ErrorType{stripe.ErrorTypeInvalidRequest, stripe.ErrorTypeIdempotency, stripe.ErrorTypeAPI, ""} {
@@ -162,7 +162,7 @@ func TestARepeatIsNeverTakenForRejected(t *testing.T) {
 	}
 }
 
-func TestAReasonIsOneShortLine(t *testing.T) {
+func TestReasonIsOneShortLine(t *testing.T) {
 	t.Parallel()
 	long := &stripe.Error{HTTPStatusCode: 400, Msg: "a\nb" + string(make([]byte, 1000)), Code: "c"}
 	for err, want := range map[error]string{

@@ -23,7 +23,7 @@ func (env *testEnv) overageCost() float64 {
 }
 
 // Also at a price that is far too high, which must not hide the cost of all.
-func TestTheMetricIsWhatTheOverageCosts(t *testing.T) {
+func TestOverageCostMetric(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	env.set(time.Now())

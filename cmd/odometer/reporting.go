@@ -72,7 +72,7 @@ func (s *reportingSettings) reporting(t *terminal, pool *pgxpool.Pool, nc *nats.
 	}
 	if stripe != nil {
 		r.sync = subscriptions.New(subscriptions.Options{
-			Pool: pool, Stripe: stripe.API, Now: time.Now, Log: t.log, Look: r.lookAt,
+			Pool: pool, Stripe: stripe.API, Now: time.Now, Log: t.log, Recheck: r.lookAt,
 		})
 	}
 	return r, nil
@@ -261,7 +261,7 @@ func (r *reporting) compare(ctx context.Context, s jobs.Slot) error {
 	}
 	compared, err := r.sync.Compare(ctx)
 	if s.ByHand {
-		fmt.Fprintf(r.t.out, "looked at %d subscriptions: changed %d, findings %d\n", compared.Looked, compared.Changed, compared.Findings)
+		fmt.Fprintf(r.t.out, "looked at %d subscriptions: changed %d, findings %d\n", compared.Listed, compared.Changed, compared.Findings)
 	}
 	return err
 }

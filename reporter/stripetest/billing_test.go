@@ -75,7 +75,7 @@ func TestANegativeTotalBillsAsNothing(t *testing.T) {
 	want(t, "usage", quantity(s.Invoices(acme)[0], inbox), 0)
 }
 
-func TestALookAfterMonthsFindsEveryPeriod(t *testing.T) {
+func TestClockAdvancedByMonthsHasEveryPeriod(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, Options{})
 	january := time.Date(2026, 1, 31, 9, 0, 0, 0, time.UTC)
@@ -93,7 +93,7 @@ func TestALookAfterMonthsFindsEveryPeriod(t *testing.T) {
 	want(t, "status", sub.Status, "past_due")
 }
 
-func TestUsageOfATrialIsNotInvoiced(t *testing.T) {
+func TestTrialUsageIsNotInvoiced(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, Options{})
 	trialEnd := start.AddDate(0, 0, 14)

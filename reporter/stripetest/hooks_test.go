@@ -46,7 +46,7 @@ func (s *stage) hookTypes() (types []string) {
 	return types
 }
 
-func TestAPeriodTellsItsStory(t *testing.T) {
+func TestPeriodSendsItsHooks(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, Options{})
 	s.subscribe(func(sub *Subscription) { sub.CancelAtPeriodEnd = true })
@@ -80,7 +80,7 @@ func TestHooksAreSignedAndRetried(t *testing.T) {
 	}
 }
 
-func TestAHookCanBeRepeatedAndForged(t *testing.T) {
+func TestHookCanBeRepeatedAndForged(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, Options{})
 	url, events := webhookEndpoint(t, 0)

@@ -35,7 +35,7 @@ func TestIdentifierIsRefusedFor24Hours(t *testing.T) {
 	want(t, "total", s.allTime(), 14)
 }
 
-func TestWhatIsForgottenHoldsNoMemory(t *testing.T) {
+func TestForgottenIdentifiersFreeMemory(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, Options{})
 	for i := range 50 {
@@ -47,7 +47,7 @@ func TestWhatIsForgottenHoldsNoMemory(t *testing.T) {
 	want(t, "keys", len(s.keys.entries), 1)
 }
 
-func TestWrongEventsAreRefusedByTheirCode(t *testing.T) {
+func TestInvalidEventsAreRefusedByCode(t *testing.T) {
 	t.Parallel()
 	s := newStage(t, Options{})
 	s.CreateMeter("old")

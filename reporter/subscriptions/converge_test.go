@@ -1,7 +1,9 @@
 package subscriptions
 
 import (
+	"flag"
 	"fmt"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
@@ -9,97 +11,103 @@ import (
 	"github.com/google/uuid"
 	"pgregory.net/rapid"
 
+	"odometer/internal/soak"
 	"odometer/reporter/stripetest"
 )
 
-// Three tenants go through the same at Stripe. Of the first we hear at once
-// and in order; of the second by some hooks, late, repeated and in any order;
-// of the third by none. After the job all three stand alike, and stay so.
-func TestWhateverBecomesOfHooksComparingEndsInTheSameState(t *testing.T) {
+// Three tenants have the same history at Stripe. The hooks of the first arrive at
+// once and in order; of the second some, late, repeated and in any order; of the
+// third none. After the job all three are the same, and stay so.
+func TestCompareConvergesWhateverHooksArrive(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-01-01")
+	env := newTestEnv(t, "2026-01-01")
 	acts := 0
+	if checks := flag.Lookup("rapid.checks"); checks.Value.String() == checks.DefValue {
+		if err := checks.Value.Set(strconv.Itoa(soak.Rounds(t, 5, 20))); err != nil {
+			t.Fatal(err)
+		}
+	}
 	rapid.Check(t, func(r *rapid.T) {
-		all := [3]*life{newLife(w), newLife(w), newLife(w)}
+		all := [3]*scenario{newScenario(env), newScenario(env), newScenario(env)}
 		var waiting []stripetest.Hook
 		for range rapid.IntRange(1, 8).Draw(r, "acts") {
-			act := rapid.SampledFrom(lifeActs).Draw(r, "act")
+			act := rapid.SampledFrom(scenarioActs).Draw(r, "act")
 			days := rapid.IntRange(0, 9).Draw(r, "days")
-			now := w.now().Add(time.Duration(days)*24*time.Hour + time.Hour)
-			w.clock.Store(&now)
-			for _, l := range all {
+			now := env.now().Add(time.Duration(days)*24*time.Hour + time.Hour)
+			env.clock.Store(&now)
+			for _, sc := range all {
 				acts++
-				l.act(act)
-				for _, h := range w.take() {
+				sc.act(act)
+				for _, h := range env.take() {
 					switch owner := ownerOf(h, all); {
 					case owner == 0:
-						w.deliver(h)
+						env.deliver(h)
 					case owner == 1:
 						waiting = append(waiting, h)
 					}
 				}
 			}
-			w.work()
+			env.work()
 			if len(waiting) > 0 {
-				w.deliver(rapid.SliceOfN(rapid.SampledFrom(waiting), 0, 3).Draw(r, "told")...)
-				w.work()
+				env.deliver(rapid.SliceOfN(rapid.SampledFrom(waiting), 0, 3).Draw(r, "delivered")...)
+				env.work()
 			}
 		}
-		w.compare()
-		want := current(w, all[0])
-		for _, l := range all[1:] {
-			if got := current(w, l); got != want {
-				r.Fatalf("%s: %s\nwant, as of who was told in time, %s\nhistory %q\nand       %q", l.tenant, got, want, w.agreed(l.tenant), w.agreed(all[0].tenant))
+		env.compare()
+		want := current(env, all[0])
+		for _, sc := range all[1:] {
+			if got := current(env, sc); got != want {
+				r.Fatalf("%s: %s\nwant, as with all hooks in time, %s\nhistory %q\nand       %q", sc.tenant, got, want, env.subscriptionsOf(sc.tenant), env.subscriptionsOf(all[0].tenant))
 			}
 		}
-		if c := w.compare(); c.Changed != 0 || c.Findings != 0 {
+		if c := env.compare(); c.Changed != 0 || c.Findings != 0 {
 			r.Fatalf("a second comparison: %+v", c)
 		}
-		for _, l := range all { // so that the next ones have Stripe to themselves
-			w.stripe.CancelSubscription(l.sub(), false)
+		for _, sc := range all { // so that the next ones have Stripe to themselves
+			env.stripe.CancelSubscription(sc.sub(), false)
 		}
-		w.take()
-		w.compare()
+		env.take()
+		env.compare()
 	})
 	t.Log(acts, "acts")
 }
 
-// life is one customer at Stripe.
-type life struct {
-	w      *world
+// scenario is one customer at Stripe.
+type scenario struct {
+	env    *testEnv
 	tenant string
 	n      int // subscriptions so far
 }
 
-func newLife(w *world) *life {
-	l := &life{w: w, tenant: uuid.NewString()}
-	w.stripe.CreateCustomer("cus_"+l.tenant, map[string]string{"tenant_id": l.tenant})
-	return l
+func newScenario(env *testEnv) *scenario {
+	sc := &scenario{env: env, tenant: uuid.NewString()}
+	env.stripe.CreateCustomer("cus_"+sc.tenant, map[string]string{"tenant_id": sc.tenant})
+	return sc
 }
 
-var lifeActs = []string{"subscribe", "trial", "plan", "anchor", "leave", "stay", "cancel", "late", "paid", "nothing"}
+var scenarioActs = []string{"subscribe", "trial", "plan", "anchor", "leave", "stay", "cancel", "late", "paid", "nothing"}
 
-func (l *life) sub() string { return fmt.Sprintf("sub_%s_%d", l.tenant, l.n) }
+func (sc *scenario) sub() string { return fmt.Sprintf("sub_%s_%d", sc.tenant, sc.n) }
 
 // act does something to the customer's subscription, or makes one when there
 // is none that lives.
-func (l *life) act(what string) {
-	sub, ok := l.w.stripe.Subscription(l.sub())
+func (sc *scenario) act(what string) {
+	sub, ok := sc.env.stripe.Subscription(sc.sub())
 	if !ok || sub.Status == "canceled" {
-		l.n++
-		given := stripetest.Subscription{ID: l.sub(), Customer: "cus_" + l.tenant, Items: []stripetest.Item{{PriceID: inbox}}}
+		sc.n++
+		given := stripetest.Subscription{ID: sc.sub(), Customer: "cus_" + sc.tenant, Items: []stripetest.Item{{PriceID: inbox}}}
 		if what == "trial" {
-			until := l.w.now().Add(7 * 24 * time.Hour)
+			until := sc.env.now().Add(7 * 24 * time.Hour)
 			given.Status, given.TrialEnd = "trialing", &until
 		}
-		l.w.stripe.CreateSubscription(given)
+		sc.env.stripe.CreateSubscription(given)
 		return
 	}
 	if what == "cancel" {
-		l.w.stripe.CancelSubscription(l.sub(), false)
+		sc.env.stripe.CancelSubscription(sc.sub(), false)
 		return
 	}
-	l.w.stripe.UpdateSubscription(l.sub(), func(s *stripetest.Subscription) { change(s, what, l.w.now()) })
+	sc.env.stripe.UpdateSubscription(sc.sub(), func(s *stripetest.Subscription) { change(s, what, sc.env.now()) })
 }
 
 func change(s *stripetest.Subscription, what string, now time.Time) {
@@ -126,25 +134,25 @@ func change(s *stripetest.Subscription, what string, now time.Time) {
 	}
 }
 
-func ownerOf(h stripetest.Hook, all [3]*life) int {
-	for i, l := range all {
-		if strings.Contains(string(h.Payload), l.tenant) {
+func ownerOf(h stripetest.Hook, all [3]*scenario) int {
+	for i, sc := range all {
+		if strings.Contains(string(h.Payload), sc.tenant) {
 			return i
 		}
 	}
 	return -1
 }
 
-// current is what counts from now on: the subscription, and the period that
-// runs. What was before depends on what was heard in time.
-func current(w *world, l *life) string {
-	lines := w.agreed(l.tenant)
+// current is what counts from now on: the subscription and the running period.
+// Earlier periods depend on which hooks arrived in time.
+func current(env *testEnv, sc *scenario) string {
+	lines := env.subscriptionsOf(sc.tenant)
 	if len(lines) == 0 {
 		return "nothing"
 	}
-	now := w.now()
-	running := w.texts(`select coalesce(plan_id, '') || ' ' || trial || ' ' || period_start || ' ' || period_end from billing_periods
-		where tenant_id = $1 and period_start <= $2 and period_end > $2`, l.tenant, now)
-	row := w.texts(`select coalesce(trial_ends_at::text, 'no trial') from subscriptions where tenant_id = $1`, l.tenant)
-	return strings.ReplaceAll(fmt.Sprint(lines[0], row, running), l.tenant, "")
+	now := env.now()
+	running := env.texts(`select coalesce(plan_id, '') || ' ' || trial || ' ' || period_start || ' ' || period_end from billing_periods
+		where tenant_id = $1 and period_start <= $2 and period_end > $2`, sc.tenant, now)
+	row := env.texts(`select coalesce(trial_ends_at::text, 'no trial') from subscriptions where tenant_id = $1`, sc.tenant)
+	return strings.ReplaceAll(fmt.Sprint(lines[0], row, running), sc.tenant, "")
 }

@@ -12,7 +12,7 @@ import (
 )
 
 // withoutExpand is a stand-in that knows no expand[].
-func (w *world) withoutExpand() {
+func (env *testEnv) withoutExpand() {
 	api := httptest.NewServer(http.HandlerFunc(func(out http.ResponseWriter, r *http.Request) {
 		query := r.URL.Query()
 		for name := range query {
@@ -21,44 +21,44 @@ func (w *world) withoutExpand() {
 			}
 		}
 		r.URL.RawQuery = query.Encode()
-		w.serveStripe(out, r)
+		env.serveStripe(out, r)
 	}))
-	w.t.Cleanup(api.Close)
-	w.sync = w.newSync(api.URL)
+	env.t.Cleanup(api.Close)
+	env.sync = env.newSync(api.URL)
 }
 
-func TestACustomerThatComesAsAnIDIsAskedForItsTenant(t *testing.T) {
+func TestUnexpandedCustomerIsFetchedForItsTenant(t *testing.T) {
 	t.Parallel()
 	for _, by := range []string{"hook", "job"} {
-		w := newWorld(t, "2026-11-01")
-		w.withoutExpand()
-		w.subscribe("1", acme, bundle, nil)
+		env := newTestEnv(t, "2026-11-01")
+		env.withoutExpand()
+		env.subscribe("1", acme, bundle, nil)
 		if by == "hook" {
-			w.follow()
+			env.follow()
 		}
-		w.compare()
-		w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
-		w.wantFindings()
+		env.compare()
+		env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+		env.wantFindings()
 	}
 }
 
-func TestACustomerThatIsGoneIsNotASubscriptionThatIs(t *testing.T) {
+func TestGoneCustomerDoesNotMakeSubscriptionGone(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.withoutExpand()
-	w.subscribe("1", acme, bundle, nil)
-	w.editSubscriptions(func(o map[string]any) { o["customer"] = "cus_gone" })
-	w.follow()
-	w.wantFindings("unknown_customer sub_1")
-	w.editSubscriptions(func(o map[string]any) {
+	env := newTestEnv(t, "2026-11-01")
+	env.withoutExpand()
+	env.subscribe("1", acme, bundle, nil)
+	env.editSubscriptions(func(o map[string]any) { o["customer"] = "cus_gone" })
+	env.follow()
+	env.wantFindings("unknown_customer sub_1")
+	env.editSubscriptions(func(o map[string]any) {
 		o["customer"], o["metadata"] = "cus_gone", map[string]any{"tenant_id": acme}
 	})
-	w.compare()
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
-	w.wantFindings()
+	env.compare()
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+	env.wantFindings()
 }
 
-func TestWhetherAnErrorSaysThatSomethingIsGoneOrAway(t *testing.T) {
+func TestErrorsAreGoneOrUnavailable(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		err        error
@@ -76,22 +76,22 @@ func TestWhetherAnErrorSaysThatSomethingIsGoneOrAway(t *testing.T) {
 	} {
 		err := c.err
 		if err != nil {
-			err = fmt.Errorf("fetch: %w", readable(err))
+			err = fmt.Errorf("fetch: %w", readableError(err))
 		}
-		if isGone(err) != c.gone || isAway(err) != c.away {
-			t.Errorf("%v: gone %v, away %v", err, isGone(err), isAway(err))
+		if isGone(err) != c.gone || isUnavailable(err) != c.away {
+			t.Errorf("%v: gone %v, away %v", err, isGone(err), isUnavailable(err))
 		}
 	}
 }
 
-func TestWhatStripeSaysIsOneLine(t *testing.T) {
+func TestStripeErrorIsOneLine(t *testing.T) {
 	t.Parallel()
 	for want, e := range map[string]*stripe.Error{
 		"Stripe answered 403: no right (\u00fc)": {HTTPStatusCode: 403, Msg: "no\n\x00 right", Code: "\u00fc"},
 		"Stripe answered 404: Not Found":         {HTTPStatusCode: 404},
 		"Stripe answered 0: (no message)":        {},
 	} {
-		if got := readable(e).Error(); got != want {
+		if got := readableError(e).Error(); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}

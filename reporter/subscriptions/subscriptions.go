@@ -1,97 +1,99 @@
-// Package subscriptions brings Stripe's subscriptions to us: who has which
+// Package subscriptions keeps our subscriptions equal to Stripe's: who has which
 // plan, and which billing period runs.
 //
-// Stripe tells of changes by hooks, and hooks come twice, in any order, days
-// late or never. So a hook is only a hint that something is worth a look. It
-// is stored once and answered at once; afterwards the object is fetched anew
-// by the pinned API version, and what was fetched is brought into the books.
-// A job lists everything and does the same for what differs. What this
-// guarantees:
+// Stripe reports changes by hooks, and hooks come twice, in any order, days late or
+// never. So a hook is only a hint that an object may have changed. It is stored
+// once and answered at once; afterwards the object is fetched with the pinned API
+// version and applied. A job lists everything and does the same for what differs.
+// What this guarantees:
 //
 //   - The order and number of hooks do not matter, nor whether they come:
-//     after Compare the books say what Stripe says.
+//     after Compare our subscriptions are Stripe's.
 //   - An older answer is never written over a newer one: fetching and writing
 //     happen under one lock of the subscription, and writing under one of the
 //     tenant.
-//   - A closed period never changes, and one that has ended keeps its terms.
+//   - A closed period never changes, and an ended one keeps its plan and prices.
 //     A change that Stripe dates back before that acts from its end on.
-//   - What we cannot bring in is never guessed: it becomes a finding that says
-//     what to do, and goes away when it has become right.
-//   - One subscription per tenant. A second one that is live replaces nothing.
+//   - What cannot be applied is never guessed: it becomes a finding that says
+//     what to do, and is resolved when the subscription is right.
+//   - One subscription per tenant. A second live one replaces nothing.
 package subscriptions
 
 import (
 	"context"
+	"fmt"
 	"log/slog"
 	"time"
 
+	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/stripe/stripe-go/v76"
 	"github.com/stripe/stripe-go/v76/client"
 )
 
-// Options are what a Sync works with.
+// Options configure a Sync.
 type Options struct {
 	Pool *pgxpool.Pool
-	// Stripe must not repeat calls by itself: a failed hook is tried again.
+	// Stripe must not repeat calls by itself: a failed hook is retried.
 	Stripe *client.API
 	Now    func() time.Time
 	Log    *slog.Logger
-	// Look is called when a hook says that an invoice or a meter of a customer
-	// needs a look ("": of all); nil: nothing.
-	Look func(ctx context.Context, customer string) error
+	// Recheck is called when a hook says that an invoice or a meter of a
+	// customer has changed ("": any customer); nil: nothing.
+	Recheck func(ctx context.Context, customer string) error
 }
 
-// Sync brings Stripe's subscriptions into our books. It is safe for
-// concurrent use, also by several processes.
+// Sync applies Stripe's subscriptions to ours. It is safe for concurrent use,
+// also by several processes.
 type Sync struct {
-	pool   *pgxpool.Pool
-	stripe *client.API
-	now    func() time.Time
-	log    *slog.Logger
-	look   func(ctx context.Context, customer string) error
+	pool    *pgxpool.Pool
+	stripe  *client.API
+	now     func() time.Time
+	log     *slog.Logger
+	recheck func(ctx context.Context, customer string) error
 }
 
 // New makes a Sync.
 func New(o Options) *Sync {
-	s := &Sync{pool: o.Pool, stripe: o.Stripe, now: o.Now, log: o.Log, look: o.Look}
+	s := &Sync{pool: o.Pool, stripe: o.Stripe, now: o.Now, log: o.Log, recheck: o.Recheck}
 	if s.now == nil {
 		s.now = time.Now
 	}
 	if s.log == nil {
 		s.log = slog.New(slog.DiscardHandler)
 	}
-	if s.look == nil {
-		s.look = func(context.Context, string) error { return nil }
+	if s.recheck == nil {
+		s.recheck = func(context.Context, string) error { return nil }
 	}
 	return s
 }
 
 const (
-	// pause is how often hooks are looked for without being woken: another
+	// pollInterval is how often hooks are read without a wake-up: another
 	// process may have stored them.
-	pause = 10 * time.Second
-	// longestPause bounds the back-off while hooks fail.
-	longestPause = 5 * time.Minute
+	pollInterval = 10 * time.Second
+	// maxBackoff bounds the pause while hooks fail.
+	maxBackoff = 5 * time.Minute
 )
 
-// Run works off hooks whenever wake fires and every ten seconds, until ctx
-// ends. While Stripe is away it waits longer and longer, and is not woken; what
-// it refuses holds nothing up.
+// Run processes hooks whenever wake fires and every ten seconds, until ctx
+// ends. While Stripe is unavailable it pauses longer and longer, and ignores
+// wake. Hooks that Stripe refuses delay no others.
 func (s *Sync) Run(ctx context.Context, wake <-chan struct{}) {
-	wait := pause
+	wait := pollInterval
 	for ctx.Err() == nil {
 		woken := wake
 		_, err := s.Work(ctx)
 		switch {
 		case err == nil:
-			wait = pause
+			wait = pollInterval
 		case ctx.Err() != nil:
-		case isAway(err):
-			s.log.Error("work on Stripe's hooks", "err", err, "again_in", wait)
-			woken, wait = nil, min(2*wait, longestPause)
+		case isUnavailable(err):
+			s.log.Error("processing Stripe's hooks failed", "reason", err, "retry_in", wait)
+			woken, wait = nil, min(2*wait, maxBackoff)
 		default:
-			s.log.Error("some of Stripe's hooks failed and wait", "err", err)
-			wait = pause
+			s.log.Error("some of Stripe's hooks failed and are retried later", "reason", err)
+			wait = pollInterval
 		}
 		select {
 		case <-ctx.Done():
@@ -102,4 +104,183 @@ func (s *Sync) Run(ctx context.Context, wake <-chan struct{}) {
 			}
 		}
 	}
+}
+
+// pageSize is how many subscriptions are listed and compared at once, the most
+// that Stripe gives.
+const pageSize = 100
+
+// Compared is the result of a comparison.
+type Compared struct {
+	Listed   int // subscriptions at Stripe
+	Changed  int // ours differed from Stripe's
+	Findings int // that need a person
+}
+
+// comparison is one run of Compare.
+type comparison struct {
+	s        *Sync
+	conn     *pgxpool.Conn
+	page     []*stripe.Subscription
+	figures  Compared
+	first    error
+	failures int // in a row
+}
+
+// Compare lists all subscriptions at Stripe and applies those that differ from
+// ours, whatever became of the hooks: the job `subscriptions`. Where nothing
+// differs it locks and fetches nothing. A subscription that fails does not stop
+// the others; the first error is returned.
+func (s *Sync) Compare(ctx context.Context) (Compared, error) {
+	conn, err := s.pool.Acquire(ctx)
+	if err != nil {
+		return Compared{}, fmt.Errorf("compare subscriptions: %w", err)
+	}
+	defer conn.Release()
+	c := &comparison{s: s, conn: conn}
+	if err := c.run(ctx); err != nil {
+		return c.figures, fmt.Errorf("compare subscriptions: %w", err)
+	}
+	return c.figures, c.first
+}
+
+func (c *comparison) run(ctx context.Context) error {
+	if err := createListed(ctx, c.conn); err != nil {
+		return err
+	}
+	defer dropListed(context.WithoutCancel(ctx), c.conn)
+	err := c.s.list(ctx, "", func(sub *stripe.Subscription) error {
+		if c.page = append(c.page, sub); len(c.page) < pageSize {
+			return nil
+		}
+		return c.comparePage(ctx)
+	})
+	if err != nil {
+		return err
+	}
+	if err := c.comparePage(ctx); err != nil {
+		return err
+	}
+	return c.compareUnlisted(ctx)
+}
+
+// comparePage compares what was listed since the last page.
+func (c *comparison) comparePage(ctx context.Context) error {
+	if len(c.page) == 0 {
+		return nil
+	}
+	snap, err := load(ctx, c.conn, c.page...)
+	if err != nil {
+		return err
+	}
+	if err := addListed(ctx, c.conn, c.page); err != nil {
+		return err
+	}
+	now := c.s.now()
+	c.figures.Listed += len(c.page)
+	for _, sub := range c.page {
+		d := snap.decide(sub, now)
+		if d.kind == "" && len(d.changes) == 0 && len(snap.openFindings[sub.ID]) == 0 {
+			continue
+		}
+		if err := c.syncDiffering(ctx, sub.ID); err != nil {
+			return err
+		}
+	}
+	clear(c.page)
+	c.page = c.page[:0]
+	return nil
+}
+
+// syncDiffering syncs a subscription that differs. It returns an error when
+// going on makes no sense.
+func (c *comparison) syncDiffering(ctx context.Context, id string) error {
+	done, err := c.s.syncAlone(ctx, id, byJob)
+	if done.changed && err == nil {
+		c.figures.Changed++
+	}
+	if done.found && err == nil {
+		c.figures.Findings++
+	}
+	if err == nil {
+		err = c.s.syncOthersOf(ctx, done.ended, byJob)
+	}
+	if err == nil {
+		c.failures = 0
+		return nil
+	}
+	if c.first == nil {
+		c.first = fmt.Errorf("compare subscriptions: %w", err)
+	}
+	if c.failures++; c.failures >= maxFailures || ctx.Err() != nil {
+		return err
+	}
+	return nil
+}
+
+// A table of the session: the list may be too long for memory, and a
+// transaction of that length would delay vacuum.
+const createListedSQL = `
+create temporary table listed (subscription text primary key)`
+
+func createListed(ctx context.Context, conn *pgxpool.Conn) error {
+	if _, err := conn.Exec(ctx, createListedSQL); err != nil {
+		return fmt.Errorf("make the list of subscriptions: %w", err)
+	}
+	return nil
+}
+
+const dropListedSQL = `
+drop table pg_temp.listed`
+
+// dropListed cleans the connection. If that fails, the connection is not used
+// again.
+func dropListed(ctx context.Context, conn *pgxpool.Conn) {
+	if _, err := conn.Exec(ctx, dropListedSQL); err != nil {
+		_ = conn.Conn().Close(ctx)
+	}
+}
+
+const addListedSQL = `
+insert into pg_temp.listed
+select unnest($1::text[])
+on conflict do nothing`
+
+func addListed(ctx context.Context, conn *pgxpool.Conn, subs []*stripe.Subscription) error {
+	ids := make([]string, len(subs))
+	for i, sub := range subs {
+		ids[i] = sub.ID
+	}
+	if _, err := conn.Exec(ctx, addListedSQL, ids); err != nil {
+		return fmt.Errorf("note %d listed subscriptions: %w", len(ids), err)
+	}
+	return nil
+}
+
+// maxUnlisted bounds how many subscriptions are fetched one by one because the
+// list lacks them. More are one mistake, like the key of another account.
+const maxUnlisted = 100
+
+const unlistedSQL = `
+select stripe_subscription
+from subscriptions s
+where stripe_subscription <> ''
+  and not exists (select from pg_temp.listed l where l.subscription = s.stripe_subscription)
+order by updated_at desc
+limit $1`
+
+// compareUnlisted syncs subscriptions that we have and Stripe's list lacks:
+// created since, or gone.
+func (c *comparison) compareUnlisted(ctx context.Context) error {
+	rows, _ := c.conn.Query(ctx, unlistedSQL, maxUnlisted)
+	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		return fmt.Errorf("find subscriptions that Stripe did not list: %w", err)
+	}
+	for _, id := range ids {
+		if err := c.syncDiffering(ctx, id); err != nil {
+			return err
+		}
+	}
+	return nil
 }

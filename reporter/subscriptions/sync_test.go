@@ -14,97 +14,97 @@ import (
 	"odometer/reporter/stripetest"
 )
 
-func TestASubscriptionComesInByItsHook(t *testing.T) {
+func TestHookAppliesSubscription(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, nil)
-	w.follow()
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
-	w.want("outcomes", w.texts(`select outcome from stripe_hooks where done_at is not null`),
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, nil)
+	env.follow()
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+	env.want("outcomes", env.texts(`select outcome from stripe_hooks where done_at is not null`),
 		"set: active, plan price_bundle_monthly, period [2026-11-01T00:00:00Z, 2026-12-01T00:00:00Z)")
-	w.want("customer", w.texts(`select stripe_customer from subscriptions`), "cus_1")
-	if c := w.compare(); c != (Compared{Looked: 1}) {
+	env.want("customer", env.texts(`select stripe_customer from subscriptions`), "cus_1")
+	if c := env.compare(); c != (Compared{Listed: 1}) {
 		t.Errorf("compared %+v", c)
 	}
 }
 
-func TestAPlanChangeActsOnTheRunningPeriod(t *testing.T) {
+func TestPlanChangeAppliesToRunningPeriod(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, inbox, nil)
-	w.follow()
-	w.at("2026-11-10")
-	w.update("1", func(s *stripetest.Subscription) { s.Items[1].PriceID = bundle })
-	w.follow()
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, inbox, nil)
+	env.follow()
+	env.at("2026-11-10")
+	env.update("1", func(s *stripetest.Subscription) { s.Items[1].PriceID = bundle })
+	env.follow()
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
 }
 
 func TestAPlanOfAnotherIntervalBeginsAPeriod(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, inbox, nil)
-	w.follow()
-	w.at("2026-11-10")
-	w.update("1", func(s *stripetest.Subscription) {
-		s.Interval, s.Start, s.End, s.Anchor = "year", w.now(), time.Time{}, time.Time{}
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, inbox, nil)
+	env.follow()
+	env.at("2026-11-10")
+	env.update("1", func(s *stripetest.Subscription) {
+		s.Interval, s.Start, s.End, s.Anchor = "year", env.now(), time.Time{}, time.Time{}
 	})
-	w.follow()
-	w.wantAgreed("active price_inboxpilot_monthly year sub_1", "2026-11-01 2026-11-10", "2026-11-10 2027-11-10")
+	env.follow()
+	env.wantSubscriptions("active price_inboxpilot_monthly year sub_1", "2026-11-01 2026-11-10", "2026-11-10 2027-11-10")
 }
 
 func TestCancelAtPeriodEndLetsThePeriodRunOutAndNoneFollow(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, nil)
-	w.update("1", func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = true })
-	w.follow()
-	w.wantAgreed("active price_bundle_monthly none sub_1", "2026-11-01 2026-12-01")
-	w.at("2026-12-02")
-	w.close("2026-11-01") // our close may come before Stripe's word
-	w.stripe.Advance()
-	w.follow()
-	w.wantAgreed("canceled price_bundle_monthly month sub_1", "2026-11-01 2026-12-01 closed")
-	w.wantFindings()
-	if c := w.compare(); c != (Compared{Looked: 1}) {
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, nil)
+	env.update("1", func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = true })
+	env.follow()
+	env.wantSubscriptions("active price_bundle_monthly none sub_1", "2026-11-01 2026-12-01")
+	env.at("2026-12-02")
+	env.close("2026-11-01") // our close may come before Stripe's word
+	env.stripe.Advance()
+	env.follow()
+	env.wantSubscriptions("canceled price_bundle_monthly month sub_1", "2026-11-01 2026-12-01 closed")
+	env.wantFindings()
+	if c := env.compare(); c != (Compared{Listed: 1}) {
 		t.Errorf("compared %+v", c)
 	}
 }
 
 func TestACancellationTakenBackLetsPeriodsFollowAgain(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, nil)
-	w.update("1", func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = true })
-	w.follow()
-	w.update("1", func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = false })
-	w.follow()
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
-	w.at("2026-12-02")
-	w.stripe.Advance()
-	w.follow()
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01", "2026-12-01 2027-01-01")
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, nil)
+	env.update("1", func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = true })
+	env.follow()
+	env.update("1", func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = false })
+	env.follow()
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+	env.at("2026-12-02")
+	env.stripe.Advance()
+	env.follow()
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01", "2026-12-01 2027-01-01")
 }
 
 func TestAnImmediateCancelEndsThePeriodThere(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, nil)
-	w.follow()
-	w.at("2026-11-10")
-	w.stripe.CancelSubscription("sub_1", true)
-	w.follow()
-	w.wantAgreed("canceled price_bundle_monthly month sub_1", "2026-11-01 2026-11-10")
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, nil)
+	env.follow()
+	env.at("2026-11-10")
+	env.stripe.CancelSubscription("sub_1", true)
+	env.follow()
+	env.wantSubscriptions("canceled price_bundle_monthly month sub_1", "2026-11-01 2026-11-10")
 }
 
 func TestAMovedAnchorEndsThePeriodAndBeginsAnother(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, nil)
-	w.follow()
-	w.at("2026-11-10")
-	w.update("1", func(s *stripetest.Subscription) { s.Start, s.End, s.Anchor = w.now(), time.Time{}, w.now() })
-	w.follow()
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-11-10", "2026-11-10 2026-12-10")
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, nil)
+	env.follow()
+	env.at("2026-11-10")
+	env.update("1", func(s *stripetest.Subscription) { s.Start, s.End, s.Anchor = env.now(), time.Time{}, env.now() })
+	env.follow()
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-11-10", "2026-11-10 2026-12-10")
 }
 
 func trialUntil(end string) func(*stripetest.Subscription) {
@@ -114,15 +114,15 @@ func trialUntil(end string) func(*stripetest.Subscription) {
 
 func TestATrialIsFreeAndThenPaid(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, trialUntil("2026-11-15"))
-	w.follow()
-	w.wantAgreed("trial price_bundle_monthly month sub_1", "2026-11-01 2026-11-15 trial")
-	w.at("2026-11-16")
-	w.stripe.Advance()
-	w.follow()
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-11-15 trial", "2026-11-15 2026-12-15")
-	if c := w.compare(); c != (Compared{Looked: 1}) {
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, trialUntil("2026-11-15"))
+	env.follow()
+	env.wantSubscriptions("trial price_bundle_monthly month sub_1", "2026-11-01 2026-11-15 trial")
+	env.at("2026-11-16")
+	env.stripe.Advance()
+	env.follow()
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-11-15 trial", "2026-11-15 2026-12-15")
+	if c := env.compare(); c != (Compared{Listed: 1}) {
 		t.Errorf("compared %+v", c)
 	}
 }
@@ -130,289 +130,289 @@ func TestATrialIsFreeAndThenPaid(t *testing.T) {
 func TestATrialMadeLongerStaysFree(t *testing.T) {
 	t.Parallel()
 	for _, late := range []bool{false, true} { // the word may come when the first end is past
-		w := newWorld(t, "2026-11-01")
-		w.subscribe("1", acme, bundle, trialUntil("2026-11-15"))
-		w.follow()
-		w.at("2026-11-10")
-		w.update("1", trialUntil("2026-11-29"))
+		env := newTestEnv(t, "2026-11-01")
+		env.subscribe("1", acme, bundle, trialUntil("2026-11-15"))
+		env.follow()
+		env.at("2026-11-10")
+		env.update("1", trialUntil("2026-11-29"))
 		want := []string{"2026-11-01 2026-11-29 trial"}
 		if late {
-			w.at("2026-11-16")
-			w.rollOver()
+			env.at("2026-11-16")
+			env.rollOver()
 			want = []string{"2026-11-01 2026-11-15 trial", "2026-11-15 2026-11-29 trial"}
 		}
-		w.follow()
-		w.wantAgreed(append([]string{"trial price_bundle_monthly month sub_1"}, want...)...)
-		w.wantFindings()
-		if c := w.compare(); c != (Compared{Looked: 1}) {
+		env.follow()
+		env.wantSubscriptions(append([]string{"trial price_bundle_monthly month sub_1"}, want...)...)
+		env.wantFindings()
+		if c := env.compare(); c != (Compared{Listed: 1}) {
 			t.Errorf("compared %+v", c)
 		}
 	}
 }
 
-func (w *world) rollOver() {
-	w.t.Helper()
-	if err := billing.RollOver(w.t.Context(), w.pool, []uuid.UUID{uuid.MustParse(acme)}, w.now(), w.now()); err != nil {
-		w.t.Fatal(err)
+func (env *testEnv) rollOver() {
+	env.t.Helper()
+	if err := billing.RollOver(env.t.Context(), env.pool, []uuid.UUID{uuid.MustParse(acme)}, env.now(), env.now()); err != nil {
+		env.t.Fatal(err)
 	}
 }
 
 func TestATrialThatEndsUnpaidIsOver(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, trialUntil("2026-11-15"))
-	w.follow()
-	w.at("2026-11-15")
-	w.rollOver() // we take it for paid until Stripe says otherwise
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-11-15 trial", "2026-11-15 2026-12-15")
-	w.update("1", func(s *stripetest.Subscription) { s.Status = "paused" })
-	w.follow()
-	w.wantAgreed("expired price_bundle_monthly month sub_1", "2026-11-01 2026-11-15 trial")
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, trialUntil("2026-11-15"))
+	env.follow()
+	env.at("2026-11-15")
+	env.rollOver() // we take it for paid until Stripe says otherwise
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-11-15 trial", "2026-11-15 2026-12-15")
+	env.update("1", func(s *stripetest.Subscription) { s.Status = "paused" })
+	env.follow()
+	env.wantSubscriptions("expired price_bundle_monthly month sub_1", "2026-11-01 2026-11-15 trial")
 
-	w.at("2026-11-20")
-	w.update("1", func(s *stripetest.Subscription) {
-		s.Status, s.Start, s.End, s.Anchor = "active", w.now(), time.Time{}, w.now()
+	env.at("2026-11-20")
+	env.update("1", func(s *stripetest.Subscription) {
+		s.Status, s.Start, s.End, s.Anchor = "active", env.now(), time.Time{}, env.now()
 	})
-	w.follow()
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-11-15 trial", "2026-11-20 2026-12-20")
+	env.follow()
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-11-15 trial", "2026-11-20 2026-12-20")
 }
 
-func TestATrialFirstHeardOfWhenCanceledStaysFree(t *testing.T) {
+func TestTrialFirstSeenWhenCanceledStaysFree(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, trialUntil("2026-11-15"))
-	w.at("2026-11-10")
-	w.stripe.CancelSubscription("sub_1", false)
-	w.follow()
-	w.wantAgreed("canceled price_bundle_monthly month sub_1", "2026-11-01 2026-11-10 trial")
-	if c := w.compare(); c != (Compared{Looked: 1}) {
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, trialUntil("2026-11-15"))
+	env.at("2026-11-10")
+	env.stripe.CancelSubscription("sub_1", false)
+	env.follow()
+	env.wantSubscriptions("canceled price_bundle_monthly month sub_1", "2026-11-01 2026-11-10 trial")
+	if c := env.compare(); c != (Compared{Listed: 1}) {
 		t.Errorf("compared %+v", c)
 	}
 }
 
 func TestALatePaymentChangesTheStatusAlone(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, nil)
-	w.follow()
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, nil)
+	env.follow()
 	for status, want := range map[string]string{"past_due": "past_due", "unpaid": "past_due", "active": "active"} {
-		w.update("1", func(s *stripetest.Subscription) { s.Status = status })
-		w.follow()
-		w.wantAgreed(want+" price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+		env.update("1", func(s *stripetest.Subscription) { s.Status = status })
+		env.follow()
+		env.wantSubscriptions(want+" price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
 	}
 }
 
-func TestAnUnpaidBeginningIsNoSubscription(t *testing.T) {
+func TestIncompleteSubscriptionIsIgnored(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, func(s *stripetest.Subscription) { s.Status = "incomplete" })
-	w.follow()
-	w.wantAgreed()
-	w.update("1", func(s *stripetest.Subscription) { s.Status = "incomplete_expired" })
-	w.follow()
-	w.compare()
-	w.wantAgreed()
-	w.wantFindings()
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, func(s *stripetest.Subscription) { s.Status = "incomplete" })
+	env.follow()
+	env.wantSubscriptions()
+	env.update("1", func(s *stripetest.Subscription) { s.Status = "incomplete_expired" })
+	env.follow()
+	env.compare()
+	env.wantSubscriptions()
+	env.wantFindings()
 }
 
-func TestLostHooksAreMadeUpForByComparing(t *testing.T) {
+func TestCompareRepairsLostHooks(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
+	env := newTestEnv(t, "2026-11-01")
 	for i, tenant := range []string{acme, uuid.NewString(), uuid.NewString()} {
-		w.subscribe(string(rune('1'+i)), tenant, bundle, nil)
+		env.subscribe(string(rune('1'+i)), tenant, bundle, nil)
 	}
-	if c := w.compare(); c != (Compared{Looked: 3, Changed: 3}) {
+	if c := env.compare(); c != (Compared{Listed: 3, Changed: 3}) {
 		t.Errorf("compared %+v", c)
 	}
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
-	w.at("2026-11-10")
-	w.stripe.CancelSubscription("sub_1", false)
-	if c := w.compare(); c != (Compared{Looked: 3, Changed: 1}) {
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+	env.at("2026-11-10")
+	env.stripe.CancelSubscription("sub_1", false)
+	if c := env.compare(); c != (Compared{Listed: 3, Changed: 1}) {
 		t.Errorf("compared %+v", c)
 	}
-	w.wantAgreed("canceled price_bundle_monthly month sub_1", "2026-11-01 2026-11-10")
+	env.wantSubscriptions("canceled price_bundle_monthly month sub_1", "2026-11-01 2026-11-10")
 }
 
-func TestComparingGoesThroughEveryPageAndFetchesOnlyWhatDiffers(t *testing.T) {
+func TestCompareReadsEveryPageAndFetchesOnlyDifferences(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
+	env := newTestEnv(t, "2026-11-01")
 	const n = pageSize + 3
 	for range n {
 		tenant := uuid.NewString()
-		w.subscribe(tenant, tenant, bundle, nil)
+		env.subscribe(tenant, tenant, bundle, nil)
 	}
-	if c := w.compare(); c != (Compared{Looked: n, Changed: n}) {
+	if c := env.compare(); c != (Compared{Listed: n, Changed: n}) {
 		t.Errorf("compared %+v", c)
 	}
-	before := w.texts(`select sum(rules_version)::text from stream_positions`)
-	w.stripe.RecordCalls(true)
-	w.stripe.CreateCustomer("cus_other", nil)
-	if c := w.compare(); c != (Compared{Looked: n}) {
+	before := env.texts(`select sum(rules_version)::text from stream_positions`)
+	env.stripe.RecordCalls(true)
+	env.stripe.CreateCustomer("cus_other", nil)
+	if c := env.compare(); c != (Compared{Listed: n}) {
 		t.Errorf("compared again %+v", c)
 	}
-	if calls := w.stripe.Calls(); len(calls) != 2 {
+	if calls := env.stripe.Calls(); len(calls) != 2 {
 		t.Errorf("%d calls, want a page each: %+v", len(calls), calls)
 	}
-	w.want("terms", w.texts(`select sum(rules_version)::text from stream_positions`), before...)
+	env.want("terms", env.texts(`select sum(rules_version)::text from stream_positions`), before...)
 }
 
-func TestAHookDaysLateChangesNothingThatIsRight(t *testing.T) {
+func TestLateHookChangesNothing(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, inbox, nil)
-	early := w.take()
-	w.update("1", func(s *stripetest.Subscription) { s.Items[1].PriceID = bundle })
-	w.follow()
-	w.at("2026-11-05")
-	w.deliver(early...)
-	w.work()
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
-	w.want("the late outcome", w.texts(`select outcome from stripe_hooks where hook_id = $1`, early[0].ID), "as stored")
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, inbox, nil)
+	early := env.take()
+	env.update("1", func(s *stripetest.Subscription) { s.Items[1].PriceID = bundle })
+	env.follow()
+	env.at("2026-11-05")
+	env.deliver(early...)
+	env.work()
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+	env.want("the late outcome", env.texts(`select outcome from stripe_hooks where hook_id = $1`, early[0].ID), "as stored")
 }
 
 // A cancellation of which we hear when its period is closed, and we have rolled
 // on: what is closed stays, and the period that runs ends now.
 func TestACancellationAfterTheCloseEndsWhatRuns(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, nil)
-	w.follow()
-	w.at("2026-11-28")
-	w.stripe.CancelSubscription("sub_1", false)
-	w.at("2026-12-03")
-	w.rollOver()
-	w.close("2026-11-01")
-	w.follow()
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, nil)
+	env.follow()
+	env.at("2026-11-28")
+	env.stripe.CancelSubscription("sub_1", false)
+	env.at("2026-12-03")
+	env.rollOver()
+	env.close("2026-11-01")
+	env.follow()
 	want := []string{"canceled price_bundle_monthly month sub_1", "2026-11-01 2026-12-01 closed", "2026-12-01 2026-12-03"}
-	w.wantAgreed(want...)
-	w.at("2026-12-20")
-	if c := w.compare(); c != (Compared{Looked: 1}) {
+	env.wantSubscriptions(want...)
+	env.at("2026-12-20")
+	if c := env.compare(); c != (Compared{Listed: 1}) {
 		t.Errorf("compared %+v", c)
 	}
-	w.wantAgreed(want...)
-	w.wantFindings()
+	env.wantSubscriptions(want...)
+	env.wantFindings()
 }
 
 func TestACancellationAtTheEndHeardOfAfterTheCloseEndsWhatRuns(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, nil)
-	w.follow()
-	w.update("1", func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = true })
-	w.at("2026-12-03")
-	w.rollOver()
-	w.close("2026-11-01")
-	w.compare()
-	w.wantAgreed("canceled price_bundle_monthly month sub_1", "2026-11-01 2026-12-01 closed", "2026-12-01 2026-12-03")
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, nil)
+	env.follow()
+	env.update("1", func(s *stripetest.Subscription) { s.CancelAtPeriodEnd = true })
+	env.at("2026-12-03")
+	env.rollOver()
+	env.close("2026-11-01")
+	env.compare()
+	env.wantSubscriptions("canceled price_bundle_monthly month sub_1", "2026-11-01 2026-12-01 closed", "2026-12-01 2026-12-03")
 }
 
 func TestAnAnchorMovedIntoAClosedPeriodActsFromItsEnd(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, nil)
-	w.follow()
-	w.at("2026-11-28")
-	w.update("1", func(s *stripetest.Subscription) { s.Start, s.End, s.Anchor = w.now(), time.Time{}, w.now() })
-	w.at("2026-12-03")
-	w.rollOver()
-	w.close("2026-11-01")
-	w.follow()
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01 closed", "2026-12-01 2026-12-28")
-	if c := w.compare(); c != (Compared{Looked: 1}) {
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, nil)
+	env.follow()
+	env.at("2026-11-28")
+	env.update("1", func(s *stripetest.Subscription) { s.Start, s.End, s.Anchor = env.now(), time.Time{}, env.now() })
+	env.at("2026-12-03")
+	env.rollOver()
+	env.close("2026-11-01")
+	env.follow()
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01 closed", "2026-12-01 2026-12-28")
+	if c := env.compare(); c != (Compared{Listed: 1}) {
 		t.Errorf("compared %+v", c)
 	}
 }
 
 // Stripe rolls a subscription over some time after its period's end.
-func TestStripeMayLagBehindOurRollover(t *testing.T) {
+func TestStripeMayLagBehindRollover(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, inbox, nil)
-	w.follow()
-	w.at("2026-12-02")
-	w.rollOver()
-	w.close("2026-11-01")
-	w.update("1", func(s *stripetest.Subscription) { s.Items[1].PriceID = bundle })
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, inbox, nil)
+	env.follow()
+	env.at("2026-12-02")
+	env.rollOver()
+	env.close("2026-11-01")
+	env.update("1", func(s *stripetest.Subscription) { s.Items[1].PriceID = bundle })
 	lagging := func(o map[string]any) {
 		o["current_period_start"], o["current_period_end"] = day("2026-11-01").Unix(), day("2026-12-01").Unix()
 	}
-	w.editSubscriptions(lagging)
-	w.follow()
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01 closed", "2026-12-01 2027-01-01")
-	w.want("plans", w.texts(`select plan_id from billing_periods order by period_start`), inbox, bundle)
-	if c := w.compare(); c != (Compared{Looked: 1}) {
+	env.editSubscriptions(lagging)
+	env.follow()
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01 closed", "2026-12-01 2027-01-01")
+	env.want("plans", env.texts(`select plan_id from billing_periods order by period_start`), inbox, bundle)
+	if c := env.compare(); c != (Compared{Listed: 1}) {
 		t.Errorf("compared %+v", c)
 	}
 }
 
-func TestWhileStripeIsAwayHooksWait(t *testing.T) {
+func TestHooksWaitWhileStripeIsUnavailable(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, nil)
-	w.deliver(w.take()...)
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, nil)
+	env.deliver(env.take()...)
 	for _, fault := range []stripetest.Fault{stripetest.Unavailable503, stripetest.ResetBefore, stripetest.TooManyRequests,
 		stripetest.Unauthorized, stripetest.TruncatedAfter} {
-		w.stripe.SetFaults(func(*http.Request, url.Values) stripetest.Fault { return fault })
-		w.due()
-		n, err := w.sync.Work(t.Context())
-		w.wantOneLine(err)
+		env.stripe.SetFaults(func(*http.Request, url.Values) stripetest.Fault { return fault })
+		env.due()
+		n, err := env.sync.Work(t.Context())
+		env.wantOneLine(err)
 		if n != 0 {
 			t.Errorf("%v: %d done", fault, n)
 		}
-		_, err = w.sync.Compare(t.Context())
-		w.wantOneLine(err)
+		_, err = env.sync.Compare(t.Context())
+		env.wantOneLine(err)
 	}
-	w.wantAgreed()
-	w.stripe.SetFaults(nil)
-	w.due()
-	if n := w.work(); n != 1 {
+	env.wantSubscriptions()
+	env.stripe.SetFaults(nil)
+	env.due()
+	if n := env.work(); n != 1 {
 		t.Errorf("%d done", n)
 	}
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
 }
 
 // wantOneLine wants an error that people can read.
-func (w *world) wantOneLine(err error) {
-	w.t.Helper()
+func (env *testEnv) wantOneLine(err error) {
+	env.t.Helper()
 	if err == nil || strings.ContainsAny(err.Error(), "{}\n") {
-		w.t.Errorf("the error is %v", err)
+		env.t.Errorf("the error is %v", err)
 	}
 }
 
-func TestAHookThatFailsDoesNotStopTheOthers(t *testing.T) {
+func TestFailingHookDoesNotBlockOthers(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("2", uuid.NewString(), bundle, nil)
-	w.subscribe("1", acme, bundle, nil)
-	w.deliver(w.take()...)
-	w.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("2", uuid.NewString(), bundle, nil)
+	env.subscribe("1", acme, bundle, nil)
+	env.deliver(env.take()...)
+	env.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
 		if strings.HasSuffix(r.URL.Path, "sub_2") {
 			return stripetest.Unavailable503
 		}
 		return stripetest.NoFault
 	})
-	if n, err := w.sync.Work(t.Context()); n != 1 || err == nil || !strings.Contains(err.Error(), "sub_2") {
+	if n, err := env.sync.Work(t.Context()); n != 1 || err == nil || !strings.Contains(err.Error(), "sub_2") {
 		t.Errorf("%d done, %v", n, err)
 	}
-	w.wantAgreed("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
-	w.want("waiting", w.texts(`select object_id from stripe_hooks where done_at is null`), "sub_2")
+	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
+	env.want("waiting", env.texts(`select object_id from stripe_hooks where done_at is null`), "sub_2")
 }
 
 func TestASubscriptionSetByHandIsNotEndedByAnOldOneAtStripe(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, inbox, nil)
-	w.at("2026-11-10")
-	w.stripe.CancelSubscription("sub_1", false)
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, inbox, nil)
+	env.at("2026-11-10")
+	env.stripe.CancelSubscription("sub_1", false)
 	customer := "cus_1"
-	_, err := billing.Set(t.Context(), w.pool, billing.SubscriptionChange{
+	_, err := billing.Set(t.Context(), env.pool, billing.SubscriptionChange{
 		Tenant: uuid.MustParse(acme), PlanID: bundle, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: day("2026-11-01"), End: day("2026-12-01"), StripeCustomer: &customer,
-	}, w.now())
+	}, env.now())
 	if err != nil {
 		t.Fatal(err)
 	}
-	w.follow()
-	w.compare()
-	w.wantAgreed("active price_bundle_monthly month ", "2026-11-01 2026-12-01")
+	env.follow()
+	env.compare()
+	env.wantSubscriptions("active price_bundle_monthly month ", "2026-11-01 2026-12-01")
 }

@@ -23,10 +23,10 @@ const (
 
 // Handler answers POST /webhooks/stripe: 400 for a body that Stripe did not
 // sign or that is no event, 503 when it could not be stored (Stripe repeats it
-// for days), 200 once it is stored or does not concern us. The secret may be
+// for days), 200 once it is stored or is not relevant. The secret may be
 // several, separated by commas, while one replaces another; without one every
-// hook gets 503, since anybody could sign with nothing. received is called
-// after a hook was stored for the first time; nil: nothing.
+// hook gets 503, since anybody could sign. received is called after a hook was
+// stored for the first time; nil: nothing.
 func Handler(pool *pgxpool.Pool, secret string, received func(), log *slog.Logger) http.Handler {
 	secrets := strings.FieldsFunc(secret, func(r rune) bool { return r == ',' || r == ' ' })
 	if received == nil {
@@ -44,13 +44,13 @@ func Handler(pool *pgxpool.Pool, secret string, received func(), log *slog.Logge
 			problem(w, http.StatusBadRequest, "invalid-request", err.Error())
 			return
 		}
-		if !h.concernsUs() {
+		if !h.isRelevant() {
 			w.WriteHeader(http.StatusOK)
 			return
 		}
 		ctx, cancel := context.WithTimeout(r.Context(), storeTimeout)
 		defer cancel()
-		first, err := store(ctx, pool, h)
+		first, err := storeHook(ctx, pool, h)
 		if err != nil {
 			log.Error("Stripe hook not stored", "err", err)
 			unavailable(w, "The hook could not be stored. Send it again.")
@@ -83,8 +83,8 @@ func checkSignature(body []byte, header string, secrets []string) (err error) {
 	return err
 }
 
-// event is what we read of a hook. A thin one names its object beside it
-// instead of carrying it.
+// event is what we read of a hook. A thin event names its object beside the
+// data instead of carrying it.
 type event struct {
 	ID            string          `json:"id"`
 	Type          string          `json:"type"`
@@ -93,7 +93,7 @@ type event struct {
 	RelatedObject json.RawMessage `json:"related_object"`
 }
 
-// data is the object of an event that is not thin. Newer versions keep an
+// data is the object of an event that is not thin. Newer API versions nest an
 // invoice's subscription deeper.
 type data struct {
 	Object struct {
@@ -108,7 +108,7 @@ type data struct {
 	} `json:"object"`
 }
 
-// ref is an id, or an object that has one; anything else is none.
+// ref is an id, or an object with an id; anything else is "".
 type ref string
 
 func (r *ref) UnmarshalJSON(data []byte) error {
@@ -130,24 +130,24 @@ func parseHook(body []byte) (hook, error) {
 	if !isID(h.id) || !isID(h.kind) {
 		return hook{}, errors.New("the body is not an event: it has no readable id and type")
 	}
-	if h.concernsUs() {
+	if h.isRelevant() {
 		h.object = e.object()
 	}
 	return h, nil
 }
 
 // object is the id to fetch later; "" when the event names none that we can
-// read. A coming invoice cannot be fetched, so it is its subscription, else its
-// customer.
+// read. An upcoming invoice cannot be fetched, so its subscription stands for
+// it, else its customer.
 func (e *event) object() string {
 	var d data
 	var related ref
-	_ = json.Unmarshal(e.Data, &d) // what cannot be read is not there: Compare finds what it was about
+	_ = json.Unmarshal(e.Data, &d) // if it cannot be read, Compare finds what it was about
 	_ = json.Unmarshal(e.RelatedObject, &related)
 	o := &d.Object
-	id := firstOf(o.ID, string(related))
+	id := firstNonEmpty(o.ID, string(related))
 	if e.Type == invoiceUpcoming {
-		id = firstOf(string(o.Subscription), string(o.Parent.SubscriptionDetails.Subscription), string(o.Customer))
+		id = firstNonEmpty(string(o.Subscription), string(o.Parent.SubscriptionDetails.Subscription), string(o.Customer))
 	}
 	if !isID(id) {
 		return ""
@@ -155,7 +155,7 @@ func (e *event) object() string {
 	return id
 }
 
-func firstOf(all ...string) string {
+func firstNonEmpty(all ...string) string {
 	for _, s := range all {
 		if s != "" {
 			return s
@@ -164,7 +164,7 @@ func firstOf(all ...string) string {
 	return ""
 }
 
-// isID keeps out what is no identifier of Stripe's and what Postgres would refuse.
+// isID rejects what is no identifier of Stripe and what Postgres would refuse.
 func isID(s string) bool {
 	for _, r := range s {
 		if r <= ' ' || r > '~' {
@@ -179,7 +179,7 @@ func unavailable(w http.ResponseWriter, detail string) {
 	problem(w, http.StatusServiceUnavailable, "unavailable", detail)
 }
 
-// problem answers by RFC 9457, as every other address of the program does.
+// problem answers with a problem document (RFC 9457), like every other route.
 func problem(w http.ResponseWriter, status int, kind, detail string) {
 	w.Header().Set("Content-Type", "application/problem+json")
 	w.WriteHeader(status)

@@ -13,20 +13,20 @@ import (
 
 func TestAHookIsStoredOnceAndWakesOnce(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.subscribe("1", acme, bundle, nil)
-	created := w.take()[0]
-	w.deliver(created, created, created)
-	w.want("hooks", w.texts(`select type || ' ' || object_id || ' ' || livemode from stripe_hooks`), "customer.subscription.created sub_1 false")
-	if n := w.received.Load(); n != 1 {
+	env := newTestEnv(t, "2026-11-01")
+	env.subscribe("1", acme, bundle, nil)
+	created := env.take()[0]
+	env.deliver(created, created, created)
+	env.want("hooks", env.texts(`select type || ' ' || object_id || ' ' || livemode from stripe_hooks`), "customer.subscription.created sub_1 false")
+	if n := env.received.Load(); n != 1 {
 		t.Errorf("woke %d times", n)
 	}
-	w.wantAgreed() // nothing is done before the answer
+	env.wantSubscriptions() // nothing is done before the answer
 }
 
-func TestWhatStripeDidNotSignIsRefused(t *testing.T) {
+func TestUnsignedHookIsRefused(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
+	env := newTestEnv(t, "2026-11-01")
 	h := hookOf("customer.subscription.updated", "sub_1")
 	for name, c := range map[string]struct {
 		secret string
@@ -38,12 +38,12 @@ func TestWhatStripeDidNotSignIsRefused(t *testing.T) {
 		"no event":       {secret, []byte(`{"data":{}}`)},
 		"too large":      {secret, append(bytes.Repeat([]byte(" "), maxBody), h.Payload...)},
 	} {
-		status, err := w.stripe.Deliver(t.Context(), w.hooks, c.secret, stripetest.Hook{Payload: c.body})
+		status, err := env.stripe.Deliver(t.Context(), env.hooks, c.secret, stripetest.Hook{Payload: c.body})
 		if err != nil || status != http.StatusBadRequest {
 			t.Errorf("%s: %d, %v", name, status, err)
 		}
 	}
-	resp, err := http.Post(w.hooks, "application/json", bytes.NewReader(h.Payload))
+	resp, err := http.Post(env.hooks, "application/json", bytes.NewReader(h.Payload))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -51,37 +51,37 @@ func TestWhatStripeDidNotSignIsRefused(t *testing.T) {
 	if resp.StatusCode != http.StatusBadRequest || resp.Header.Get("Content-Type") != "application/problem+json" {
 		t.Errorf("without a signature: %d %s", resp.StatusCode, resp.Header)
 	}
-	w.want("hooks", w.texts(`select hook_id from stripe_hooks`))
+	env.want("hooks", env.texts(`select hook_id from stripe_hooks`))
 }
 
 func TestASecretCanBeReplacedWithoutLosingAHook(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	both := httptest.NewServer(Handler(w.pool, "whsec_old, whsec_new", nil, w.sync.log))
+	env := newTestEnv(t, "2026-11-01")
+	both := httptest.NewServer(Handler(env.pool, "whsec_old, whsec_new", nil, env.sync.log))
 	defer both.Close()
 	for _, secret := range []string{"whsec_old", "whsec_new"} {
-		status, err := w.stripe.Deliver(t.Context(), both.URL, secret, hookOf("customer.subscription.updated", "sub_1"))
+		status, err := env.stripe.Deliver(t.Context(), both.URL, secret, hookOf("customer.subscription.updated", "sub_1"))
 		if err != nil || status != http.StatusOK {
 			t.Errorf("%s: %d, %v", secret, status, err)
 		}
 	}
-	w.want("hooks", w.texts(`select object_id from stripe_hooks`), "sub_1", "sub_1")
+	env.want("hooks", env.texts(`select object_id from stripe_hooks`), "sub_1", "sub_1")
 }
 
-func TestWithoutASecretOrADatabaseStripeIsAskedToRepeat(t *testing.T) {
+func TestHookWithoutSecretOrDatabaseGets503(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
+	env := newTestEnv(t, "2026-11-01")
 	body := hookOf("customer.subscription.updated", "sub_1")
 	silent := slog.New(slog.DiscardHandler)
-	unset := httptest.NewServer(Handler(w.pool, "", nil, silent))
+	unset := httptest.NewServer(Handler(env.pool, "", nil, silent))
 	defer unset.Close()
 	for _, secret := range []string{"", secret} {
-		if status, err := w.stripe.Deliver(t.Context(), unset.URL, secret, body); err != nil || status != http.StatusServiceUnavailable {
+		if status, err := env.stripe.Deliver(t.Context(), unset.URL, secret, body); err != nil || status != http.StatusServiceUnavailable {
 			t.Errorf("no secret set: %d, %v", status, err)
 		}
 	}
-	w.pool.Close()
-	if status, err := w.stripe.Deliver(t.Context(), w.hooks, secret, body); err != nil || status != http.StatusServiceUnavailable {
+	env.pool.Close()
+	if status, err := env.stripe.Deliver(t.Context(), env.hooks, secret, body); err != nil || status != http.StatusServiceUnavailable {
 		t.Errorf("no database: %d, %v", status, err)
 	}
 	rec := httptest.NewRecorder()
@@ -91,15 +91,15 @@ func TestWithoutASecretOrADatabaseStripeIsAskedToRepeat(t *testing.T) {
 	}
 }
 
-func TestWhatDoesNotConcernUsIsAnsweredAndForgotten(t *testing.T) {
+func TestIrrelevantHookIsAnsweredAndNotStored(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, "2026-11-01")
-	w.deliver(hookOf("charge.succeeded", "ch_1"),
+	env := newTestEnv(t, "2026-11-01")
+	env.deliver(hookOf("charge.succeeded", "ch_1"),
 		stripetest.Hook{Payload: []byte(`{"id":"evt_1","type":"x.y","data":{"object":{"id":7,"customer":[],"parent":"p"}},"related_object":"r"}`)})
-	w.want("hooks", w.texts(`select hook_id from stripe_hooks`))
+	env.want("hooks", env.texts(`select hook_id from stripe_hooks`))
 }
 
-func TestTheObjectOfEveryKindOfHookIsKept(t *testing.T) {
+func TestObjectOfEveryKindOfHookIsStored(t *testing.T) {
 	t.Parallel()
 	for want, body := range map[string]string{
 		"sub_1": `{"id":"e","type":"customer.subscription.deleted","data":{"object":{"id":"sub_1","customer":"cus_1"}}}`,
@@ -114,7 +114,7 @@ func TestTheObjectOfEveryKindOfHookIsKept(t *testing.T) {
 		"": `{"id":"e","object":"v2.core.event","created":"2026-11-01T00:00:00.000Z","type":"v1.billing.meter.no_meter_found","related_object":null}`,
 	} {
 		h, err := parseHook([]byte(body))
-		if err != nil || h.object != want || !h.concernsUs() {
+		if err != nil || h.object != want || !h.isRelevant() {
 			t.Errorf("%s: %+v, %v", body, h, err)
 		}
 	}

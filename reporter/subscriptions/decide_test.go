@@ -40,7 +40,7 @@ func wanted(change func(*billing.SubscriptionChange)) billing.SubscriptionChange
 	return a
 }
 
-func TestWhatASubscriptionAtStripeMeans(t *testing.T) {
+func TestStripeSubscriptionToChange(t *testing.T) {
 	t.Parallel()
 	unix := func(s string) int64 { return day(s).Unix() }
 	mid := day("2026-11-10")
@@ -50,54 +50,62 @@ func TestWhatASubscriptionAtStripeMeans(t *testing.T) {
 		want func(*billing.SubscriptionChange)
 	}{
 		"active":                  {nil, nil},
-		"past due":                {func(s *stripe.Subscription) { s.Status = "past_due" }, func(a *billing.SubscriptionChange) { a.Status = odometer.PastDue }},
-		"unpaid is past due":      {func(s *stripe.Subscription) { s.Status = "unpaid" }, func(a *billing.SubscriptionChange) { a.Status = odometer.PastDue }},
-		"every three months":      {func(s *stripe.Subscription) { recurring(s).IntervalCount = 3 }, func(a *billing.SubscriptionChange) { a.Interval = odometer.Once }},
-		"every week":              {func(s *stripe.Subscription) { recurring(s).Interval = "week" }, func(a *billing.SubscriptionChange) { a.Interval = odometer.Weekly }},
-		"every year":              {func(s *stripe.Subscription) { recurring(s).Interval = "year" }, func(a *billing.SubscriptionChange) { a.Interval = odometer.Yearly }},
-		"cancels at period end":   {func(s *stripe.Subscription) { s.CancelAtPeriodEnd = true }, func(a *billing.SubscriptionChange) { a.Interval = odometer.Once }},
+		"past due":                {func(s *stripe.Subscription) { s.Status = "past_due" }, func(change *billing.SubscriptionChange) { change.Status = odometer.PastDue }},
+		"unpaid is past due":      {func(s *stripe.Subscription) { s.Status = "unpaid" }, func(change *billing.SubscriptionChange) { change.Status = odometer.PastDue }},
+		"every three months":      {func(s *stripe.Subscription) { recurring(s).IntervalCount = 3 }, func(change *billing.SubscriptionChange) { change.Interval = odometer.Once }},
+		"every week":              {func(s *stripe.Subscription) { recurring(s).Interval = "week" }, func(change *billing.SubscriptionChange) { change.Interval = odometer.Weekly }},
+		"every year":              {func(s *stripe.Subscription) { recurring(s).Interval = "year" }, func(change *billing.SubscriptionChange) { change.Interval = odometer.Yearly }},
+		"cancels at period end":   {func(s *stripe.Subscription) { s.CancelAtPeriodEnd = true }, func(change *billing.SubscriptionChange) { change.Interval = odometer.Once }},
 		"cancels in a later one":  {func(s *stripe.Subscription) { s.CancelAt = unix("2026-12-24") }, nil},
-		"cancels within this one": {func(s *stripe.Subscription) { s.CancelAt = unix("2026-11-10") }, func(a *billing.SubscriptionChange) { a.Interval, a.End = odometer.Once, mid }},
+		"cancels within this one": {func(s *stripe.Subscription) { s.CancelAt = unix("2026-11-10") }, func(change *billing.SubscriptionChange) { change.Interval, change.End = odometer.Once, mid }},
 		"past due, will cancel": {func(s *stripe.Subscription) { s.Status, s.CancelAtPeriodEnd = "past_due", true },
-			func(a *billing.SubscriptionChange) { a.Status, a.Interval = odometer.PastDue, odometer.Once }},
+			func(change *billing.SubscriptionChange) {
+				change.Status, change.Interval = odometer.PastDue, odometer.Once
+			}},
 		"canceled at once": {func(s *stripe.Subscription) { s.Status, s.EndedAt, s.CanceledAt = "canceled", unix("2026-11-10"), 1 },
-			func(a *billing.SubscriptionChange) { a.Status, a.End = odometer.Canceled, mid }},
+			func(change *billing.SubscriptionChange) { change.Status, change.End = odometer.Canceled, mid }},
 		"canceled, end not told": {func(s *stripe.Subscription) { s.Status, s.CanceledAt = "canceled", unix("2026-11-10") },
-			func(a *billing.SubscriptionChange) { a.Status, a.End = odometer.Canceled, mid }},
+			func(change *billing.SubscriptionChange) { change.Status, change.End = odometer.Canceled, mid }},
 		"canceled after its end": {func(s *stripe.Subscription) { s.Status, s.EndedAt = "canceled", unix("2026-12-01")+60 },
-			func(a *billing.SubscriptionChange) { a.Status = odometer.Canceled }},
+			func(change *billing.SubscriptionChange) { change.Status = odometer.Canceled }},
 		"canceled as it began": {func(s *stripe.Subscription) { s.Status, s.EndedAt = "canceled", unix("2026-11-01") },
-			func(a *billing.SubscriptionChange) {
-				a.Status, a.End = odometer.Canceled, *moment(unix("2026-11-01") + 1)
+			func(change *billing.SubscriptionChange) {
+				change.Status, change.End = odometer.Canceled, *unixTime(unix("2026-11-01") + 1)
 			}},
 		"never paid": {func(s *stripe.Subscription) { s.Status, s.EndedAt = "incomplete_expired", unix("2026-11-10") },
-			func(a *billing.SubscriptionChange) { a.Status, a.End = odometer.Expired, mid }},
+			func(change *billing.SubscriptionChange) { change.Status, change.End = odometer.Expired, mid }},
 		"trial": {func(s *stripe.Subscription) {
 			s.Status, s.TrialStart, s.TrialEnd, s.CurrentPeriodEnd = "trialing", unix("2026-11-01"), unix("2026-11-10"), unix("2026-11-10")
-		}, func(a *billing.SubscriptionChange) { a.Status, a.TrialEndsAt, a.End = odometer.Trial, &mid, mid }},
+		}, func(change *billing.SubscriptionChange) {
+			change.Status, change.TrialEndsAt, change.End = odometer.Trial, &mid, mid
+		}},
 		"paused in the period after the trial": {func(s *stripe.Subscription) {
 			s.Status, s.TrialStart, s.TrialEnd, s.CurrentPeriodStart = "paused", unix("2026-11-01"), unix("2026-11-10"), unix("2026-11-10")
-		}, func(a *billing.SubscriptionChange) { a.Status, a.TrialEndsAt, a.End = odometer.Expired, &mid, mid }},
+		}, func(change *billing.SubscriptionChange) {
+			change.Status, change.TrialEndsAt, change.End = odometer.Expired, &mid, mid
+		}},
 		"paused with the trial as its period": {func(s *stripe.Subscription) {
 			s.Status, s.TrialStart, s.TrialEnd, s.CurrentPeriodEnd = "paused", unix("2026-11-01"), unix("2026-11-10"), unix("2026-11-10")
-		}, func(a *billing.SubscriptionChange) { a.Status, a.TrialEndsAt, a.End = odometer.Expired, &mid, mid }},
+		}, func(change *billing.SubscriptionChange) {
+			change.Status, change.TrialEndsAt, change.End = odometer.Expired, &mid, mid
+		}},
 	}
 	for name, c := range cases {
-		got, err := agreementOf(nov(c.is), map[string]bool{bundle: true})
+		got, err := changeOf(nov(c.is), map[string]bool{bundle: true})
 		if diff := cmp.Diff(wanted(c.want), got); diff != "" || err != nil {
 			t.Errorf("%s: %v (-want +got):\n%s", name, err, diff)
 		}
 	}
 }
 
-func TestWhatIsNoAgreement(t *testing.T) {
+func TestStripeSubscriptionWithoutChange(t *testing.T) {
 	t.Parallel()
 	cases := map[string]struct {
 		is   func(*stripe.Subscription)
 		want error
 	}{
-		"not paid yet":             {func(s *stripe.Subscription) { s.Status = "incomplete" }, errNothingYet},
-		"a status of the future":   {func(s *stripe.Subscription) { s.Status = "dormant" }, errNothingYet},
+		"not paid yet":             {func(s *stripe.Subscription) { s.Status = "incomplete" }, errIncomplete},
+		"a status of the future":   {func(s *stripe.Subscription) { s.Status = "dormant" }, errIncomplete},
 		"no period":                {func(s *stripe.Subscription) { s.CurrentPeriodStart, s.CurrentPeriodEnd = 0, 0 }, errNoPeriod},
 		"no start":                 {func(s *stripe.Subscription) { s.CurrentPeriodStart = 0 }, errNoPeriod},
 		"a period of no length":    {func(s *stripe.Subscription) { s.CurrentPeriodStart = s.CurrentPeriodEnd }, errNoPeriod},
@@ -107,7 +115,7 @@ func TestWhatIsNoAgreement(t *testing.T) {
 		"the item of ours deleted": {func(s *stripe.Subscription) { s.Items.Data[1].Deleted = true }, errNoPlan},
 	}
 	for name, c := range cases {
-		if _, err := agreementOf(nov(c.is), map[string]bool{bundle: true}); !errors.Is(err, c.want) {
+		if _, err := changeOf(nov(c.is), map[string]bool{bundle: true}); !errors.Is(err, c.want) {
 			t.Errorf("%s: %v, want %v", name, err, c.want)
 		}
 	}
@@ -115,7 +123,7 @@ func TestWhatIsNoAgreement(t *testing.T) {
 
 // An endpoint of a newer API version has the period at the items, so that the
 // pinned library reads none.
-func TestANewerVersionsPeriodIsReadAsNone(t *testing.T) {
+func TestPeriodOfNewerAPIVersionIsMissing(t *testing.T) {
 	t.Parallel()
 	var sub stripe.Subscription
 	err := json.Unmarshal([]byte(`{"id":"sub_1","status":"active","items":{"data":[
@@ -123,7 +131,7 @@ func TestANewerVersionsPeriodIsReadAsNone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := agreementOf(&sub, map[string]bool{bundle: true}); !errors.Is(err, errNoPeriod) {
+	if _, err := changeOf(&sub, map[string]bool{bundle: true}); !errors.Is(err, errNoPeriod) {
 		t.Errorf("%v, want %v", err, errNoPeriod)
 	}
 }
