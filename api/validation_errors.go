@@ -129,7 +129,10 @@ func (info *requestInfo) allowed(name, message string, value any) string {
 			return strings.Replace(a.plain, "%s", strings.Trim(rest, `"`), 1)
 		}
 	}
-	return "it does not have the form that the documentation names"
+	if strings.HasPrefix(message, "expected ") || strings.HasPrefix(message, "invalid ") {
+		return "it does not have the form that the documentation names"
+	}
+	return message // of a parameter's own type, in words of ours
 }
 
 // wholeNumber is what a parameter must be that is no number, or one that is too

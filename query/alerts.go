@@ -11,11 +11,11 @@ import (
 	"odometer"
 )
 
-// maxRaised is how many raised alerts are told.
+// maxRaised is how many raised alerts an answer has.
 const maxRaised = 100
 
-// Alerts are what a customer should know now, and what was raised. It encodes
-// to the JSON of GET /api/v1/alerts.
+// Alerts are the current alerts of a tenant and those that were raised. It
+// encodes to the JSON of GET /api/v1/alerts.
 type Alerts struct {
 	TenantID    uuid.UUID     `json:"tenant_id"`
 	PeriodStart time.Time     `json:"period_start"`
@@ -33,7 +33,7 @@ type AlertNow struct {
 	Percentage int64          `json:"percentage" doc:"Rounded down."`
 	Count      int64          `json:"count"`
 	Limit      int64          `json:"limit"`
-	RaisedAt   *time.Time     `json:"raised_at" doc:"null: the job that raises alerts has not seen it yet."`
+	RaisedAt   *time.Time     `json:"raised_at" doc:"null: the job that raises alerts has not run since."`
 }
 
 // AlertRaised is an alert as it was raised, once for each threshold, period and
@@ -46,7 +46,7 @@ type AlertRaised struct {
 	Count       int64          `json:"count" doc:"As it was then."`
 	PeriodStart time.Time      `json:"period_start"`
 	RaisedAt    time.Time      `json:"raised_at"`
-	DeliveredAt *time.Time     `json:"delivered_at" doc:"When it was told to people; null: not yet, or nobody is to be told."`
+	DeliveredAt *time.Time     `json:"delivered_at" doc:"When it was delivered to people; null: not yet, or there is no delivery."`
 }
 
 // ReadAlerts reads the tenant's alerts. The error is a *Refusal where there is
@@ -64,7 +64,7 @@ func ReadAlerts(ctx context.Context, pool *pgxpool.Pool, who Reader) (*Alerts, e
 		if err != nil {
 			return err
 		}
-		a.Alerts = standing(now, since)
+		a.Alerts = currentAlerts(now, since)
 		a.Raised, err = raised(ctx, tx, who.Tenant)
 		return err
 	})
@@ -74,8 +74,8 @@ func ReadAlerts(ctx context.Context, pool *pgxpool.Pool, who Reader) (*Alerts, e
 	return a, nil
 }
 
-// standing are the alerts of an answer, with when they were raised.
-func standing(now *Answer, since map[raisedAlert]time.Time) []AlertNow {
+// currentAlerts are the alerts of a usage answer, with when they were raised.
+func currentAlerts(now *Answer, since map[raisedAlert]time.Time) []AlertNow {
 	list := []AlertNow{}
 	for _, alert := range now.Alerts {
 		for _, m := range now.Usage {
@@ -95,7 +95,7 @@ func standing(now *Answer, since map[raisedAlert]time.Time) []AlertNow {
 	return list
 }
 
-// raisedAlert tells the alerts of a period apart.
+// raisedAlert identifies an alert within a period.
 type raisedAlert struct {
 	agent string
 	level odometer.Level

@@ -9,7 +9,7 @@ import (
 	"github.com/google/uuid"
 )
 
-func (b *books) alerts(tenant uuid.UUID) *Alerts {
+func (b *testEnv) alerts(tenant uuid.UUID) *Alerts {
 	b.Helper()
 	a, err := ReadAlerts(context.Background(), b.pool, reading(tenant))
 	if err != nil {
@@ -24,7 +24,7 @@ values ($1, $2, $3, $4, $5, case $4::int when 80 then 'warning' else 'error' end
 
 func TestAlertsAreThoseOfUsageWithWhenTheyWereRaised(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant, other := exampleCustomer(b), exampleCustomer(b)
 	b.exec(raiseSQL, tenant, "inbox", "2026-11-01Z", 80, 500, 401, "2026-11-20T09:00:00Z", "2026-11-20T09:00:05Z")
 	b.exec(raiseSQL, tenant, "inbox", "2026-11-01Z", 80, 400, 320, "2026-11-18T09:00:00Z", nil) // of an earlier limit
@@ -49,7 +49,7 @@ func TestAlertsAreThoseOfUsageWithWhenTheyWereRaised(t *testing.T) {
 
 func TestAlertsAreBoundedAndNeverNull(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	calm, noisy := b.customer("price_bundle_monthly"), b.customer("price_bundle_monthly")
 	if text, _ := json.Marshal(b.alerts(calm)); !json.Valid(text) || b.alerts(calm).Alerts == nil || b.alerts(calm).Raised == nil {
 		t.Errorf("%s", text)

@@ -33,9 +33,9 @@ analyze subscriptions, billing_periods, usage_counters;`
 // BenchmarkUsage measures a whole request, from token to bytes, beside a bare
 // `select 1` over the same pool.
 func BenchmarkUsage(b *testing.B) {
-	books := newBooks(b)
-	books.exec(benchSQL)
-	rows, err := books.pool.Query(context.Background(), `select tenant_id from subscriptions`)
+	env := newTestEnv(b)
+	env.exec(benchSQL)
+	rows, err := env.pool.Query(context.Background(), `select tenant_id from subscriptions`)
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -47,7 +47,7 @@ func BenchmarkUsage(b *testing.B) {
 	for i, tenant := range tenants {
 		bearers[i] = reads(b, tenant)
 	}
-	h := door(b, books.pool, 10_000_000)
+	h := newAPI(b, env.pool, 10_000_000)
 	b.Run("answer", func(b *testing.B) {
 		spread(b, func(i int) {
 			if r := apitest.Get(h, usageRoute, bearers[i%len(bearers)]); r.StatusCode != http.StatusOK {
@@ -55,7 +55,7 @@ func BenchmarkUsage(b *testing.B) {
 			}
 		})
 	})
-	b.Run("select 1", func(b *testing.B) { spread(b, func(int) { selectOne(b, books.pool) }) })
+	b.Run("select 1", func(b *testing.B) { spread(b, func(int) { selectOne(b, env.pool) }) })
 }
 
 func selectOne(b *testing.B, pool *pgxpool.Pool) {

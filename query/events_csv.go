@@ -22,7 +22,7 @@ const exportTimeout = 10 * time.Minute
 // exportStep is how many events of an export are in memory.
 const exportStep = 500
 
-// Export is a list of events on its way out as CSV.
+// Export is a list of events that is being written as CSV.
 type Export struct {
 	AsOf         Instant
 	CompleteFrom *time.Time // as in Events
@@ -33,8 +33,8 @@ type Export struct {
 	step   []Event // the next to be written
 }
 
-// OpenExport begins an export of all events that the request asks for, or of
-// its first Limit. What it returns must be closed. The error is a *Refusal
+// OpenExport begins an export of all requested events, or of the first Limit. It
+// must be closed. The error is a *Refusal
 // where there is no answer, anything else is the database's.
 func OpenExport(ctx context.Context, pool *pgxpool.Pool, r EventsRequest) (*Export, error) {
 	if err := r.check(); err != nil {
@@ -49,19 +49,19 @@ func OpenExport(ctx context.Context, pool *pgxpool.Pool, r EventsRequest) (*Expo
 	e := &Export{ctx: ctx, cancel: cancel, tx: tx}
 	if err := e.begin(r); err != nil {
 		e.Close()
-		return nil, tooMuch(err)
+		return nil, asTooMuch(err)
 	}
 	return e, nil
 }
 
-// LookAtExport reads what an export says of itself, and none of its events.
-func LookAtExport(ctx context.Context, pool *pgxpool.Pool, r EventsRequest) (*Export, error) {
+// ExportHeaders returns an export with AsOf and CompleteFrom, without events.
+func ExportHeaders(ctx context.Context, pool *pgxpool.Pool, r EventsRequest) (*Export, error) {
 	if err := r.check(); err != nil {
 		return nil, err
 	}
 	e := &Export{}
 	err := inSnapshot(ctx, pool, func(ctx context.Context, tx pgx.Tx) error {
-		_, err := e.look(ctx, tx, r)
+		_, err := e.prepare(ctx, tx, r)
 		return err
 	})
 	return e, err
@@ -73,8 +73,8 @@ func (e *Export) Close() {
 	e.cancel()
 }
 
-// look reads what is told before the events, and which they are.
-func (e *Export) look(ctx context.Context, tx pgx.Tx, r EventsRequest) (*list, error) {
+// prepare reads AsOf and CompleteFrom, and returns the list to export.
+func (e *Export) prepare(ctx context.Context, tx pgx.Tx, r EventsRequest) (*list, error) {
 	rows, err := load(ctx, tx, r.Reader)
 	if err != nil {
 		return nil, err
@@ -86,10 +86,10 @@ func (e *Export) look(ctx context.Context, tx pgx.Tx, r EventsRequest) (*list, e
 	return r.list(rows[0].Now)
 }
 
-// begin finds and sorts the events. That takes the time that a statement has;
+// begin opens a cursor over the sorted events, within the statement timeout;
 // fetching them takes as long as the client does.
 func (e *Export) begin(r EventsRequest) error {
-	l, err := e.look(e.ctx, e.tx, r)
+	l, err := e.prepare(e.ctx, e.tx, r)
 	if err != nil {
 		return err
 	}
@@ -134,16 +134,16 @@ func (e *Export) Write(w io.Writer) error {
 	}
 }
 
-// appendCSV adds the event as a record of RFC 4180. What is not there is an
-// empty cell.
+// appendCSV adds the event as a record of RFC 4180. A missing value is
+// an empty cell.
 func (e *Event) appendCSV(text []byte) []byte {
 	resource := ""
 	if e.ResourceID != nil {
 		resource = *e.ResourceID
 	}
 	for _, cell := range []string{
-		e.EventID.String(), inert(e.Agent), inert(string(e.Kind)), inert(e.ActionType), inert(resource),
-		strconv.FormatInt(e.Quantity, 10), inert(e.IdempotencyKey), string(e.Metadata),
+		e.EventID.String(), escapeFormula(e.Agent), escapeFormula(string(e.Kind)), escapeFormula(e.ActionType), escapeFormula(resource),
+		strconv.FormatInt(e.Quantity, 10), escapeFormula(e.IdempotencyKey), string(e.Metadata),
 		e.OccurredAt.Format(time.RFC3339Nano), e.RecordedAt.Format(time.RFC3339Nano), e.PeriodStart.Format(time.RFC3339Nano),
 	} {
 		text = append(appendCell(text, cell), ',')
@@ -151,9 +151,9 @@ func (e *Event) appendCSV(text []byte) []byte {
 	return append(strconv.AppendBool(text, e.Late), "\r\n"...)
 }
 
-// inert puts a ' in front of what a spreadsheet would take for a formula: an
-// agent could have been made to write one.
-func inert(cell string) string {
+// escapeFormula puts a ' before what a spreadsheet would take for a formula: an
+// agent could have been tricked into writing one.
+func escapeFormula(cell string) string {
 	if cell != "" && strings.IndexByte("=+-@\t\r", cell[0]) >= 0 {
 		return "'" + cell
 	}

@@ -20,7 +20,7 @@ import (
 )
 
 // export is a whole file.
-func (b *books) export(r EventsRequest) string {
+func (b *testEnv) export(r EventsRequest) string {
 	b.Helper()
 	e, err := OpenExport(context.Background(), b.pool, r)
 	if err != nil {
@@ -34,9 +34,9 @@ func (b *books) export(r EventsRequest) string {
 	return text.String()
 }
 
-func TestFileIsOfRFC4180(t *testing.T) {
+func TestExportIsRFC4180(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	resource := "a \"quoted\", b\nc"
 	b.add(tenant,
@@ -58,13 +58,13 @@ func TestFileIsOfRFC4180(t *testing.T) {
 	}
 }
 
-func TestSpreadsheetRunsNothing(t *testing.T) {
+func TestExportEscapesFormulas(t *testing.T) {
 	t.Parallel()
 	for cell, want := range map[string]string{
 		"=1+1": "'=1+1", "+1": "'+1", "-1": "'-1", "@a": "'@a", "\ta": "'\ta", "\ra": "'\ra",
 		"": "", "a=1": "a=1", "'=1": "'=1", "{}": "{}", "1-": "1-",
 	} {
-		if got := inert(cell); got != want {
+		if got := escapeFormula(cell); got != want {
 			t.Errorf("%q becomes %q, want %q", cell, got, want)
 		}
 	}
@@ -105,9 +105,9 @@ func cells(t testing.TB, e Event) []string {
 	return row
 }
 
-func TestFileSaysWhatPagesSay(t *testing.T) {
+func TestExportHasTheSameEventsAsPages(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	awkward := rapid.StringOf(rapid.RuneFrom([]rune("ab,\"'\n =+-@é;\t")))
 	rapid.Check(t, func(t *rapid.T) {
 		tenant := b.customer("price_bundle_monthly")
@@ -134,7 +134,7 @@ func TestFileSaysWhatPagesSay(t *testing.T) {
 		for _, e := range b.events(request).Events {
 			row := cells(b, e)
 			for _, i := range []int{4, 6} {
-				row[i] = inert(row[i])
+				row[i] = escapeFormula(row[i])
 			}
 			want = append(want, row)
 		}
@@ -145,7 +145,7 @@ func TestFileSaysWhatPagesSay(t *testing.T) {
 }
 
 // many gives a tenant events, each with so many times 32 bytes of metadata.
-func (b *books) many(tenant uuid.UUID, n, notes int) {
+func (b *testEnv) many(tenant uuid.UUID, n, notes int) {
 	b.Helper()
 	b.exec(`insert into usage_events (tenant_id, event_id, agent, kind, action_type, quantity, idempotency_key,
 			metadata, occurred_at, recorded_at, period_start, stream_epoch, stream_seq)
@@ -179,9 +179,9 @@ func (w *watched) Write(part []byte) (int, error) {
 }
 
 // It does not run beside others, whose memory it would see.
-func TestFileOfAnySizeTakesTheSameMemory(t *testing.T) {
+func TestExportMemoryDoesNotDependOnItsSize(t *testing.T) {
 	const most = 100_000
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	b.many(tenant, most, 10)
 	export := func(events int) (w watched) {
@@ -215,9 +215,9 @@ from pg_stat_activity
 where datname = current_database()
   and query like 'fetch forward%'`
 
-func TestFileThatCannotBeFinishedIsAnError(t *testing.T) {
+func TestUnfinishedExportIsAnError(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	b.many(tenant, 3*exportStep, 1)
 	e, err := OpenExport(context.Background(), b.pool, november(tenant))

@@ -18,7 +18,7 @@ import (
 	"odometer/api"
 )
 
-func (b *books) events(r EventsRequest) *Events {
+func (b *testEnv) events(r EventsRequest) *Events {
 	b.Helper()
 	e, err := ReadEvents(context.Background(), b.pool, r)
 	if err != nil {
@@ -40,9 +40,9 @@ func november(tenant uuid.UUID) EventsRequest {
 	return EventsRequest{Reader: reading(tenant), From: instant("2026-11-01T00:00:00Z"), To: instant("2026-11-24T00:00:00Z")}
 }
 
-func TestEventsAreShownAsTheyAreStored(t *testing.T) {
+func TestEventsAreReadAsTheyAreStored(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	resource := "msg-1"
 	all := b.add(tenant,
@@ -73,7 +73,7 @@ func TestEventsAreShownAsTheyAreStored(t *testing.T) {
 
 func TestEventsAreFilteredBySpanAgentAndAction(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	at := instant("2026-11-10T00:00:00Z")
 	b.add(tenant,
@@ -116,7 +116,7 @@ func TestEventsAreFilteredBySpanAgentAndAction(t *testing.T) {
 
 func TestEventsOfTheLast31DaysAreTheDefault(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	now := time.Now()
 	b.add(tenant, Event{OccurredAt: now.Add(odometer.MaxAhead), RecordedAt: now, IdempotencyKey: "latest"}, Event{OccurredAt: now.Add(-32 * 24 * time.Hour)})
@@ -130,9 +130,9 @@ func TestEventsOfTheLast31DaysAreTheDefault(t *testing.T) {
 	}
 }
 
-func TestPagesShowEachEventOnceWhateverArrives(t *testing.T) {
+func TestPagesShowEachEventOnceWhileOthersArrive(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	start := instant("2026-11-01T00:00:00Z")
 	rapid.Check(t, func(t *rapid.T) {
 		tenant := b.customer("price_bundle_monthly")
@@ -178,9 +178,9 @@ func TestPagesShowEachEventOnceWhateverArrives(t *testing.T) {
 	})
 }
 
-func TestCursorKnowsItsList(t *testing.T) {
+func TestCursorIsValidForItsListOnly(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	for i := range 5 {
 		b.add(tenant, Event{OccurredAt: time.Now().Add(-time.Duration(i) * time.Hour)})
@@ -203,7 +203,7 @@ func TestCursorKnowsItsList(t *testing.T) {
 		request EventsRequest
 		says    string
 	}{
-		{"rubbish", EventsRequest{Cursor: "rubbish!"}, `cursor is "rubbish!": it must be the next_cursor of an answer to the same question`},
+		{"rubbish", EventsRequest{Cursor: "rubbish!"}, `cursor is "rubbish!": it must be the next_cursor of an answer to the same request`},
 		{"cut", EventsRequest{Cursor: (*first.NextCursor)[:20]}, "it must be the next_cursor"},
 		{"padded", EventsRequest{Cursor: *first.NextCursor + "="}, "it must be the next_cursor"},
 		{"altered", EventsRequest{Cursor: altered(func(raw []byte) []byte { raw[9]++; return raw })}, "it must be the next_cursor"},
@@ -224,9 +224,9 @@ func TestCursorKnowsItsList(t *testing.T) {
 	}
 }
 
-func TestForgedCursorReachesNoFurtherThanItsOwnTenant(t *testing.T) {
+func TestForgedCursorReadsOnlyItsOwnTenant(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant, other := b.customer("price_bundle_monthly"), b.customer("price_bundle_monthly")
 	mine := b.add(tenant, Event{OccurredAt: instant("2026-11-10T00:00:00Z")})
 	theirs := b.add(other, Event{OccurredAt: instant("2026-11-11T00:00:00Z")})
@@ -244,9 +244,9 @@ func TestForgedCursorReachesNoFurtherThanItsOwnTenant(t *testing.T) {
 	wantRefused(t, err, ErrInvalid, "it must be the next_cursor")
 }
 
-func TestEventsRefuseWhatTheyCannotAnswer(t *testing.T) {
+func TestInvalidEventRequestsAreRefused(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	from := instant("2026-11-01T00:00:00Z")
 	tests := []struct {

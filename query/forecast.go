@@ -11,7 +11,7 @@ import (
 	"odometer"
 )
 
-// Forecast is what the present period comes to if usage goes on at its pace. It
+// Forecast projects the current period, if usage continues at its pace. It
 // encodes to the JSON of GET /api/v1/usage/forecast.
 type Forecast struct {
 	TenantID                  uuid.UUID              `json:"tenant_id"`
@@ -49,7 +49,7 @@ func ReadForecast(ctx context.Context, pool *pgxpool.Pool, who Reader) (*Forecas
 		AsOf: now.AsOf, Currency: now.Currency,
 	}
 	free := rows[0].free()
-	if (&pace{start: f.PeriodStart, at: f.AsOf.UTC(), end: f.PeriodEnd}).tells() {
+	if (&pace{start: f.PeriodStart, at: f.AsOf.UTC(), end: f.PeriodEnd}).isLongEnough() {
 		f.ProjectedOverageCostCents = new(int64)
 	}
 	for i := range rows {
@@ -68,9 +68,9 @@ func ReadForecast(ctx context.Context, pool *pgxpool.Pool, who Reader) (*Forecas
 	return f, nil
 }
 
-// pace is a count that was reached from the start of a period until a time in
-// it, and is taken to go on evenly to its end. Its arithmetic is exact: money
-// hangs by it.
+// pace is a count that was reached between the start of a period and a time in
+// it, and is assumed to grow evenly until its end. Its arithmetic is exact,
+// because costs follow from it.
 type pace struct {
 	count          int64
 	start, at, end time.Time
@@ -79,25 +79,25 @@ type pace struct {
 const wholeDay = 24 * time.Hour
 
 // earlyShare is the part of a period, one in so many, that must have passed
-// before its pace tells anything. It is also what a burst is multiplied by at
-// most: minutes into a month that would be thousands.
+// before anything is projected. It also bounds by how much a burst is
+// multiplied: minutes into a month that would be thousands.
 const earlyShare = 30
 
-// tells reports whether enough of the period has passed to project from.
-func (p *pace) tells() bool {
+// isLongEnough reports whether enough of the period has passed to project from.
+func (p *pace) isLongEnough() bool {
 	elapsed := p.elapsed()
 	return elapsed > 0 && elapsed >= p.end.Sub(p.start)/earlyShare
 }
 
-// forecast says what the pace means for a limit; all but the cost. That a limit
-// is reached is known however early it is.
+// forecast is what the pace means for a limit, without the cost. A limit that is
+// reached is known however early it is.
 func forecast(p pace, limit *int64) AgentForecast {
 	f := AgentForecast{Count: p.count, Limit: limit}
 	reached := limit != nil && p.count > 0 && p.count >= *limit
 	if reached {
 		f.DaysUntilLimit = new(float64)
 	}
-	if !p.tells() {
+	if !p.isLongEnough() {
 		return f
 	}
 	perDay, projected := p.perDay(), p.projected()
@@ -107,7 +107,7 @@ func forecast(p pace, limit *int64) AgentForecast {
 		return f
 	}
 	if left, ok := p.until(*limit); ok {
-		// Rounded up, so that 0 is never said before it is true.
+		// Rounded up, so that 0 is never shown before it is true.
 		days := float64((max(left, 1)+wholeDay/10-1)/(wholeDay/10)) / 10
 		at := p.at.Add(left).Truncate(time.Millisecond)
 		f.DaysUntilLimit, f.LimitReachedAt = &days, &at

@@ -16,7 +16,7 @@ import (
 	"odometer"
 )
 
-func TestForecastGoesOnAtThePresentPace(t *testing.T) {
+func TestForecastContinuesAtTheCurrentPace(t *testing.T) {
 	t.Parallel()
 	start, end := instant("2026-11-01T00:00:00Z"), instant("2026-12-01T00:00:00Z")
 	num := func(n int64) *int64 { return &n }
@@ -81,7 +81,7 @@ func TestForecastIsExact(t *testing.T) {
 		limit := rapid.OneOf(rapid.Int64Range(0, 2000), rapid.Int64Range(0, math.MaxInt64)).Draw(t, "limit")
 		f := forecast(p, &limit)
 
-		if !p.tells() {
+		if !p.isLongEnough() {
 			if f.PerDay != nil || f.ProjectedCount != nil || f.ProjectedOverage != nil || f.LimitReachedAt != nil {
 				t.Fatalf("%v into %v it says %+v", p.elapsed(), p.end.Sub(start), f)
 			}
@@ -116,7 +116,7 @@ func TestForecastIsExact(t *testing.T) {
 
 func TestForecastCostsWhatItsOverageCosts(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.exec(`update stream_positions set complete_until = '2026-11-16T00:00:00.0009Z'`)
 	tenant := exampleCustomer(b)
 	f, err := ReadForecast(context.Background(), b.pool, reading(tenant))
@@ -140,7 +140,7 @@ func TestForecastCostsWhatItsOverageCosts(t *testing.T) {
 // What is multiplied by thousands is no forecast.
 func TestNoMoneyIsForecastMinutesIntoAPeriod(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.exec(`update stream_positions set complete_until = '2026-11-01T00:04:00Z'`)
 	f, err := ReadForecast(context.Background(), b.pool, reading(exampleCustomer(b)))
 	if err != nil {
@@ -163,7 +163,7 @@ func TestNoMoneyIsForecastMinutesIntoAPeriod(t *testing.T) {
 
 func TestTrialIsForecastFree(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.subscribe(odometer.Trial, "price_bundle_monthly")
 	b.period(tenant)
 	b.count(tenant, "inbox", 9000)
@@ -179,7 +179,7 @@ func TestTrialIsForecastFree(t *testing.T) {
 }
 
 // planless is a tenant whose paid subscription has no plan, with usage.
-func planless(b *books) uuid.UUID {
+func planless(b *testEnv) uuid.UUID {
 	tenant := b.customer("")
 	b.count(tenant, "inbox", 9000)
 	return tenant

@@ -5,6 +5,7 @@ import (
 	"slices"
 	"strings"
 	"time"
+	_ "time/tzdata" // zones are known also where the machine has no list of them
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
@@ -19,7 +20,8 @@ const (
 	ByAction = "action_type"
 )
 
-// HistoryRequest asks for usage by time. Zero values mean what is said.
+// HistoryRequest asks for usage by time. The zero value of each field has the
+// meaning given there.
 type HistoryRequest struct {
 	Reader
 	From     time.Time // zero: the start of the current period, or as far before To as the window allows
@@ -84,12 +86,12 @@ func ReadHistory(ctx context.Context, pool *pgxpool.Pool, r HistoryRequest) (*Hi
 		return h.fill(ctx, tx, edges)
 	})
 	if err != nil {
-		return nil, tooMuch(err)
+		return nil, asTooMuch(err)
 	}
 	return h, nil
 }
 
-// check sets what was left to us, and finds the time zone.
+// check sets defaults, rejects invalid values and finds the time zone.
 func (r *HistoryRequest) check() (*time.Location, error) {
 	if r.Window == "" {
 		r.Window = ByDay
@@ -115,7 +117,7 @@ func (r *HistoryRequest) check() (*time.Location, error) {
 	return zone, nil
 }
 
-// edges are the windows' that the request asks for.
+// edges are the boundaries of the requested windows.
 func (r *HistoryRequest) edges(head *row, zone *time.Location) ([]time.Time, error) {
 	from, to := r.From, r.To
 	if to.IsZero() {
@@ -148,7 +150,7 @@ func (w Window) longest(to time.Time) (from time.Time, name string) {
 	}
 }
 
-// empty is the history without what it is about.
+// empty is the history without its buckets.
 func (r *HistoryRequest) empty(head *row, edges []time.Time) *History {
 	return &History{
 		TenantID: r.Tenant,
@@ -162,8 +164,8 @@ func (r *HistoryRequest) empty(head *row, edges []time.Time) *History {
 	}
 }
 
-// Which part of the table holds a span of time is known by when events were
-// stored alone: none occurs more than 5 minutes after that.
+// The index of the table is by when events were stored: none occurs more than 5
+// minutes after that.
 const historySQL = `
 select
     g.bucket,
@@ -189,7 +191,7 @@ left join agents as a on a.agent = g.agent
 left join actions as t on t.agent = g.agent and t.action_type = g.action_type
 order by g.bucket, a.position nulls last, g.agent, t.position nulls last, g.action_type`
 
-// fill puts in the windows that are known, and what occurred in them.
+// fill adds the windows that are known, and what occurred in them.
 func (h *History) fill(ctx context.Context, tx pgx.Tx, edges []time.Time) error {
 	for h.CompleteFrom != nil && len(edges) > 0 && edges[0].Before(*h.CompleteFrom) {
 		edges = edges[1:]
@@ -217,4 +219,100 @@ func (h *History) fill(ctx context.Context, tx pgx.Tx, edges []time.Time) error 
 		return nil
 	})
 	return wrap(err, "history of tenant %s", h.TenantID)
+}
+
+// Window is the length of a history's buckets.
+type Window string
+
+// The windows are those of a time zone. A day on which the clock is changed has
+// 23 or 25 hours. An hour is an hour, whatever the clock says; where a zone
+// changes by half an hour it is cut there.
+const (
+	ByHour  Window = "hour"
+	ByDay   Window = "day"
+	ByMonth Window = "month"
+)
+
+// edges are where the windows that cover [from, to) begin and end: in order,
+// all different, the first at or before from, the last at or after to.
+func (w Window) edges(from, to time.Time, zone *time.Location) []time.Time {
+	year, month, day := from.In(zone).Date()
+	var edges []time.Time
+	switch w {
+	case ByHour:
+		edges = hours(firstInstant(date(year, month, day), zone), to)
+	case ByMonth:
+		edges = walls(date(year, month, 1), 1, 0, to, zone)
+	default:
+		edges = walls(date(year, month, day), 0, 1, to, zone)
+	}
+	for len(edges) > 2 && !edges[1].After(from) {
+		edges = edges[1:]
+	}
+	return edges
+}
+
+// date is a date as a clock on the wall shows it, anywhere.
+func date(year int, month time.Month, day int) time.Time {
+	return time.Date(year, month, day, 0, 0, 0, 0, time.UTC)
+}
+
+// walls are the edges at wall and every so many months and days after it, up
+// to the first that is not before the time until.
+func walls(wall time.Time, months, days int, until time.Time, zone *time.Location) []time.Time {
+	edges := []time.Time{firstInstant(wall, zone)}
+	for edges[len(edges)-1].Before(until) {
+		wall = wall.AddDate(0, months, days)
+		// A day that the zone left out altogether is no window.
+		if edge := firstInstant(wall, zone); edge.After(edges[len(edges)-1]) {
+			edges = append(edges, edge)
+		}
+	}
+	return edges
+}
+
+// firstInstant is when the zone's clock first shows the wall's time or, where
+// it leaps over it, a later one. time.Date promises neither.
+func firstInstant(wall time.Time, zone *time.Location) time.Time {
+	const farthest = 26 * time.Hour // no zone is as far from UTC
+	t := wall.Add(-farthest).In(zone)
+	for {
+		_, offset := t.Zone()
+		shows := wall.Add(-time.Duration(offset) * time.Second)
+		_, change := t.ZoneBounds()
+		switch {
+		case shows.Before(t):
+			return t
+		case change.IsZero() || shows.Before(change):
+			return shows.In(zone)
+		}
+		t = change
+	}
+}
+
+// hours are the edges from first on, up to the first that is not before until.
+func hours(first, until time.Time) []time.Time {
+	edges := []time.Time{first}
+	for edges[len(edges)-1].Before(until) {
+		edges = append(edges, nextHour(edges[len(edges)-1]))
+	}
+	return edges
+}
+
+// nextHour is the next full hour of t's zone, or the change of its clock that
+// moves the full hours.
+func nextHour(t time.Time) time.Time {
+	const hour = 3600
+	_, offset := t.Zone()
+	past := (t.Unix() + int64(offset)) % hour
+	if past < 0 {
+		past += hour
+	}
+	full := t.Add(time.Duration(hour-past) * time.Second)
+	if _, change := t.ZoneBounds(); !change.IsZero() && change.Before(full) {
+		if _, after := change.Zone(); (after-offset)%hour != 0 {
+			return change
+		}
+	}
+	return full
 }

@@ -16,7 +16,7 @@ import (
 	"odometer"
 )
 
-func (b *books) history(r HistoryRequest) *History {
+func (b *testEnv) history(r HistoryRequest) *History {
 	b.Helper()
 	h, err := ReadHistory(context.Background(), b.pool, r)
 	if err != nil {
@@ -39,9 +39,9 @@ func (h *History) groups() (lines []string) {
 	return lines
 }
 
-func TestHistoryIsDividedAsItIsAsked(t *testing.T) {
+func TestHistoryIsGroupedAsRequested(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.actions()
 	tenant := b.customer("price_bundle_monthly")
 	b.add(tenant,
@@ -85,7 +85,7 @@ func TestHistoryIsDividedAsItIsAsked(t *testing.T) {
 
 func TestHistoryHasEveryWindowOfItsRange(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	h := b.history(HistoryRequest{Reader: reading(tenant), From: instant("2026-11-05T12:00:00Z"), To: instant("2026-11-07T00:00:00.5Z")})
 	text, err := json.Marshal(h)
@@ -103,7 +103,7 @@ func TestHistoryHasEveryWindowOfItsRange(t *testing.T) {
 
 func TestHistoryBeginsWithTheCurrentPeriod(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.readUntil(time.Now())
 	begun := time.Now().Add(-3 * 24 * time.Hour).UTC()
 	young := b.subscribe(odometer.Active, "price_bundle_monthly")
@@ -122,9 +122,9 @@ func TestHistoryBeginsWithTheCurrentPeriod(t *testing.T) {
 }
 
 // The aggregator may be behind, or the range end tomorrow.
-func TestWindowsThatNobodyHasReadAreLeftOut(t *testing.T) {
+func TestWindowsAfterAsOfAreLeftOut(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	until := instant(knownUntil)
 	ask := func(from, to time.Time) *History {
@@ -140,9 +140,9 @@ func TestWindowsThatNobodyHasReadAreLeftOut(t *testing.T) {
 }
 
 // A longer retention keeps, and shows, more.
-func TestWhatALongRetentionKeepsIsShown(t *testing.T) {
+func TestEventsOfALongRetentionAreShown(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	b.removed(tenant, "2026-11-22T00:00:00Z")
 	b.exec(`update usage_removed set stored_before = updated_at - interval '400 days'`)
@@ -154,7 +154,7 @@ func TestWhatALongRetentionKeepsIsShown(t *testing.T) {
 
 func TestWindowsThatRetentionTouchedAreLeftOut(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant, other := b.customer("price_bundle_monthly"), b.customer("price_bundle_monthly")
 	for _, id := range []uuid.UUID{tenant, other} {
 		b.add(id, Event{OccurredAt: instant("2026-08-24T08:00:00Z")}, Event{OccurredAt: instant("2026-08-25T08:00:00Z")})
@@ -179,9 +179,9 @@ func TestWindowsThatRetentionTouchedAreLeftOut(t *testing.T) {
 	}
 }
 
-func TestHistoryRefusesWhatItCannotAnswer(t *testing.T) {
+func TestInvalidHistoryRequestsAreRefused(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	from := instant("2026-11-01T00:00:00Z")
 	tests := []struct {
@@ -252,7 +252,7 @@ func naive(events []Event, h *History) []Bucket {
 
 func TestHistoryIsTheSumOfItsEvents(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.actions()
 	start, end := instant("2026-10-01T00:00:00Z"), instant("2026-12-01T00:00:00Z")
 	tenant := b.customer("price_bundle_monthly")

@@ -44,21 +44,21 @@ insert into stream_epochs (epoch, first_seq, stream_created, partitions) values 
 insert into stream_positions (partition, stream_epoch, seq, complete_until)
 select n, 1, 100, '` + knownUntil + `' from generate_series(0, 3) as n;`
 
-// books are a database with the sample catalogue and a stream that was read.
-type books struct {
+// testEnv is a database with the sample catalogue and a stream that was read.
+type testEnv struct {
 	testing.TB
 	pool *pgxpool.Pool
 }
 
-func newBooks(t testing.TB) *books {
+func newTestEnv(t testing.TB) *testEnv {
 	t.Helper()
-	b := &books{t, pgtest.New(t)}
+	b := &testEnv{t, pgtest.New(t)}
 	b.exec(sampleSQL)
 	b.exec(streamSQL)
 	return b
 }
 
-func (b *books) exec(sql string, args ...any) {
+func (b *testEnv) exec(sql string, args ...any) {
 	b.Helper()
 	if _, err := b.pool.Exec(context.Background(), sql, args...); err != nil {
 		b.Fatalf("%v\n%s", err, sql)
@@ -66,7 +66,7 @@ func (b *books) exec(sql string, args ...any) {
 }
 
 // subscribe gives a new tenant a subscription; no plan is "".
-func (b *books) subscribe(status odometer.Status, plan string) uuid.UUID {
+func (b *testEnv) subscribe(status odometer.Status, plan string) uuid.UUID {
 	b.Helper()
 	tenant := uuid.New()
 	b.exec(`insert into subscriptions (tenant_id, plan_id, status, period_interval, anchor)
@@ -75,7 +75,7 @@ func (b *books) subscribe(status odometer.Status, plan string) uuid.UUID {
 }
 
 // period gives the tenant November with its subscription's plan.
-func (b *books) period(tenant uuid.UUID) {
+func (b *testEnv) period(tenant uuid.UUID) {
 	b.Helper()
 	b.exec(`insert into billing_periods (tenant_id, period_start, period_end, plan_id, trial)
 		select tenant_id, '2026-11-01Z', '2026-12-01Z', plan_id, status = 'trial'
@@ -83,7 +83,7 @@ func (b *books) period(tenant uuid.UUID) {
 }
 
 // count sets an agent's counter in November.
-func (b *books) count(tenant uuid.UUID, agent string, n int64) {
+func (b *testEnv) count(tenant uuid.UUID, agent string, n int64) {
 	b.Helper()
 	b.exec(`insert into usage_counters (tenant_id, agent, period_start, period_end, count)
 		values ($1, $2, '2026-11-01Z', '2026-12-01Z', $3)
@@ -91,14 +91,14 @@ func (b *books) count(tenant uuid.UUID, agent string, n int64) {
 }
 
 // customer is a tenant with an active subscription in November.
-func (b *books) customer(plan string) uuid.UUID {
+func (b *testEnv) customer(plan string) uuid.UUID {
 	b.Helper()
 	tenant := b.subscribe(odometer.Active, plan)
 	b.period(tenant)
 	return tenant
 }
 
-func (b *books) usage(tenant uuid.UUID) *Answer {
+func (b *testEnv) usage(tenant uuid.UUID) *Answer {
 	b.Helper()
 	a, err := Usage(context.Background(), b.pool, tenant)
 	if err != nil {
@@ -118,8 +118,8 @@ func (a *Answer) agent(t testing.TB, name string) AgentUsage {
 	return AgentUsage{}
 }
 
-// door has the reads behind it.
-func door(t testing.TB, pool *pgxpool.Pool, perMinute int, change ...func(*api.Options)) http.Handler {
+// newAPI is an API with the reads.
+func newAPI(t testing.TB, pool *pgxpool.Pool, perMinute int, change ...func(*api.Options)) http.Handler {
 	t.Helper()
 	keys, err := api.KeysFromSecret(apitest.Secret, api.Expect{})
 	if err != nil {

@@ -26,14 +26,14 @@ func openPool(t testing.TB, url string) *pgxpool.Pool {
 	return pool
 }
 
-func TestDatabaseThatIsGoneIs503(t *testing.T) {
+func TestStoppedDatabaseIs503(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Server(t)
-	b := &books{t, openPool(t, server.URL())}
+	b := &testEnv{t, openPool(t, server.URL())}
 	b.exec(sampleSQL)
 	b.exec(streamSQL)
 	tenant := exampleCustomer(b)
-	h := door(t, b.pool, 0)
+	h := newAPI(t, b.pool, 0)
 	if r := apitest.Get(h, usageRoute, reads(t, tenant)); r.StatusCode != http.StatusOK {
 		t.Fatalf("status %d", r.StatusCode)
 	}
@@ -51,7 +51,7 @@ func TestDatabaseThatIsGoneIs503(t *testing.T) {
 
 func TestDroppedDatabaseIs503(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	lost := b.pool.Config().Copy()
 	lost.ConnConfig.Database += "_dropped"
@@ -64,7 +64,7 @@ func TestDroppedDatabaseIs503(t *testing.T) {
 	if err := pool.Ping(context.Background()); err != nil {
 		t.Fatal(err)
 	}
-	h := door(t, pool, 0)
+	h := newAPI(t, pool, 0)
 	apitest.WantProblem(t, apitest.Get(h, usageRoute, reads(t, tenant)), "500 internal") // there, but empty
 	b.exec(`drop database "` + lost.ConnConfig.Database + `" with (force)`)
 	for range 2 {
@@ -72,9 +72,9 @@ func TestDroppedDatabaseIs503(t *testing.T) {
 	}
 }
 
-func TestDatabaseThatIsTooSlowIsAnOutage(t *testing.T) {
+func TestSlowDatabaseIs503(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	tx, err := b.pool.Begin(context.Background())
 	if err != nil {
@@ -108,12 +108,12 @@ func TestDatabaseThatIsTooSlowIsAnOutage(t *testing.T) {
 	slow(pool, "no free connection")
 }
 
-func TestClientThatHungUpIsNobodysFailure(t *testing.T) {
+func TestClientThatHungUpIsNoError(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	registry := prometheus.NewRegistry()
-	h := door(t, b.pool, 0, func(o *api.Options) { o.Registerer = registry })
+	h := newAPI(t, b.pool, 0, func(o *api.Options) { o.Registerer = registry })
 	ctx, hangUp := context.WithCancel(context.Background())
 	hangUp()
 	r := httptest.NewRequestWithContext(ctx, http.MethodGet, usageRoute, nil)

@@ -37,7 +37,7 @@ type Periods struct {
 	NextCursor *string   `json:"next_cursor" doc:"Give it as cursor to go on. null: that was all."`
 }
 
-// Period is one billing period and what it came to.
+// Period is one billing period with its totals.
 type Period struct {
 	PeriodStart           time.Time            `json:"period_start"`
 	PeriodEnd             time.Time            `json:"period_end" doc:"Exclusive."`
@@ -46,7 +46,7 @@ type Period struct {
 	Trial                 bool                 `json:"trial" doc:"Its usage is free."`
 	Plan                  *PeriodPlan          `json:"plan" doc:"null: without one."`
 	ClosedAt              *time.Time           `json:"closed_at"`
-	SettledAt             *time.Time           `json:"settled_at" doc:"When its overage was told in full to Stripe."`
+	SettledAt             *time.Time           `json:"settled_at" doc:"When its overage was reported in full to Stripe."`
 	Usage                 Ordered[PeriodUsage] `json:"usage"`
 	TotalOverageCostCents int64                `json:"total_overage_cost_cents" doc:"The sum of what is shown."`
 }
@@ -108,15 +108,15 @@ func (r *PeriodsRequest) before() (*time.Time, error) {
 	}
 	at, ok := api.ReadCursor[time.Time](r.Cursor, "periods", r.Tenant.String())
 	if !ok || !plausible(at) {
-		return nil, noCursor(r.Cursor)
+		return nil, invalidCursor(r.Cursor)
 	}
 	return &at, nil
 }
 
 // One row per period and agent: those of the catalogue, and after them those
 // that were closed in the period and have left the catalogue since. A closed
-// period has figures of its own, one that has ended has terms of its own; what
-// neither names was not included. A trial and a period without a plan have no
+// period has its own figures, an ended one its own limits and prices; an agent
+// that neither names was not included. A trial and a period without a plan have no
 // limit.
 const periodsSQL = `
 select
@@ -185,7 +185,7 @@ type periodRow struct {
 	UnitPrice decimal.Decimal
 }
 
-// periods are the tenant's newest that have begun, and began before a time.
+// periods are the tenant's newest periods that began before now and before a time.
 func periods(ctx context.Context, tx pgx.Tx, head *row, tenant uuid.UUID, before *time.Time, limit int) ([]Period, error) {
 	found, _ := tx.Query(ctx, periodsSQL, tenant, before, limit)
 	rows, err := pgx.CollectRows(found, pgx.RowToStructByName[periodRow])
@@ -220,7 +220,7 @@ func (r *periodRow) period(head *row) Period {
 	return p
 }
 
-// add takes an agent in.
+// add adds an agent.
 func (p *Period) add(r *periodRow) {
 	if r.Agent == nil {
 		return

@@ -14,7 +14,7 @@ import (
 	"odometer/api"
 )
 
-func (b *books) periods(r PeriodsRequest) *Periods {
+func (b *testEnv) periods(r PeriodsRequest) *Periods {
 	b.Helper()
 	p, err := ReadPeriods(context.Background(), b.pool, r)
 	if err != nil {
@@ -25,7 +25,7 @@ func (b *books) periods(r PeriodsRequest) *Periods {
 
 // past gives the tenant September, closed and settled, and October, which has
 // ended; each with terms of its own.
-func (b *books) past(tenant uuid.UUID) {
+func (b *testEnv) past(tenant uuid.UUID) {
 	b.Helper()
 	b.exec(`insert into billing_periods (tenant_id, period_start, period_end, plan_id, status, frozen_at, closed_epoch, closed_seq, closed_at, settled_at) values
 		($1, '2026-09-01Z', '2026-10-01Z', 'price_gone', 'closed', '2026-10-01Z', 1, 1, '2026-10-01T00:15:00Z', '2026-10-01T00:20:00Z'),
@@ -39,9 +39,9 @@ func (b *books) past(tenant uuid.UUID) {
 		($1, 'invoice', '2026-10-01Z', '2026-11-01Z', 70)`, tenant)
 }
 
-func TestPeriodsKeepTheTermsThatTheyEndedWith(t *testing.T) {
+func TestEndedPeriodsKeepTheirLimitsAndPrices(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	b.past(tenant)
 	b.exec(`insert into billing_periods (tenant_id, period_start, period_end) values ($1, now() + interval '10 years', now() + interval '11 years')`, tenant)
@@ -73,7 +73,7 @@ func TestPeriodsKeepTheTermsThatTheyEndedWith(t *testing.T) {
 
 func TestPeriodsArePagedNewestFirst(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	b.past(tenant)
 	all := b.periods(PeriodsRequest{Reader: reading(tenant)}).Periods
@@ -107,7 +107,7 @@ func TestPeriodsArePagedNewestFirst(t *testing.T) {
 // than its units times their price, rounded once.
 func TestCurrentPeriodIsThatOfUsage(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	rapid.Check(t, func(t *rapid.T) {
 		status := rapid.SampledFrom([]odometer.Status{odometer.Active, odometer.Trial, odometer.PastDue, odometer.Canceled}).Draw(t, "status")
 		plan := rapid.SampledFrom([]string{"", "price_inboxpilot_monthly", "price_bundle_monthly"}).Draw(t, "plan")
@@ -147,7 +147,7 @@ func TestCurrentPeriodIsThatOfUsage(t *testing.T) {
 
 func TestTrialsAreFreeForEver(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.subscribe(odometer.Trial, "price_bundle_monthly")
 	b.period(tenant)
 	b.count(tenant, "inbox", 9000)

@@ -49,7 +49,7 @@ func stored(e Event) Event {
 
 // add stores events of a tenant and counts them. It returns them as they were
 // stored.
-func (b *books) add(tenant uuid.UUID, events ...Event) []Event {
+func (b *testEnv) add(tenant uuid.UUID, events ...Event) []Event {
 	b.Helper()
 	all := make([]Event, len(events))
 	var rows [][]any
@@ -77,20 +77,20 @@ func (b *books) add(tenant uuid.UUID, events ...Event) []Event {
 }
 
 // readUntil says up to when every partition is known.
-func (b *books) readUntil(at time.Time) {
+func (b *testEnv) readUntil(at time.Time) {
 	b.Helper()
 	b.exec(`update stream_positions set complete_until = $1`, at)
 }
 
-// removed books that retention removed something of the tenant at that time.
-func (b *books) removed(tenant uuid.UUID, at string) {
+// removed records that retention removed something of the tenant at that time.
+func (b *testEnv) removed(tenant uuid.UUID, at string) {
 	b.Helper()
 	b.exec(`insert into usage_removed (tenant_id, agent, period_start, quantity, events, updated_at)
 		values ($1, 'inbox', '2026-06-01Z', 1, 1, $2)`, tenant, at)
 }
 
 // actions puts the sample's actions into the catalogue.
-func (b *books) actions() {
+func (b *testEnv) actions() {
 	b.Helper()
 	b.exec(`insert into actions (agent, action_type, position) values ('inbox', 'email_processed', 0),
 		('inbox', 'draft_written', 1), ('invoice', 'invoice_created', 0), ('meeting', 'meeting_scheduled', 0)`)

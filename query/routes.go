@@ -5,8 +5,10 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
+	"strings"
 	"time"
 
+	"github.com/danielgtaylor/huma/v2"
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer/api"
@@ -18,7 +20,7 @@ const databaseTimeout = 5 * time.Second
 // usageRoute is where a tenant's current usage is read.
 const usageRoute = "/api/v1/usage"
 
-// Options are what the reads need.
+// Options configure the reads.
 type Options struct {
 	Pool              *pgxpool.Pool
 	RequestsPerMinute int // of one tenant, for GET /api/v1/usage; 0: no limit
@@ -28,21 +30,21 @@ type Options struct {
 type server struct {
 	pool    *pgxpool.Pool
 	log     *slog.Logger
-	exports *api.Gate // files that are being written
-	wide    *api.Gate // reads of many events
+	exports *api.Gate // bounds files that are being written
+	scans   *api.Gate // bounds reads of many events
 }
 
-// Bounds of what holds a connection of the database, and a processor, for long.
-// A page of usage asks for a history or two and a page of events.
+// Bounds of reads that hold a connection of the database, and a processor, for
+// long. The dashboard reads a history or two and a page of events at once.
 const (
 	maxExports, exportsEach = 4, 1
-	maxWide, wideEach       = 8, 3
-	roomTimeout             = 2 * time.Second // for which a read waits to be one of them
+	maxScans, scansEach     = 8, 3
+	slotTimeout             = 2 * time.Second // that a read waits for a slot
 )
 
-// Register puts the reads behind the door.
+// Register adds the reads to the API.
 func Register(a *api.API, o Options) {
-	s := &server{pool: o.Pool, log: a.Log, exports: api.NewGate(maxExports, exportsEach, roomTimeout), wide: api.NewGate(maxWide, wideEach, roomTimeout)}
+	s := &server{pool: o.Pool, log: a.Log, exports: api.NewGate(maxExports, exportsEach, slotTimeout), scans: api.NewGate(maxScans, scansEach, slotTimeout)}
 	api.Register(a, api.Route{
 		ID: "usage", Method: http.MethodGet, Path: usageRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: o.RequestsPerMinute,
 		Summary: "The usage of the current billing period",
@@ -57,7 +59,7 @@ func Register(a *api.API, o Options) {
 	s.registerPeriods(a)
 }
 
-// refusals says what kind of problem each cause of a Refusal is.
+// refusals is the kind of problem of each cause of a Refusal.
 var refusals = []struct {
 	cause error
 	kind  api.Kind
@@ -71,8 +73,8 @@ var refusals = []struct {
 	{ErrTooMuch, api.Unavailable},
 }
 
-// refused makes a Refusal the problem that it is; other errors are as they were.
-func refused(err error) error {
+// problemFor turns a Refusal into its problem and returns other errors unchanged.
+func problemFor(err error) error {
 	var refusal *Refusal
 	if !errors.As(err, &refusal) {
 		return err
@@ -85,23 +87,23 @@ func refused(err error) error {
 	return api.NewProblem(api.Internal, "%s", refusal.Error())
 }
 
-// crowded is the refusal of a read for which there is no room.
-func crowded(ctx context.Context, sort string, each, all int) error {
+// tooManyReads is the problem of a read that got no slot in time.
+func tooManyReads(ctx context.Context, sort string, each, all int) error {
 	if ctx.Err() != nil {
-		return ctx.Err() // nobody waits for it any more
+		return ctx.Err() // the client does not wait any more
 	}
 	p := api.NewProblem(api.Unavailable, "As many %s as can be are under way: %d of a tenant, %d in all. Ask again in a second.", sort, each, all)
 	p.RetryAfter(time.Second)
 	return p
 }
 
-// usageAsked is a request for usage. Its tags are compared as the header's
-// lines are, of which there may be several.
-type usageAsked struct {
+// usageInput documents If-None-Match, which is read from the header's lines: there
+// may be several.
+type usageInput struct {
 	IfNoneMatch string `header:"If-None-Match" doc:"The ETag of an earlier answer."`
 }
 
-type usageTold struct {
+type usageOutput struct {
 	Status int
 	ETag   string `header:"ETag" doc:"Names everything but as_of."`
 	AsOf   string `header:"Odometer-As-Of" doc:"as_of, also where there is no body."`
@@ -109,20 +111,198 @@ type usageTold struct {
 }
 
 // usage answers GET /api/v1/usage.
-func (s *server) usage(ctx context.Context, who api.Caller, _ *usageAsked) (*usageTold, error) {
+func (s *server) usage(ctx context.Context, who api.Caller, _ *usageInput) (*usageOutput, error) {
 	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
 	defer cancel()
 	a, err := Usage(ctx, s.pool, who.Tenant)
 	if err != nil {
-		return nil, refused(err)
+		return nil, problemFor(err)
 	}
 	tag, err := etag(a)
 	if err != nil {
 		return nil, err
 	}
-	told := &usageTold{Status: http.StatusOK, ETag: tag, AsOf: a.AsOf.String(), Body: a}
+	output := &usageOutput{Status: http.StatusOK, ETag: tag, AsOf: a.AsOf.String(), Body: a}
 	if matches(api.HeaderLines(ctx, "If-None-Match"), tag) {
-		told.Status, told.Body = http.StatusNotModified, nil
+		output.Status, output.Body = http.StatusNotModified, nil
 	}
-	return told, nil
+	return output, nil
+}
+
+// timeParameter is a time in a query.
+type timeParameter struct{ time.Time }
+
+// plausible reports whether an event can have occurred then. The database and
+// RFC 3339 can represent what lies a window beyond it.
+func plausible(t time.Time) bool { return t.Year() >= 1970 && t.Year() <= 2999 }
+
+// UnmarshalText reads a time of RFC 3339.
+func (m *timeParameter) UnmarshalText(text []byte) error {
+	t, err := time.Parse(time.RFC3339, string(text))
+	switch {
+	case err != nil && strings.Contains(string(text), " "):
+		return errors.New("a + in a query is a space: write %2B, or the time in UTC with Z")
+	case err != nil:
+		return errors.New("it must be a time of RFC 3339, as 2026-11-01T00:00:00Z")
+	case !plausible(t):
+		return errors.New("it must be in the years 1970 to 2999")
+	}
+	m.Time = t
+	return nil
+}
+
+// Schema describes it.
+func (timeParameter) Schema(huma.Registry) *huma.Schema {
+	return &huma.Schema{Type: huma.TypeString, Format: "date-time", Examples: []any{"2026-11-01T00:00:00Z"}}
+}
+
+func invalidCursor(cursor string) error {
+	return refuse(ErrInvalid, "cursor is %q: it must be the next_cursor of an answer to the same request. Leave it out to start at the beginning.", api.Excerpt(cursor))
+}
+
+const historyRoute = "/api/v1/usage/history"
+
+// readsPerMinute is the rate limit of a tenant for each read but current usage.
+const readsPerMinute = 60
+
+// readProblems are the problems that any read of a tenant can answer with.
+var readProblems = []api.Kind{api.NoSubscription, api.SubscriptionInactive, api.NoPlan}
+
+// reader is the Reader of a caller.
+func reader(who api.Caller) Reader {
+	return Reader{Tenant: who.Tenant, Operator: who.Role == api.Admin}
+}
+
+func (s *server) registerHistory(a *api.API) {
+	api.Register(a, api.Route{
+		ID: "usage-history", Method: http.MethodGet, Path: historyRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: readsPerMinute,
+		Summary: "Usage by hour, day or month",
+		Description: "By the time at which it occurred, whichever period it was counted in. The range is widened to whole windows of the time zone; " +
+			"a day of a time zone may have 23 or 25 hours. At most 31 days by hour, 366 days by day, 60 months by month. " +
+			"What is not known is left out: windows that begin before `complete_from`, and those that begin at or after `as_of`; the window that holds `as_of` is known up to then.",
+		Problems: readProblems,
+		Example:  exampleHistory(),
+	}, s.history)
+}
+
+type historyInput struct {
+	From     timeParameter `query:"from" doc:"Default: the start of the current billing period, or as far back as the window allows."`
+	To       timeParameter `query:"to" doc:"Exclusive. Default: now."`
+	Window   Window        `query:"window" enum:"hour,day,month" default:"day" doc:"The length of a bucket."`
+	GroupBy  []string      `query:"group_by" enum:"agent,action_type" maxItems:"2" uniqueItems:"true" doc:"What each bucket is divided by. Default: agent. Empty (group_by=): by nothing, groups are then empty."`
+	Timezone string        `query:"timezone" default:"UTC" maxLength:"64" example:"Europe/Berlin" doc:"Whose hours, days and months: a name of the IANA list."`
+}
+
+// Resolve distinguishes an empty group_by from none.
+func (h *historyInput) Resolve(ctx huma.Context) []error {
+	u := ctx.URL()
+	if u.Query().Has("group_by") && h.GroupBy == nil {
+		h.GroupBy = []string{}
+	}
+	return nil
+}
+
+type historyOutput struct {
+	AsOf string `header:"Odometer-As-Of" doc:"as_of."`
+	Body *History
+}
+
+// history answers GET /api/v1/usage/history.
+func (s *server) history(ctx context.Context, who api.Caller, in *historyInput) (*historyOutput, error) {
+	if !s.scans.Enter(ctx, who.Tenant) {
+		return nil, tooManyReads(ctx, "reads of events", scansEach, maxScans)
+	}
+	defer s.scans.Leave(who.Tenant)
+	h, err := ReadHistory(ctx, s.pool, HistoryRequest{
+		Reader: reader(who), From: in.From.Time, To: in.To.Time,
+		Window: in.Window, GroupBy: in.GroupBy, Timezone: in.Timezone,
+	})
+	if err != nil {
+		return nil, problemFor(err)
+	}
+	return &historyOutput{h.AsOf.String(), h}, nil
+}
+
+const (
+	forecastRoute = "/api/v1/usage/forecast"
+	periodsRoute  = "/api/v1/periods"
+	alertsRoute   = "/api/v1/alerts"
+)
+
+func (s *server) registerPeriods(a *api.API) {
+	api.Register(a, api.Route{
+		ID: "usage-forecast", Method: http.MethodGet, Path: forecastRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: readsPerMinute,
+		Summary: "A projection of the current period",
+		Description: "If usage goes on at its present pace: the count so far, divided by the time from the period's start to `as_of`. " +
+			"Projected counts are rounded down, costs once per agent, half up. " +
+			"Until a thirtieth of the period has passed (of a month, about a day) it is too early to tell: then all that is projected is null.",
+		Problems: readProblems,
+		Example:  exampleForecast(),
+	}, s.forecast)
+	api.Register(a, api.Route{
+		ID: "periods", Method: http.MethodGet, Path: periodsRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: readsPerMinute,
+		Summary: "The billing periods",
+		Description: "The newest first. A closed period shows the counts, limits, prices and amounts that it was closed with, for ever; " +
+			"one that has ended the limits and prices in force at its end; the running one those in force now.",
+		Problems: readProblems,
+		Example:  examplePeriods(),
+	}, s.periods)
+	api.Register(a, api.Route{
+		ID: "alerts", Method: http.MethodGet, Path: alertsRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: readsPerMinute,
+		Summary:     "Limits that are nearly used or exceeded",
+		Description: "What holds now, computed from the counts, and what was raised and delivered to people.",
+		Problems:    readProblems,
+		Example:     exampleAlerts(),
+	}, s.alerts)
+}
+
+type noInput struct{}
+
+type forecastOutput struct {
+	AsOf string `header:"Odometer-As-Of" doc:"as_of."`
+	Body *Forecast
+}
+
+// forecast answers GET /api/v1/usage/forecast.
+func (s *server) forecast(ctx context.Context, who api.Caller, _ *noInput) (*forecastOutput, error) {
+	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
+	defer cancel()
+	f, err := ReadForecast(ctx, s.pool, reader(who))
+	if err != nil {
+		return nil, problemFor(err)
+	}
+	return &forecastOutput{f.AsOf.String(), f}, nil
+}
+
+type periodsInput struct {
+	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"12" doc:"Periods of a page."`
+	Cursor string `query:"cursor" maxLength:"200" doc:"The next_cursor of an earlier answer, to go on there."`
+}
+
+type periodsOutput struct {
+	AsOf string `header:"Odometer-As-Of" doc:"as_of."`
+	Body *Periods
+}
+
+// periods answers GET /api/v1/periods.
+func (s *server) periods(ctx context.Context, who api.Caller, in *periodsInput) (*periodsOutput, error) {
+	p, err := ReadPeriods(ctx, s.pool, PeriodsRequest{Reader: reader(who), Limit: in.Limit, Cursor: in.Cursor})
+	if err != nil {
+		return nil, problemFor(err)
+	}
+	return &periodsOutput{p.AsOf.String(), p}, nil
+}
+
+type alertsOutput struct {
+	AsOf string `header:"Odometer-As-Of" doc:"as_of."`
+	Body *Alerts
+}
+
+// alerts answers GET /api/v1/alerts.
+func (s *server) alerts(ctx context.Context, who api.Caller, _ *noInput) (*alertsOutput, error) {
+	a, err := ReadAlerts(ctx, s.pool, reader(who))
+	if err != nil {
+		return nil, problemFor(err)
+	}
+	return &alertsOutput{a.AsOf.String(), a}, nil
 }

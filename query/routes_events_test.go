@@ -22,10 +22,10 @@ import (
 
 func TestAcceptChoosesPageOrFile(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	b.add(tenant, Event{OccurredAt: instant("2026-11-10T00:00:00Z")}, Event{OccurredAt: instant("2026-11-11T00:00:00Z")})
-	h, bearer := door(t, b.pool, 0), reads(t, tenant)
+	h, bearer := newAPI(t, b.pool, 0), reads(t, tenant)
 	for accept, want := range map[string]string{
 		"": jsonType, "*/*": jsonType, jsonType: jsonType, "text/html, application/xhtml+xml, */*;q=0.8": jsonType,
 		csvType: csvType, "text/csv;q=0.9, application/json;q=0.5": csvType, "text/csv, application/json": jsonType,
@@ -57,12 +57,12 @@ func TestAcceptChoosesPageOrFile(t *testing.T) {
 	}
 }
 
-func TestPagesOverHTTPLeadToTheWholeList(t *testing.T) {
+func TestPagesOverHTTPAreTheWholeList(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	b.many(tenant, 250, 1)
-	h, bearer := door(t, b.pool, 0), reads(t, tenant)
+	h, bearer := newAPI(t, b.pool, 0), reads(t, tenant)
 	var keys []string
 	next := ""
 	for range 3 {
@@ -124,12 +124,12 @@ func file(t *testing.T, server *httptest.Server, bearer string) *http.Response {
 
 // A file's headers are read without its events, and whatever room there is for
 // files: the tenant's own is being written, at the pace of its reader.
-func TestHeadersOfAFileTakeNoPlaceFromOne(t *testing.T) {
+func TestHeadOfAnExportTakesNoSlot(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	b.many(tenant, large, 40)
-	h, bearer := door(t, b.pool, 0), reads(t, tenant)
+	h, bearer := newAPI(t, b.pool, 0), reads(t, tenant)
 	whole := file(t, serve(t, h), bearer)
 	r := apitest.Do(h, http.MethodHead, eventsRoute+novemberQuery, bearer, "", "Accept", csvType)
 	if body := apitest.Body(t, r); r.StatusCode != http.StatusOK || body != "" {
@@ -149,13 +149,13 @@ func TestHeadersOfAFileTakeNoPlaceFromOne(t *testing.T) {
 	apitest.WantProblem(t, apitest.Do(h, http.MethodHead, eventsRoute+"?cursor=x", bearer, "", "Accept", csvType), "400 invalid-request")
 }
 
-func TestFileThatTheDatabaseCannotFinishIsCutOff(t *testing.T) {
+func TestExportIsAbortedWhenTheDatabaseFails(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	b.many(tenant, large, 40)
 	log := &syncBuffer{}
-	server := serve(t, door(t, b.pool, 0, func(o *api.Options) { o.Log = slog.New(slog.NewTextHandler(log, nil)) }))
+	server := serve(t, newAPI(t, b.pool, 0, func(o *api.Options) { o.Log = slog.New(slog.NewTextHandler(log, nil)) }))
 	answer := file(t, server, reads(t, tenant))
 	body := bufio.NewReader(answer.Body)
 	if line, err := body.ReadString('\n'); err != nil || line != csvHeader {
@@ -166,16 +166,16 @@ func TestFileThatTheDatabaseCannotFinishIsCutOff(t *testing.T) {
 		t.Errorf("the file looks whole: %v", err)
 	}
 	server.Close() // the line is written by then
-	if text := log.String(); strings.Count(text, "a file of events was cut off") != 1 {
+	if text := log.String(); strings.Count(text, "export of events aborted") != 1 {
 		t.Errorf("log:\n%s", text)
 	}
 }
 
-func TestClientThatLeavesFreesItsPlace(t *testing.T) {
+func TestClientThatHangsUpFreesItsSlot(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	var asked atomic.Int64 // two seconds pass between any two requests: no limit is reached
-	h := door(t, b.pool, 0, func(o *api.Options) {
+	h := newAPI(t, b.pool, 0, func(o *api.Options) {
 		o.Now = func() time.Time { return time.Now().Add(time.Duration(asked.Add(1)) * 2 * time.Second) }
 	})
 	server := serve(t, h)

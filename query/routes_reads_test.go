@@ -1,6 +1,7 @@
 package query
 
 import (
+	"context"
 	"net/http"
 	"strings"
 	"testing"
@@ -18,7 +19,7 @@ import (
 const novemberQuery = "?from=2026-11-01T00:00:00Z&to=2026-11-24T00:00:00Z"
 
 // readRoutes are all reads of a tenant, asked so that the answer depends on
-// the books alone.
+// the tables alone.
 var readRoutes = map[string]struct{ path, accept string }{
 	"usage":       {usageRoute, ""},
 	"history":     {historyRoute + novemberQuery + "&group_by=agent,action_type", ""},
@@ -52,7 +53,7 @@ func also(path, parameter string) string {
 }
 
 // whatever writes anything about a tenant.
-func (b *books) whatever(t *rapid.T, tenant uuid.UUID) {
+func (b *testEnv) whatever(t *rapid.T, tenant uuid.UUID) {
 	at := instant("2026-11-02T00:00:00Z").Add(time.Duration(rapid.Int64Range(0, 20*24).Draw(t, "hour")) * time.Hour)
 	agent := rapid.SampledFrom([]string{"inbox", "invoice", "meeting", "unheard_of"}).Draw(t, "agent")
 	switch rapid.SampledFrom([]string{"event", "alert", "removed", "past", "period"}).Draw(t, "what") {
@@ -69,12 +70,12 @@ func (b *books) whatever(t *rapid.T, tenant uuid.UUID) {
 	}
 }
 
-func TestTenantSeesNothingOfAnother(t *testing.T) {
+func TestReadsShowNoOtherTenant(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.actions()
 	c := &clock{time.Now()}
-	h := door(t, b.pool, 0, func(o *api.Options) { o.Now = c.now })
+	h := newAPI(t, b.pool, 0, func(o *api.Options) { o.Now = c.now })
 	rapid.Check(t, func(t *rapid.T) {
 		own, other := b.customer("price_bundle_monthly"), b.customer("price_bundle_monthly")
 		for range rapid.IntRange(0, 5).Draw(t, "own rows") {
@@ -93,8 +94,8 @@ func TestTenantSeesNothingOfAnother(t *testing.T) {
 
 func TestOnlyOperatorsReadAnotherTenant(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
-	h := door(t, b.pool, 0)
+	b := newTestEnv(t)
+	h := newAPI(t, b.pool, 0)
 	own, other := exampleCustomer(b), exampleCustomer(b)
 	b.exec(`update subscriptions set status = 'canceled' where tenant_id = $1`, other)
 	for name, route := range readRoutes {
@@ -126,12 +127,12 @@ func TestOnlyOperatorsReadAnotherTenant(t *testing.T) {
 	}
 }
 
-func TestBadParametersAreNamedWithWhatIsAllowed(t *testing.T) {
+func TestInvalidParametersAreNamedWithWhatIsAllowed(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	bearer := reads(t, exampleCustomer(b))
 	c := &clock{time.Now()}
-	h := door(t, b.pool, 0, func(o *api.Options) { o.Now = c.now })
+	h := newAPI(t, b.pool, 0, func(o *api.Options) { o.Now = c.now })
 	tests := []struct{ path, says string }{
 		{historyRoute + "?from=yesterday", `from is "yesterday": it must be a time of RFC 3339, as 2026-11-01T00:00:00Z`},
 		{historyRoute + "?from=2026-11-01", `from is "2026-11-01": it must be a time of RFC 3339`},
@@ -156,7 +157,7 @@ func TestBadParametersAreNamedWithWhatIsAllowed(t *testing.T) {
 		{eventsRoute + "?agent=In+Box", `agent is "In Box": it must be a small letter and up to 31`},
 		{eventsRoute + "?action_type=%00", "action_type is"},
 		{eventsRoute + "?action_type=%FF", "action_type is"},
-		{eventsRoute + "?cursor=rubbish", `cursor is "rubbish": it must be the next_cursor of an answer to the same question`},
+		{eventsRoute + "?cursor=rubbish", `cursor is "rubbish": it must be the next_cursor of an answer to the same request`},
 		{periodsRoute + "?limit=0", "limit is 0: it must be at least 1"},
 		{periodsRoute + "?limit=101", "limit is 101: it must be at most 100"},
 		{periodsRoute + "?cursor=rubbish", `cursor is "rubbish"`},
@@ -172,12 +173,12 @@ func TestBadParametersAreNamedWithWhatIsAllowed(t *testing.T) {
 	}
 }
 
-func TestHistoryTellsNoGroupFromTheDefault(t *testing.T) {
+func TestHistoryDistinguishesEmptyGroupByFromTheDefault(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	b.add(tenant, Event{OccurredAt: instant("2026-11-10T00:00:00Z")})
-	h, bearer := door(t, b.pool, 0), reads(t, tenant)
+	h, bearer := newAPI(t, b.pool, 0), reads(t, tenant)
 	for query, want := range map[string][]string{"": {"agent"}, "&group_by=": {}, "&group_by=action_type": {"action_type"}, "&group_by=action_type,agent": {"action_type", "agent"}} {
 		got := apitest.Decode[History](t, apitest.Get(h, historyRoute+novemberQuery+query, bearer))
 		groups := 0
@@ -190,12 +191,12 @@ func TestHistoryTellsNoGroupFromTheDefault(t *testing.T) {
 	}
 }
 
-func TestEachReadHasAnAllowanceOfItsOwn(t *testing.T) {
+func TestEachReadHasItsOwnRateLimit(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	c := &clock{time.Now()}
-	h, bearer := door(t, b.pool, 1, func(o *api.Options) { o.Now = c.now }), reads(t, tenant)
+	h, bearer := newAPI(t, b.pool, 1, func(o *api.Options) { o.Now = c.now }), reads(t, tenant)
 	for name, route := range readRoutes {
 		if name == "events file" {
 			continue // counted with the pages
@@ -217,15 +218,51 @@ func TestEachReadHasAnAllowanceOfItsOwn(t *testing.T) {
 
 func TestAsOfIsAlsoAHeader(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	bearer := reads(t, exampleCustomer(b))
-	h := door(t, b.pool, 0)
+	h := newAPI(t, b.pool, 0)
 	for name, route := range readRoutes {
 		for _, method := range []string{http.MethodGet, http.MethodHead} {
 			r := apitest.Do(h, method, route.path, bearer, "", "Accept", route.accept)
 			if got := r.Header.Get("Odometer-As-Of"); got != "2026-11-23T07:15:33.120Z" || r.StatusCode != http.StatusOK {
 				t.Errorf("%s %s: status %d, as of %q", method, name, r.StatusCode, got)
 			}
+		}
+	}
+}
+
+// A tenant that asks for much at once, within its requests a minute, is refused
+// some of it; the usage of the moment is answered to everybody.
+func TestLargeReadsOfOneTenantDoNotBlockOthers(t *testing.T) {
+	t.Parallel()
+	b := newTestEnv(t)
+	greedy, other := b.customer("price_bundle_monthly"), b.customer("price_bundle_monthly")
+	h := newAPI(t, b.pool, 0)
+	tx, err := b.pool.Begin(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	// No read of events ends before this does.
+	if _, err := tx.Exec(context.Background(), `lock table usage_events in access exclusive mode`); err != nil {
+		t.Fatal(err)
+	}
+	const asked = 10
+	answers := make(chan *http.Response, asked)
+	for range asked {
+		go func() { answers <- apitest.Get(h, historyRoute, reads(t, greedy)) }()
+	}
+	for range asked - scansEach {
+		apitest.WantProblem(t, <-answers, "503 unavailable")
+	}
+	if r := apitest.Get(h, usageRoute, reads(t, other)); r.StatusCode != http.StatusOK {
+		t.Errorf("another tenant's usage: status %d", r.StatusCode)
+	}
+	if err := tx.Rollback(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	for range scansEach {
+		if r := <-answers; r.StatusCode != http.StatusOK {
+			t.Errorf("a history that was let in: status %d", r.StatusCode)
 		}
 	}
 }

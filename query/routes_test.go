@@ -18,9 +18,9 @@ import (
 
 func TestAnswerOverHTTP(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
-	r := apitest.Get(door(t, b.pool, 0), usageRoute, reads(t, tenant))
+	r := apitest.Get(newAPI(t, b.pool, 0), usageRoute, reads(t, tenant))
 	wantExample(t, tenant, apitest.Body(t, r))
 	if r.StatusCode != http.StatusOK {
 		t.Errorf("status %d", r.StatusCode)
@@ -40,9 +40,9 @@ func TestAnswerOverHTTP(t *testing.T) {
 
 func TestHeadIsGetWithoutABody(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
-	server := httptest.NewServer(door(t, b.pool, 0))
+	server := httptest.NewServer(newAPI(t, b.pool, 0))
 	defer server.Close()
 	ask := func(method string) *http.Response {
 		r, err := http.NewRequest(method, server.URL+usageRoute, nil)
@@ -68,11 +68,11 @@ func TestHeadIsGetWithoutABody(t *testing.T) {
 	}
 }
 
-func TestUnchangedUsageCostsNoBody(t *testing.T) {
+func TestUnchangedUsageIs304(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
-	h := door(t, b.pool, 0)
+	h := newAPI(t, b.pool, 0)
 	bearer := reads(t, tenant)
 	tag := apitest.Get(h, usageRoute, bearer).Header.Get("ETag")
 	if !strings.HasPrefix(tag, `W/"`) {
@@ -98,8 +98,8 @@ func TestUnchangedUsageCostsNoBody(t *testing.T) {
 
 func TestChecksComeInTheContractsOrder(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
-	h := door(t, b.pool, 1)
+	b := newTestEnv(t)
+	h := newAPI(t, b.pool, 1)
 	exhausted := func(tenant uuid.UUID) uuid.UUID {
 		apitest.Get(h, usageRoute, reads(t, tenant))
 		return tenant
@@ -127,8 +127,8 @@ func TestChecksComeInTheContractsOrder(t *testing.T) {
 
 func TestTenantReadsItselfAndAdminReadsAll(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
-	h := door(t, b.pool, 0)
+	b := newTestEnv(t)
+	h := newAPI(t, b.pool, 0)
 	own, other := exampleCustomer(b), b.customer("price_bundle_monthly")
 	scope := []string{api.ReadScope}
 	tenant := token(t, api.Claims{Tenant: own, Scopes: scope})
@@ -170,12 +170,12 @@ func TestTenantReadsItselfAndAdminReadsAll(t *testing.T) {
 	}
 }
 
-func TestEleventhRequestInAMinuteWaits(t *testing.T) {
+func TestEleventhRequestInAMinuteIs429(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	c := &clock{time.Now()}
-	h := door(t, b.pool, 10, func(o *api.Options) { o.Now = c.now })
+	h := newAPI(t, b.pool, 10, func(o *api.Options) { o.Now = c.now })
 	bearer := reads(t, tenant)
 	tag := apitest.Get(h, usageRoute, bearer).Header.Get("ETag")
 	for i := range 9 {
@@ -211,13 +211,13 @@ func TestEleventhRequestInAMinuteWaits(t *testing.T) {
 	}
 }
 
-func TestInsideStaysInside(t *testing.T) {
+func TestInternalErrorsAreNotShown(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	b.exec(`drop table usage_counters`)
 	var log bytes.Buffer
-	h := door(t, b.pool, 0, func(o *api.Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
+	h := newAPI(t, b.pool, 0, func(o *api.Options) { o.Log = slog.New(slog.NewTextHandler(&log, nil)) })
 	detail := apitest.WantProblem(t, apitest.Get(h, usageRoute, reads(t, tenant)), "500 internal")
 	for _, inside := range []string{"usage_counters", "SQLSTATE", "ERROR", tenant.String()} {
 		if strings.Contains(detail, inside) {

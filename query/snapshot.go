@@ -14,24 +14,24 @@ import (
 	"odometer"
 )
 
-// Why a question has no answer, whoever asks it.
+// Why a request has no answer, for any caller.
 var (
 	ErrInvalid = errors.New("the request is not one that can be answered")
 	ErrTooMuch = errors.New("the answer would take too long")
 )
 
-// statementTimeout is how long a statement of a read may take; beginSQL says it
-// to the database.
+// statementTimeout is how long a statement of a read may take; beginSQL sets it
+// in the database.
 const statementTimeout = 15 * time.Second
 
-// All statements of an answer see one snapshot: what retention has removed
-// until then is missing in the data and told by the answer, and every event up
-// to as_of is in it.
+// All statements of an answer see one snapshot: what retention has removed until
+// then is missing in the data and named by complete_from, and every event up to
+// as_of is in it.
 //
 // A read takes one core at most and leaves the others to counting. Measured
 // with a tenant that has 300,000 of 3 million events, three processes and a
 // compiled statement took 520 ms for what one takes 310 ms for. Plans are made
-// for the very values: what suits a tenant of a thousand events does not suit
+// for the given values: what suits a tenant of a thousand events does not suit
 // one of a million.
 const beginSQL = `
 begin isolation level repeatable read read only;
@@ -49,9 +49,9 @@ func begin(ctx context.Context, pool *pgxpool.Pool) (pgx.Tx, error) {
 	return tx, nil
 }
 
-// inSnapshot has do read everything of an answer in one snapshot.
+// inSnapshot runs do in one snapshot of the database.
 func inSnapshot(ctx context.Context, pool *pgxpool.Pool, do func(context.Context, pgx.Tx) error) error {
-	// Longer than the statement's own, which says more when it ends.
+	// Longer than the statement timeout, whose error says more.
 	ctx, cancel := context.WithTimeout(ctx, statementTimeout+5*time.Second)
 	defer cancel()
 	tx, err := begin(ctx, pool)
@@ -62,9 +62,9 @@ func inSnapshot(ctx context.Context, pool *pgxpool.Pool, do func(context.Context
 	return do(ctx, tx)
 }
 
-// tooMuch makes the end of a statement's time a refusal that says what to do
-// about it; other errors are as they were.
-func tooMuch(err error) error {
+// asTooMuch turns a statement timeout into a refusal that says what to do, and
+// returns other errors unchanged.
+func asTooMuch(err error) error {
 	const queryCanceled = "57014"
 	var answered *pgconn.PgError
 	if errors.As(err, &answered) && answered.Code == queryCanceled {
@@ -73,16 +73,15 @@ func tooMuch(err error) error {
 	return err
 }
 
-// Before stored_before was kept, the retention had its least, 90 days.
+// Rows from before stored_before was kept had the least retention, 90 days.
 const removedSQL = `
 select max(coalesce(stored_before, updated_at - interval '90 days'))
 from usage_removed
 where tenant_id = $1`
 
 // completeFrom is the time from which on retention has removed nothing of the
-// tenant, nil when it never did. What it removed had been stored before a time
-// that it wrote down, and occurred at most [odometer.MaxAhead] after it was
-// stored.
+// tenant, nil when it never did. What it removed had been stored before
+// stored_before, and occurred at most [odometer.MaxAhead] after it was stored.
 func completeFrom(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) (*time.Time, error) {
 	var removed *time.Time
 	if err := tx.QueryRow(ctx, removedSQL, tenant).Scan(&removed); err != nil || removed == nil {
@@ -92,7 +91,7 @@ func completeFrom(ctx context.Context, tx pgx.Tx, tenant uuid.UUID) (*time.Time,
 	return &from, nil
 }
 
-// wrap adds to an error, if there is one, what was being done.
+// wrap adds context to an error; nil stays nil.
 func wrap(err error, format string, args ...any) error {
 	if err == nil {
 		return nil

@@ -2,18 +2,21 @@ package query
 
 import (
 	"context"
+	"fmt"
+	"strings"
 	"testing"
 	"time"
 
 	"github.com/google/uuid"
 	"github.com/jackc/pgx/v5"
+	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer"
 )
 
-func TestSnapshotIsBoundedAndOnlyRead(t *testing.T) {
+func TestSnapshotIsBoundedAndReadOnly(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	err := inSnapshot(context.Background(), b.pool, func(ctx context.Context, tx pgx.Tx) error {
 		for setting, want := range map[string]string{
 			"statement_timeout": "15s", "transaction_isolation": "repeatable read", "transaction_read_only": "on",
@@ -44,9 +47,9 @@ where datname = current_database()
   and wait_event_type = 'Lock'`
 
 // A statement whose time is over ends as one that is stopped.
-func TestWhatTakesTooLongSaysWhatToDo(t *testing.T) {
+func TestTooSlowReadsSayWhatToDo(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	ctx := context.Background()
 	tx, err := b.pool.Begin(ctx)
@@ -82,7 +85,7 @@ func TestWhatTakesTooLongSaysWhatToDo(t *testing.T) {
 // Retention that comes between two statements of an answer is not seen by it.
 func TestAnswerIsOneSnapshot(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.customer("price_bundle_monthly")
 	b.add(tenant, Event{OccurredAt: instant("2026-11-10T00:00:00Z")})
 	request := november(tenant)
@@ -113,9 +116,9 @@ func TestAnswerIsOneSnapshot(t *testing.T) {
 }
 
 // Every read of a tenant refuses as GET /api/v1/usage does.
-func TestReadsRefuseAsUsageDoes(t *testing.T) {
+func TestAllReadsRefuseAsUsageDoes(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	ctx := context.Background()
 	ask := map[string]func(Reader) error{
 		"history": func(who Reader) error { _, err := ReadHistory(ctx, b.pool, HistoryRequest{Reader: who}); return err },
@@ -154,5 +157,67 @@ func TestReadsRefuseAsUsageDoes(t *testing.T) {
 func closeExport(e *Export) {
 	if e != nil {
 		e.Close()
+	}
+}
+
+// queryCounter counts statements that are sent to the database.
+type queryCounter struct{ queries int }
+
+func (a *queryCounter) TraceQueryStart(ctx context.Context, _ *pgx.Conn, _ pgx.TraceQueryStartData) context.Context {
+	a.queries++
+	return ctx
+}
+
+func (a *queryCounter) TraceQueryEnd(context.Context, *pgx.Conn, pgx.TraceQueryEndData) {}
+
+func TestAnswerIsOneStatement(t *testing.T) {
+	t.Parallel()
+	b := newTestEnv(t)
+	tenant := exampleCustomer(b)
+	config := b.pool.Config().Copy()
+	var seen queryCounter
+	config.ConnConfig.Tracer = &seen
+	pool, err := pgxpool.NewWithConfig(context.Background(), config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer pool.Close()
+	if _, err := Usage(context.Background(), pool, tenant); err != nil {
+		t.Fatal(err)
+	}
+	if seen.queries != 1 {
+		t.Errorf("%d statements", seen.queries)
+	}
+}
+
+func TestAnswerIsCheapToPlanWithoutStatistics(t *testing.T) {
+	t.Parallel()
+	b := newTestEnv(t)
+	tenant := exampleCustomer(b)
+	conn, err := b.pool.Acquire(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Release()
+	for _, sql := range []string{`set plan_cache_mode = force_generic_plan`, `prepare answer (uuid, bigint) as ` + usageSQL} {
+		if _, err := conn.Exec(context.Background(), sql); err != nil {
+			t.Fatal(err)
+		}
+	}
+	execute := fmt.Sprintf(`explain execute answer ('%s', %d)`, tenant, odometer.PartitionHash(tenant))
+	rows, err := conn.Query(context.Background(), execute)
+	if err != nil {
+		t.Fatal(err)
+	}
+	plan, err := pgx.CollectRows(rows, pgx.RowTo[string])
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text := strings.Join(plan, "\n"); strings.Contains(text, "JIT") {
+		t.Errorf("the statement is compiled each time:\n%s", text)
+	}
+	var rest, cost float64
+	if _, err := fmt.Sscanf(plan[0][strings.Index(plan[0], "("):], "(cost=%f..%f", &rest, &cost); err != nil || cost > 10_000 {
+		t.Errorf("cost %f (%v); the JIT begins at 100,000:\n%s", cost, err, strings.Join(plan, "\n"))
 	}
 }

@@ -1,3 +1,30 @@
+// Package query answers customers: how much of what they pay for is used, as
+// of when, and what the overage costs.
+//
+// An answer is one statement, or several in one snapshot of the database, so
+// that the counts, the plan they are measured against and the time up to which
+// they are complete (as_of) belong together. A number that is not known is
+// never a zero: a tenant whose partition was never read to its end gets no
+// answer ([ErrNotRead]) instead of an empty one, and what retention has removed
+// is left out of a history and named by complete_from.
+//
+// Events have no index by time, which would cost a quarter of the rate at which
+// they are counted. Lists and histories of a tenant are found by its part of
+// the primary key and by when events were stored (a BRIN index): see lookbacks
+// in events.go for measurements.
+//
+//	usage.go    the current period: the statement that every read begins with
+//	answer.go   its shape in JSON, its ETag, and the choice of a media type
+//	snapshot.go what the reads of several statements have in common
+//	history.go  usage by time, and where hours, days and months begin
+//	events.go   the events themselves, by page; events_csv.go as a file
+//	forecast.go what the current period is projected to
+//	periods.go  the billing periods with their totals
+//	alerts.go   current and raised alerts
+//	routes.go   all of it over HTTP; routes_events.go the events
+//	examples.go the examples of the documentation
+//
+// Package api has authenticated, authorized and rate-limited each request before.
 package query
 
 import (
@@ -14,8 +41,8 @@ import (
 	"odometer"
 )
 
-// Why there is no answer although nothing is broken. Usage returns them inside
-// a *Refusal; they are checked in this order.
+// Why there is no answer although nothing failed. Usage returns them inside a
+// *Refusal; they are checked in this order.
 var (
 	ErrNoSubscription = errors.New("no subscription")
 	ErrInactive       = errors.New("subscription neither active nor on trial")
@@ -24,8 +51,8 @@ var (
 	ErrNotRead        = errors.New("the tenant's events were never read to their end")
 )
 
-// Refusal says why a tenant has no answer. Its text is for the person who
-// asked; its cause is one of this package's errors.
+// Refusal is why a tenant has no answer. Its text is for the caller; its cause
+// is one of this package's errors.
 type Refusal struct {
 	cause  error
 	detail string
@@ -40,14 +67,13 @@ func refuse(cause error, format string, args ...any) *Refusal {
 	return &Refusal{cause, fmt.Sprintf(format, args...)}
 }
 
-// One row per agent of the catalogue. Everything hangs by left joins on a row
-// that is always there: no subscription, no period and no catalogue are
-// answers too. A partition that is not there has no complete_until. Limits and
+// One row per agent of the catalogue. Everything is left-joined to a row that is
+// always there: no subscription, no period and no catalogue are answers too. A partition that is not there has no complete_until. Limits and
 // prices are the current ones, or those that the period was frozen with; a
 // trial is frozen without limits, its plan is shown with the current ones.
 //
 // The catalogue's tables are too small ever to be analyzed, so the planner
-// takes them for large. Joining catalogue instead of asking it for one value
+// takes them for large. Joining catalogue instead of selecting one value
 // makes it expect 400,000 rows and compile the statement (JIT): 15 ms each time.
 const usageSQL = `
 select
@@ -115,7 +141,7 @@ func usage(ctx context.Context, pool *pgxpool.Pool, who Reader) (*Answer, error)
 	return answer(who.Tenant, rows), nil
 }
 
-// Reader is whose books are read, and for whom.
+// Reader is the tenant whose usage is read, and for whom.
 type Reader struct {
 	Tenant uuid.UUID
 
@@ -129,8 +155,8 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// load is what every read of a tenant begins with: at least one row, or why
-// there is nothing to read.
+// load is the first statement of every read of a tenant. It returns at least one
+// row, or a *Refusal.
 func load(ctx context.Context, q querier, who Reader) ([]row, error) {
 	rows, err := q.Query(ctx, usageSQL, who.Tenant, int64(odometer.PartitionHash(who.Tenant)))
 	if err != nil {
@@ -150,8 +176,8 @@ func load(ctx context.Context, q querier, who Reader) ([]row, error) {
 	return found, nil
 }
 
-// row is an agent's line, nil agent when the catalogue has none, with what all
-// lines of a tenant share.
+// row is one agent's row (nil Agent when the catalogue has none), with what all
+// rows of a tenant share.
 type row struct {
 	Now            time.Time
 	Status         *odometer.Status
@@ -175,8 +201,8 @@ type row struct {
 	Count     int64
 }
 
-// status is the subscription's as time has made it: a trial is over at its
-// end, not when somebody writes that down.
+// status is the subscription's status now: a trial is over at its end, even
+// before the row says so.
 func (r *row) status() odometer.Status {
 	s := odometer.Subscription{Status: *r.Status, TrialEndsAt: r.TrialEndsAt}
 	if r.SubscribedPlan != nil {
@@ -216,8 +242,7 @@ func (r *row) refuse(tenant uuid.UUID) *Refusal {
 	return nil
 }
 
-// answer puts together what the rows say; the caller has checked that there is
-// something to say.
+// answer makes the answer of rows that load returned.
 func answer(tenant uuid.UUID, rows []row) *Answer {
 	head := &rows[0]
 	a := &Answer{
@@ -240,26 +265,19 @@ func answer(tenant uuid.UUID, rows []row) *Answer {
 	return a
 }
 
-// free reports whether nothing limits the period's usage: that of a trial,
-// whatever its plan will say later, and that without a plan.
+// free reports whether the period's usage has no limit: that of a trial,
+// whatever its plan, and that without a plan.
 func (r *row) free() bool {
 	return r.Trial || r.PlanID == nil || r.status() == odometer.Trial
 }
 
-// add takes an agent in.
+// add adds an agent.
 func (a *Answer) add(r *row, free bool) {
 	if a.Plan != nil {
 		a.Plan.Limits = append(a.Plan.Limits, Member[*int64]{r.LimitKey, r.allowance()})
 	}
 	limit := r.limit(free)
-	over := odometer.Overage(r.Count, limit)
-	use := AgentUsage{
-		Count:            r.Count,
-		Limit:            limit,
-		Percentage:       odometer.Percentage(r.Count, limit),
-		Overage:          over,
-		OverageCostCents: odometer.CostCents(over, r.UnitPrice),
-	}
+	use := UsageOf(r.Count, limit, r.UnitPrice)
 	a.Usage = append(a.Usage, Member[AgentUsage]{*r.Agent, use})
 	a.TotalOverageCostCents = odometer.Sum(a.TotalOverageCostCents, use.OverageCostCents)
 	if alert := odometer.AlertFor(*r.Agent, r.Noun, r.Count, limit, use.OverageCostCents, a.Currency); alert != nil {
@@ -267,7 +285,7 @@ func (a *Answer) add(r *row, free bool) {
 	}
 }
 
-// limit is what the agent's count is held against.
+// limit is the limit of the agent's count.
 func (r *row) limit(free bool) *int64 {
 	if free {
 		return nil
@@ -275,7 +293,7 @@ func (r *row) limit(free bool) *int64 {
 	return r.allowance()
 }
 
-// allowance is the plan's limit: what it does not name, it does not include.
+// allowance is the plan's limit: 0 for an agent that it does not name.
 func (r *row) allowance() *int64 {
 	if !r.Included {
 		return new(int64)

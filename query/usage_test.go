@@ -26,7 +26,7 @@ const example = `{"tenant_id":"TENANT","period_start":"2026-11-01T00:00:00Z","pe
            {"agent":"invoice","level":"error","message":"You've exceeded your invoice quota. Extra charges: $0.20"}]}`
 
 // exampleCustomer has the counts of the contract's example.
-func exampleCustomer(b *books) uuid.UUID {
+func exampleCustomer(b *testEnv) uuid.UUID {
 	tenant := b.customer("price_bundle_monthly")
 	b.count(tenant, "inbox", 425)
 	b.count(tenant, "invoice", 52)
@@ -47,7 +47,7 @@ func wantExample(t *testing.T, tenant uuid.UUID, got string) {
 
 func TestAnswerIsTheContractsExampleByteForByte(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	text, err := json.Marshal(b.usage(tenant))
 	if err != nil {
@@ -56,9 +56,9 @@ func TestAnswerIsTheContractsExampleByteForByte(t *testing.T) {
 	wantExample(t, tenant, string(text))
 }
 
-func TestCountsMeanWhatThePlanMakesOfThem(t *testing.T) {
+func TestUsageFollowsFromCountsAndPlan(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.exec(`insert into allowances (plan_id, agent, "limit") values ('price_inboxpilot_monthly', 'meeting', null)`)
 	b.exec(`update agents set unit_price = 0.005 where agent = 'inbox'`)
 	num := func(n int64) *int64 { return &n }
@@ -106,7 +106,7 @@ func TestCountsMeanWhatThePlanMakesOfThem(t *testing.T) {
 
 func TestTotalIsTheSumOfWhatIsShown(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.exec(`update agents set unit_price = 0.005`)
 	tenant := b.customer("price_bundle_monthly")
 	for agent, n := range map[string]int64{"inbox": 501, "invoice": 51, "meeting": 31} {
@@ -120,7 +120,7 @@ func TestTotalIsTheSumOfWhatIsShown(t *testing.T) {
 
 func TestTrialIsFree(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	check := func(t *testing.T, a *Answer) {
 		t.Helper()
 		if diff := cmp.Diff(AgentUsage{Count: 9000}, a.agent(t, "inbox")); diff != "" {
@@ -172,9 +172,9 @@ func TestTrialIsFree(t *testing.T) {
 	})
 }
 
-func TestTrialIsOverAtItsEndWhateverIsWritten(t *testing.T) {
+func TestTrialIsOverAtItsEndBeforeItsRowSaysSo(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	overdue := func(plan string) uuid.UUID {
 		tenant := b.subscribe(odometer.Trial, plan)
 		b.exec(`update subscriptions set trial_ends_at = now() - interval '1 second' where tenant_id = $1`, tenant)
@@ -192,9 +192,9 @@ func TestTrialIsOverAtItsEndWhateverIsWritten(t *testing.T) {
 	}
 }
 
-func TestFrozenPeriodKeepsItsTerms(t *testing.T) {
+func TestFrozenPeriodKeepsItsLimitsAndPrices(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	b.exec(`update billing_periods set frozen_at = now() where tenant_id = $1`, tenant)
 	b.exec(`insert into period_allowances (tenant_id, period_start, agent, "limit", unit_price) values
@@ -214,7 +214,7 @@ func TestFrozenPeriodKeepsItsTerms(t *testing.T) {
 
 func TestCatalogueActsOnTheRunningPeriod(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := exampleCustomer(b)
 	b.exec(`update allowances set "limit" = 400 where agent = 'inbox'`)
 	b.exec(`update agents set unit_price = 1 where agent = 'inbox'`)
@@ -225,7 +225,7 @@ func TestCatalogueActsOnTheRunningPeriod(t *testing.T) {
 
 func TestPeriodIsTheNewestThatHasBegun(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.subscribe(odometer.Active, "price_bundle_monthly")
 	b.exec(`insert into billing_periods (tenant_id, period_start, period_end, plan_id)
 		select $1, now() + n * interval '1 day', now() + (n + 1) * interval '1 day', 'price_bundle_monthly'
@@ -245,7 +245,7 @@ func TestPeriodIsTheNewestThatHasBegun(t *testing.T) {
 
 func TestEmptyCatalogueIsAnAnswer(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := b.subscribe(odometer.Trial, "")
 	b.period(tenant)
 	b.exec(`truncate catalogue, agents cascade`)
@@ -260,12 +260,67 @@ func TestEmptyCatalogueIsAnAnswer(t *testing.T) {
 
 func TestTenantsDoNotSeeEachOther(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	exampleCustomer(b)
 	other := b.customer("price_inboxpilot_monthly")
 	for _, use := range b.usage(other).Usage {
 		if use.Value.Count != 0 {
 			t.Errorf("%s: %+v", use.Name, use.Value)
 		}
+	}
+}
+
+func TestRefusalsFollowTheContractsOrder(t *testing.T) {
+	t.Parallel()
+	b := newTestEnv(t)
+	b.exec(`update stream_positions set complete_until = null`)
+	refusal := func(tenant uuid.UUID, cause error, says string) {
+		t.Helper()
+		_, err := Usage(context.Background(), b.pool, tenant)
+		if !errors.Is(err, cause) || !strings.Contains(err.Error(), says) {
+			t.Errorf("got %v, want %v with %q", err, cause, says)
+		}
+	}
+	// Each tenant lacks all that comes later, too.
+	refusal(uuid.New(), ErrNoSubscription, "no subscription")
+	for _, status := range []odometer.Status{odometer.PastDue, odometer.Canceled, odometer.Expired} {
+		refusal(b.subscribe(status, ""), ErrInactive, string(status))
+	}
+	unbegun := b.subscribe(odometer.Active, "")
+	refusal(unbegun, ErrNotBegun, "no billing period")
+	b.exec(`insert into billing_periods (tenant_id, period_start, period_end) values ($1, '2126-01-01Z', '2126-02-01Z')`, unbegun)
+	refusal(unbegun, ErrNotBegun, "2126-01-01T00:00:00Z")
+	refusal(b.customer(""), ErrNoPlan, "no plan")
+	refusal(b.customer("price_bundle_monthly"), ErrNotRead, "not known yet")
+}
+
+func TestUnknownFreshnessIsNeverZero(t *testing.T) {
+	t.Parallel()
+	b := newTestEnv(t)
+	tenant := b.customer("price_bundle_monthly")
+	own := odometer.PartitionOf(tenant, partitions)
+	b.exec(`update stream_positions set complete_until = null where partition <> $1`, own)
+	if a := b.usage(tenant); a.AsOf.String() != "2026-11-23T07:15:33.120Z" {
+		t.Errorf("as of %s: another partition matters", a.AsOf)
+	}
+	unknown := func() {
+		t.Helper()
+		if _, err := Usage(context.Background(), b.pool, tenant); !errors.Is(err, ErrNotRead) {
+			t.Errorf("got %v, want %v", err, ErrNotRead)
+		}
+	}
+	b.exec(`update stream_positions set complete_until = case when partition <> $1 then now() end`, own)
+	unknown()
+	b.exec(`delete from stream_positions`)
+	unknown()
+}
+
+func TestOldFreshnessIsStillAnAnswer(t *testing.T) {
+	t.Parallel()
+	b := newTestEnv(t)
+	tenant := b.customer("price_bundle_monthly")
+	b.exec(`update stream_positions set complete_until = '2026-11-01T00:00:00.0009Z'`)
+	if a := b.usage(tenant); a.AsOf.String() != "2026-11-01T00:00:00.000Z" {
+		t.Errorf("as of %s", a.AsOf)
 	}
 }

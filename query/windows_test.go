@@ -27,7 +27,7 @@ func instant(text string) time.Time {
 	return t
 }
 
-func TestWindowsAreThoseOfTheZone(t *testing.T) {
+func TestWindowsFollowTheTimeZone(t *testing.T) {
 	t.Parallel()
 	tests := []struct {
 		name, zone string

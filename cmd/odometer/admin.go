@@ -19,7 +19,7 @@ import (
 func adminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
 	o := admin.Options{
 		Pool: pool,
-		RetryLetters: func(ctx context.Context, ids []odometer.Position, who string) ([]admin.LetterOutcome, error) {
+		RetryDeadLetters: func(ctx context.Context, ids []odometer.Position, who string) ([]admin.DeadLetterOutcome, error) {
 			return retryNamed(ctx, pool, ids, who)
 		},
 		Jobs: func(ctx context.Context) ([]admin.Job, error) { return jobs.List(ctx, pool, time.Now()) },
@@ -44,10 +44,10 @@ func adminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
 }
 
 // retryNamed retries the letters of these ids and tells of each.
-func retryNamed(ctx context.Context, pool *pgxpool.Pool, ids []odometer.Position, who string) ([]admin.LetterOutcome, error) {
-	var became []admin.LetterOutcome
+func retryNamed(ctx context.Context, pool *pgxpool.Pool, ids []odometer.Position, who string) ([]admin.DeadLetterOutcome, error) {
+	var became []admin.DeadLetterOutcome
 	err := deadletter.Retry(ctx, pool, deadletter.Selection{IDs: ids}, who, func(o deadletter.Outcome) {
-		became = append(became, admin.LetterOutcome{
+		became = append(became, admin.DeadLetterOutcome{
 			ID: deadletter.ID(o.ID), State: o.State, Reason: o.Reason, Detail: o.Detail, Already: o.Before,
 		})
 	})

@@ -70,7 +70,7 @@ func TestAnOperatorRetriesOverHTTP(t *testing.T) {
 		t.Helper()
 		return apitest.Decode[admin.RetryResult](t, d.acts("dead-letters/retry", body))
 	}
-	if r := retry(`{"reason":"unknown_action"}`); r.Counts != (admin.LetterCounts{Open: 2}) || r.Letters[0].ID != "1-2" || r.Letters[0].Reason != "unknown_action" {
+	if r := retry(`{"reason":"unknown_action"}`); r.Counts != (admin.DeadLetterCounts{Open: 2}) || r.Letters[0].ID != "1-2" || r.Letters[0].Reason != "unknown_action" {
 		t.Errorf("by the old catalogue: %+v", r)
 	}
 	d.expect(exitDone, nil, "deadletters", "discard", "1-3", "--why", "a test")
@@ -80,10 +80,10 @@ func TestAnOperatorRetriesOverHTTP(t *testing.T) {
 		t.Fatal(err)
 	}
 	must(t, "catalogue", "apply", "-f", file, "--database-url", d.database)
-	if r := retry(`{"ids":["1-3","1-2"]}`); r.Counts != (admin.LetterCounts{Retried: 1, Discarded: 1}) || r.Letters[0].Already || !r.Letters[1].Already {
+	if r := retry(`{"ids":["1-3","1-2"]}`); r.Counts != (admin.DeadLetterCounts{Retried: 1, Discarded: 1}) || r.Letters[0].Already || !r.Letters[1].Already {
 		t.Errorf("by the new catalogue: %+v", r)
 	}
-	if r := retry(`{"ids":["1-2"]}`); r.Counts != (admin.LetterCounts{Retried: 1}) || !r.Letters[0].Already {
+	if r := retry(`{"ids":["1-2"]}`); r.Counts != (admin.DeadLetterCounts{Retried: 1}) || !r.Letters[0].Already {
 		t.Errorf("again: %+v", r)
 	}
 	list := apitest.Decode[admin.DeadLetterList](t, d.reads("dead-letters?state=retried"))

@@ -62,7 +62,7 @@ func exampleAlerts() TenantAlertList {
 	}}}
 }
 
-func exampleLetters() DeadLetterList {
+func exampleDeadLetters() DeadLetterList {
 	payload := `{"idempotency_key":"mail-77","action_type":"email_forwarded"}`
 	return DeadLetterList{
 		Total: 3,
@@ -80,8 +80,8 @@ func exampleLetters() DeadLetterList {
 
 func exampleRetry() RetryResult {
 	return RetryResult{
-		Counts: LetterCounts{Retried: 1},
-		Letters: []LetterOutcome{{
+		Counts: DeadLetterCounts{Retried: 1},
+		Letters: []DeadLetterOutcome{{
 			ID: "1-4711", State: "retried", Reason: odometer.UnknownAction,
 			Detail: `action_type "email_forwarded": agent inbox takes email_processed, email_sent`,
 		}},
@@ -92,24 +92,24 @@ func exampleJobs() JobList {
 	started := exampleNow.Truncate(time.Minute)
 	return JobList{[]Job{{
 		Name: "report", DueAt: started.Add(time.Minute), LastStartedAt: &started, LastSuccessAt: a(started.Add(time.Second)),
-		LastAct: &JobAct{"resume", "ops@example.com", exampleStart, a("done")},
+		LastAct: &JobAction{"resume", "ops@example.com", exampleStart, a("done")},
 	}}}
 }
 
 func exampleAudit() LastAudit {
 	made := time.Date(2026, 11, 23, 3, 0, 1, 0, time.UTC)
-	return LastAudit{&KeptAudit{At: made, By: "job reconcile", Report: AuditReport{
+	return LastAudit{&StoredAudit{At: made, By: "job reconcile", Report: AuditReport{
 		At: made,
 		Comparisons: []AuditComparison{
 			{Name: "stream and events", Of: "messages", Compared: 41_004, Equal: 41_004},
 			{Name: "events and counters", Of: "counters", Compared: 18, Equal: 18},
-			{Name: "counters and ledger", Of: "totals and links", Compared: 9, Equal: 9},
+			{Name: "counters and ledger", Of: "totals and entries", Compared: 9, Equal: 9},
 			{Name: "ledger and Stripe", Of: "customers' meters", Compared: 6, Equal: 5, Unsettled: 1},
 		},
 		Stream: AuditStream{FirstSeq: 1, ThroughSeq: 41_004, LastSeq: 41_010, Messages: 41_004, Events: 39_105, Duplicates: 1_886,
 			DeadLetters: 13, Waiting: 6},
 		OpenDeadLetters: 3, Differences: []AuditDifference{},
-		Notes: []string{"ledger and Stripe: unsettled: told less than an hour ago (1)"},
+		Notes: []string{"ledger and Stripe: unsettled: reported less than an hour ago (1)"},
 	}}}
 }
 
@@ -127,14 +127,14 @@ func exampleFinding(resolved bool) Finding {
 func exampleFindings() FindingList { return FindingList{[]Finding{exampleFinding(false)}} }
 
 func exampleLedger() Ledger {
-	told := exampleNow.Add(-time.Hour).Truncate(time.Second)
+	reported := exampleNow.Add(-time.Hour).Truncate(time.Second)
 	return Ledger{
 		Totals: []LedgerTotal{{"accepted", 1, 2}},
-		Links: []LedgerLink{{
+		Links: []LedgerEntry{{
 			TenantID: exampleTenant, Agent: "invoice", PeriodStart: exampleStart, BilledPeriodStart: exampleStart, Revision: 1,
 			ToTotal: 2, Value: 2, Origin: "reported", Sink: "meter_events", StripeCustomer: "cus_Q7wkP2", Meter: "invoice_overage",
-			ReportedAt: told, Identifier: "odo_3q2-7wAAAAECAwQFBgcICQoLDA0ODxAREhMUFRY", State: "accepted", Attempts: 1,
-			FirstAttemptAt: &told, DecidedAt: a(told.Add(time.Second)), CreatedAt: told,
+			ReportedAt: reported, Identifier: "odo_3q2-7wAAAAECAwQFBgcICQoLDA0ODxAREhMUFRY", State: "accepted", Attempts: 1,
+			FirstAttemptAt: &reported, DecidedAt: a(reported.Add(time.Second)), CreatedAt: reported,
 		}},
 	}
 }

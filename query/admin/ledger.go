@@ -13,36 +13,36 @@ import (
 	"odometer/api"
 )
 
-// ledgerFilter says which links of the ledger.
+// ledgerFilter selects ledger entries.
 type ledgerFilter struct {
 	TenantID string `query:"tenant_id" format:"uuid" doc:"Only of this tenant."`
 	State    string `query:"state" enum:"planned,sending,accepted,verified,unknown,rejected,unbillable" doc:"Only of this state."`
-	Limit    int    `query:"limit" minimum:"1" maximum:"500" default:"100" doc:"How many links a page has at most."`
+	Limit    int    `query:"limit" minimum:"1" maximum:"500" default:"100" doc:"How many entries a page has at most."`
 	Cursor   string `query:"cursor" maxLength:"200" doc:"The next_cursor of the page before, with the same filter."`
 }
 
-// Ledger is a page of what Stripe was told, the newest first.
+// Ledger is a page of the overage ledger, the newest entries first.
 type Ledger struct {
-	Totals     []LedgerTotal `json:"totals" doc:"Of all states and pages, of the tenant if one is asked for; a state without links is not among them."`
-	Links      []LedgerLink  `json:"links"`
+	Totals     []LedgerTotal `json:"totals" doc:"Of all states and pages, of the tenant if one is asked for; a state without entries is not among them."`
+	Links      []LedgerEntry `json:"links"`
 	NextCursor *string       `json:"next_cursor" doc:"Asks for the next page; null on the last."`
 }
 
-// LedgerTotal adds up the links of a state.
+// LedgerTotal adds up the entries of a state.
 type LedgerTotal struct {
 	State string `json:"state" enum:"planned,sending,accepted,verified,unknown,rejected,unbillable"`
 	Links int64  `json:"links"`
-	Units int64  `json:"units" doc:"By which the links raise the totals that Stripe was told; credits lower them."`
+	Units int64  `json:"units" doc:"By which the entries raise the totals that are reported to Stripe; credits lower them."`
 }
 
-// LedgerLink is a link of the chain of totals that Stripe was told for one
+// LedgerEntry is one entry of the totals that are reported to Stripe for one
 // tenant, agent and period.
-type LedgerLink struct {
+type LedgerEntry struct {
 	TenantID          uuid.UUID  `json:"tenant_id"`
 	Agent             string     `json:"agent"`
 	PeriodStart       time.Time  `json:"period_start" doc:"Of the period in which the overage arose."`
 	BilledPeriodStart time.Time  `json:"billed_period_start" doc:"Of the period whose invoice takes it; a later one where it was carried."`
-	Revision          int        `json:"revision" doc:"The link's number in its chain."`
+	Revision          int        `json:"revision" doc:"The entry's number in its chain."`
 	FromTotal         int64      `json:"from_total" doc:"The overage that Stripe knew before, in units."`
 	ToTotal           int64      `json:"to_total" doc:"The overage that Stripe knows after it."`
 	Value             int64      `json:"value" doc:"What is sent: the difference, or with the sink usage_records the new total."`
@@ -51,30 +51,30 @@ type LedgerLink struct {
 	Livemode          bool       `json:"livemode"`
 	StripeCustomer    string     `json:"stripe_customer"`
 	Meter             string     `json:"meter"`
-	ReportedAt        time.Time  `json:"reported_at" doc:"The timestamp that Stripe is told."`
-	Identifier        string     `json:"identifier" doc:"By which Stripe tells repeats."`
+	ReportedAt        time.Time  `json:"reported_at" doc:"The timestamp that is sent to Stripe."`
+	Identifier        string     `json:"identifier" doc:"By which Stripe recognizes repeats."`
 	State             string     `json:"state" enum:"planned,sending,accepted,verified,unknown,rejected,unbillable"`
 	Attempts          int        `json:"attempts"`
 	FirstAttemptAt    *time.Time `json:"first_attempt_at"`
 	DecidedAt         *time.Time `json:"decided_at"`
-	Detail            *string    `json:"detail" doc:"What Stripe said, or why nothing is sent."`
+	Detail            *string    `json:"detail" doc:"Stripe's error, or why nothing is sent."`
 	CreatedAt         time.Time  `json:"created_at"`
 }
 
-// linkPlace is a link's place in the ledger.
-type linkPlace struct {
+// entryCursor is an entry's position in the ledger.
+type entryCursor struct {
 	CreatedAt  time.Time `json:"c"`
 	Identifier string    `json:"i"`
 }
 
-// name tells the list from others.
+// name identifies the list.
 func (f *ledgerFilter) name() []string {
 	return []string{"ledger", strings.ToLower(f.TenantID), f.State}
 }
 
 // One tenant's chains are found by the primary key. Without a tenant the whole
-// table is walked, as the totals walk it in any case.
-const linksSQL = `
+// table is read, as the totals do in any case.
+const entriesSQL = `
 select
     tenant_id, agent, period_start, billed_period_start, revision, from_total, to_total, value, origin, sink, livemode,
     stripe_customer, meter, reported_at, identifier, state, attempts, first_attempt_at, decided_at, detail, created_at
@@ -97,22 +97,22 @@ func loadLedger(ctx context.Context, pool *pgxpool.Pool, f ledgerFilter) (*Ledge
 	if err != nil {
 		return nil, err
 	}
-	after, err := placeIn[linkPlace](f.Cursor, f.name()...)
+	after, err := readCursor[entryCursor](f.Cursor, f.name()...)
 	if err != nil {
 		return nil, err
 	}
 	var created *time.Time
 	var identifier string
 	if after != nil {
-		if err := clean("cursor", after.Identifier); err != nil {
+		if err := checkText("cursor", after.Identifier); err != nil {
 			return nil, badCursor(f.Cursor)
 		}
 		created, identifier = &after.CreatedAt, after.Identifier
 	}
 	l := &Ledger{}
-	rows, _ := pool.Query(ctx, linksSQL, planned, tenant, f.State, created, identifier, f.Limit+1)
-	if l.Links, err = pgx.CollectRows(rows, pgx.RowToStructByName[LedgerLink]); err != nil {
-		return nil, fmt.Errorf("list links of the ledger: %w", err)
+	rows, _ := pool.Query(ctx, entriesSQL, planned, tenant, f.State, created, identifier, f.Limit+1)
+	if l.Links, err = pgx.CollectRows(rows, pgx.RowToStructByName[LedgerEntry]); err != nil {
+		return nil, fmt.Errorf("list ledger entries: %w", err)
 	}
 	for i := range l.Links {
 		k := &l.Links[i]
@@ -121,7 +121,7 @@ func loadLedger(ctx context.Context, pool *pgxpool.Pool, f ledgerFilter) (*Ledge
 	if len(l.Links) > f.Limit {
 		l.Links = l.Links[:f.Limit]
 		last := &l.Links[f.Limit-1]
-		l.NextCursor = api.WriteCursor(linkPlace{last.CreatedAt, last.Identifier}, f.name()...)
+		l.NextCursor = api.WriteCursor(entryCursor{last.CreatedAt, last.Identifier}, f.name()...)
 	}
 	rows, _ = pool.Query(ctx, ledgerTotalsSQL, planned, tenant)
 	if l.Totals, err = pgx.CollectRows(rows, pgx.RowToStructByName[LedgerTotal]); err != nil {

@@ -33,21 +33,21 @@ insert into stream_epochs (epoch, first_seq, stream_created, partitions) values 
 insert into stream_positions (partition, stream_epoch, seq, stored_at, complete_until)
 select n, 1, 100 + n, now(), now() - interval '1 second' from generate_series(0, 3) as n;`
 
-// books are a database with a catalogue, and a stream of four partitions that
+// testEnv is a database with a catalogue, and a stream of four partitions that
 // was read a second ago.
-type books struct {
+type testEnv struct {
 	testing.TB
 	pool *pgxpool.Pool
 }
 
-func newBooks(t testing.TB) *books {
+func newTestEnv(t testing.TB) *testEnv {
 	t.Helper()
-	b := &books{t, pgtest.New(t)}
+	b := &testEnv{t, pgtest.New(t)}
 	b.exec(sampleSQL)
 	return b
 }
 
-func (b *books) exec(sql string, args ...any) {
+func (b *testEnv) exec(sql string, args ...any) {
 	b.Helper()
 	if _, err := b.pool.Exec(context.Background(), sql, args...); err != nil {
 		b.Fatalf("%v\n%s", err, sql)
@@ -71,7 +71,7 @@ func at(d time.Duration) time.Time { return time.Now().Add(d).UTC().Truncate(tim
 const day = 24 * time.Hour
 
 // subscribe gives a new tenant a subscription without periods; no plan is "".
-func (b *books) subscribe(status odometer.Status, plan string) uuid.UUID {
+func (b *testEnv) subscribe(status odometer.Status, plan string) uuid.UUID {
 	b.Helper()
 	tenant := uuid.New()
 	b.exec(`insert into subscriptions (tenant_id, plan_id, status, period_interval, anchor)
@@ -80,7 +80,7 @@ func (b *books) subscribe(status odometer.Status, plan string) uuid.UUID {
 }
 
 // period gives the tenant a period with its plan.
-func (b *books) period(tenant uuid.UUID, start, end time.Time) {
+func (b *testEnv) period(tenant uuid.UUID, start, end time.Time) {
 	b.Helper()
 	b.exec(`insert into billing_periods (tenant_id, period_start, period_end, plan_id, trial)
 		select tenant_id, $2, $3, plan_id, status = 'trial'
@@ -88,7 +88,7 @@ func (b *books) period(tenant uuid.UUID, start, end time.Time) {
 }
 
 // freeze ends the tenant's periods with the limits of today.
-func (b *books) freeze(tenant uuid.UUID) {
+func (b *testEnv) freeze(tenant uuid.UUID) {
 	b.Helper()
 	b.exec(`update billing_periods set frozen_at = now() where tenant_id = $1`, tenant)
 	b.exec(`insert into period_allowances (tenant_id, period_start, agent, "limit", unit_price)
@@ -99,7 +99,7 @@ func (b *books) freeze(tenant uuid.UUID) {
 }
 
 // count gives the tenant's newest period that has begun a counter.
-func (b *books) count(tenant uuid.UUID, agent string, n int64) {
+func (b *testEnv) count(tenant uuid.UUID, agent string, n int64) {
 	b.Helper()
 	b.exec(`insert into usage_counters (tenant_id, agent, period_start, period_end, count)
 		select tenant_id, $2, period_start, period_end, $3
@@ -108,7 +108,7 @@ func (b *books) count(tenant uuid.UUID, agent string, n int64) {
 }
 
 // customer is a tenant whose running period has used that much of the inbox.
-func (b *books) customer(plan string, used int64) uuid.UUID {
+func (b *testEnv) customer(plan string, used int64) uuid.UUID {
 	b.Helper()
 	tenant := b.subscribe(odometer.Active, plan)
 	b.period(tenant, at(-10*day), at(20*day))

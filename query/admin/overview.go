@@ -15,17 +15,17 @@ import (
 // Overview is the whole installation at a glance.
 type Overview struct {
 	At               query.Instant   `json:"at" doc:"When the figures were read, by the database's clock. They are at most a second old."`
-	AsOf             *query.Instant  `json:"as_of" doc:"Every valid event that the stream stored up to then is counted, whichever tenant's; null while a partition was never read to its end."`
+	AsOf             *query.Instant  `json:"as_of" doc:"Every valid event of every tenant that the stream stored up to then is counted; null while a partition was never read to its end."`
 	FreshnessSeconds *float64        `json:"freshness_seconds" doc:"From as_of to at; null without as_of. A second or two are usual while there is traffic, up to five without."`
-	LagMessages      *int64          `json:"lag_messages" doc:"Messages that the stream holds, through its last_seq, and that are not read yet; null where the stream could not be asked."`
+	LagMessages      *int64          `json:"lag_messages" doc:"Messages that the stream holds, through its last_seq, and that are not read yet; null where the stream did not answer."`
 	EventsPerSecond  float64         `json:"events_per_second" doc:"Events counted in the last 10 seconds, by 10."`
 	Partitions       []PartitionRead `json:"partitions" doc:"How far each partition of the stream is read."`
 	Stream           StreamRead      `json:"stream"`
-	Totals           *Totals         `json:"totals" doc:"Null while the many batches of an old installation are still being added up, which each request goes on with."`
-	OpenDeadLetters  int64           `json:"open_dead_letters" doc:"Dead letters that nobody has decided about."`
+	Totals           *Totals         `json:"totals" doc:"Null while the many batches of an old installation are still being added up, which each request continues."`
+	OpenDeadLetters  int64           `json:"open_dead_letters" doc:"Dead letters that are not retried, discarded or found to be duplicates."`
 	OpenFindings     int64           `json:"open_findings" doc:"Things found wrong that are not resolved."`
 	UndecidedLinks   int64           `json:"undecided_links" doc:"Reports to Stripe that are planned, being sent, or of unknown outcome."`
-	Tenants          TenantCounts    `json:"tenants" doc:"Subscriptions by their status as time has made it; at most five seconds older than at."`
+	Tenants          TenantCounts    `json:"tenants" doc:"Subscriptions by their status now; at most five seconds older than at."`
 	OverageCostCents int64           `json:"overage_cost_cents" doc:"What the overage of all running periods costs so far, as the metric usage_overage_cost_cents; at most five seconds older than at."`
 	Currency         string          `json:"currency" doc:"ISO 4217, lower case."`
 }
@@ -38,9 +38,9 @@ type PartitionRead struct {
 	FreshnessSeconds *float64       `json:"freshness_seconds"`
 }
 
-// StreamRead is the stream as it is known.
+// StreamRead is what is known of the stream.
 type StreamRead struct {
-	Epoch   int32  `json:"epoch" doc:"Raised each time the stream was found to have lost its tail, or to have been made anew; 0 before it was first read."`
+	Epoch   int32  `json:"epoch" doc:"Raised each time the stream was found to have lost its tail or to have been created again; 0 before it was first read."`
 	LastSeq *int64 `json:"last_seq" doc:"The stream's last sequence, read after the totals; null where this process does not know it."`
 }
 
@@ -53,22 +53,22 @@ type TenantCounts struct {
 	Expired  int64 `json:"expired"`
 }
 
-// How old what an overview shows may be: dashboards ask every two seconds, and
-// what walks over all tenants is not worth that.
+// How old the figures of an overview may be: dashboards ask every two seconds,
+// and a scan of all tenants is too expensive for that.
 const (
-	glanceAge   = time.Second
-	standingAge = 5 * time.Second
+	overviewAge     = time.Second
+	tenantTotalsAge = 5 * time.Second
 )
 
 // overview is at most a second old.
 func (s *server) overview(ctx context.Context) (*Overview, error) {
-	return s.glance.get(ctx, glanceAge, s.loadOverview)
+	return s.overviews.get(ctx, overviewAge, s.loadOverview)
 }
 
 func (s *server) loadOverview(ctx context.Context) (*Overview, error) {
-	// The positions before what is counted: an answer must not claim to be
-	// fresher than it is. The stream after that: its end is never below what it
-	// is said to have been read.
+	// Positions are read before the counts: an answer must not claim to be fresher
+	// than it is. The stream's end is read after them: it is never below what was
+	// read.
 	o, err := loadPositions(ctx, s.Pool)
 	if err != nil {
 		return nil, err
@@ -76,16 +76,16 @@ func (s *server) loadOverview(ctx context.Context) (*Overview, error) {
 	if err := o.loadFigures(ctx, s.Pool); err != nil {
 		return nil, err
 	}
-	if o.Totals, err = s.totals.look(ctx, s.Pool, batchesAtOnce); err != nil {
+	if o.Totals, err = s.totals.sum(ctx, s.Pool, batchesAtOnce); err != nil {
 		return nil, err
 	}
-	if err := s.lookAtStream(ctx, o); err != nil {
+	if err := s.loadStream(ctx, o); err != nil {
 		return nil, err
 	}
-	standing, err := s.standing.get(ctx, standingAge, func(ctx context.Context) (standing, error) {
-		return loadStanding(ctx, s.Pool)
+	tenants, err := s.tenantTotals.get(ctx, tenantTotalsAge, func(ctx context.Context) (tenantTotals, error) {
+		return loadTenantTotals(ctx, s.Pool)
 	})
-	o.Tenants, o.OverageCostCents, o.Currency = standing.TenantCounts, standing.OverageCostCents, standing.Currency
+	o.Tenants, o.OverageCostCents, o.Currency = tenants.TenantCounts, tenants.OverageCostCents, tenants.Currency
 	return o, err
 }
 
@@ -129,8 +129,8 @@ func loadPositions(ctx context.Context, pool *pgxpool.Pool) (*Overview, error) {
 	return o, nil
 }
 
-// freshness is how long ago everything was known, to the millisecond. The
-// stream's clock may be ahead of the database's.
+// freshness is the time since complete, to the millisecond. The stream's clock
+// may be ahead of the database's.
 func freshness(now time.Time, complete *time.Time) (*query.Instant, *float64) {
 	if complete == nil {
 		return nil, nil
@@ -139,8 +139,8 @@ func freshness(now time.Time, complete *time.Time) (*query.Instant, *float64) {
 	return &query.Instant{Time: *complete}, &age
 }
 
-// The newest batches are looked at from the end: 10 seconds of four busy
-// partitions are a few thousand.
+// The newest batches are read from the end: 10 seconds of four busy partitions
+// are a few thousand.
 const figuresSQL = `
 select
     (
@@ -167,15 +167,15 @@ func (o *Overview) loadFigures(ctx context.Context, pool *pgxpool.Pool) error {
 	return nil
 }
 
-// standing is what takes a walk over all tenants.
-type standing struct {
+// tenantTotals are the figures that need a scan of all tenants.
+type tenantTotals struct {
 	TenantCounts
 	OverageCostCents int64
 	Currency         string
 }
 
-// statusSQL is the status of subscription `s` as time has made it: a trial is
-// over at its end, not when somebody writes that down.
+// statusSQL is the status of subscription `s` now: a trial is over at its end,
+// even before the row says so.
 const statusSQL = `case
         when s.status = 'trial' and s.trial_ends_at <= now() then
             case when s.plan_id is null then 'expired' else 'active' end
@@ -205,7 +205,7 @@ where p.frozen_at is null
   and p.plan_id is not null
   and (l.agent is null or l."limit" is not null)`
 
-func loadStanding(ctx context.Context, pool *pgxpool.Pool) (t standing, err error) {
+func loadTenantTotals(ctx context.Context, pool *pgxpool.Pool) (t tenantTotals, err error) {
 	var status odometer.Status
 	var count int64
 	rows, _ := pool.Query(ctx, countTenantsSQL)
@@ -216,7 +216,7 @@ func loadStanding(ctx context.Context, pool *pgxpool.Pool) (t standing, err erro
 	if err != nil {
 		return t, fmt.Errorf("count tenants: %w", err)
 	}
-	err = uncompiled(ctx, pool, func(tx pgx.Tx) error {
+	err = withoutJIT(ctx, pool, func(tx pgx.Tx) error {
 		return tx.QueryRow(ctx, overageCostSQL).Scan(&t.OverageCostCents, &t.Currency)
 	})
 	if err != nil {
@@ -237,4 +237,67 @@ func (c *TenantCounts) of(status odometer.Status) *int64 {
 		return &c.Canceled
 	}
 	return &c.Expired
+}
+
+// loadStream adds where the stream ends and how many messages are not read yet.
+// The positions are read once more, so that what was read meanwhile is not part
+// of the lag.
+func (s *server) loadStream(ctx context.Context, o *Overview) (err error) {
+	if o.Stream.LastSeq, err = s.streamEnd(ctx); err != nil || o.Stream.LastSeq == nil {
+		return err
+	}
+	now, err := loadPositions(ctx, s.Pool)
+	if err != nil {
+		return err
+	}
+	o.LagMessages, err = s.lag(ctx, now.Partitions, o.Stream.LastSeq)
+	return err
+}
+
+// streamTimeout is how long the overview waits for NATS. Without its answer all
+// else is shown.
+const streamTimeout = time.Second
+
+// streamEnd is nil when it is not known, as when NATS does not answer.
+func (s *server) streamEnd(ctx context.Context) (*int64, error) {
+	if s.StreamEnd == nil {
+		return nil, nil
+	}
+	limited, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	end, err := s.StreamEnd(limited)
+	switch {
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case err != nil:
+		return nil, nil
+	}
+	return &end, nil
+}
+
+// lag is how many messages through the end are not read yet. A partition's
+// position is behind the end also when only messages of other partitions follow,
+// so the stream is asked for the partition's own. The end was read first: a
+// reader may be beyond it already.
+func (s *server) lag(ctx context.Context, partitions []PartitionRead, end *int64) (*int64, error) {
+	if end == nil || len(partitions) == 0 {
+		return end, nil // nothing was read
+	}
+	limited, cancel := context.WithTimeout(ctx, streamTimeout)
+	defer cancel()
+	lag := int64(0)
+	for _, p := range partitions {
+		if p.Seq >= *end {
+			continue
+		}
+		n, err := s.Waiting(limited, p.Partition, p.Seq, *end)
+		switch {
+		case ctx.Err() != nil:
+			return nil, ctx.Err()
+		case err != nil:
+			return nil, nil
+		}
+		lag += n
+	}
+	return &lag, nil
 }

@@ -12,7 +12,7 @@ import (
 	"odometer"
 )
 
-// batch books a batch of five messages, three of them events.
+// batch inserts a batch of five messages, three of them events.
 const batchSQL = `
 insert into batches (partition, stream_epoch, from_seq, to_seq, messages, events, duplicates, dead, committed_at)
 values ($1, 1, 1, 1, 5, 3, 1, 1, now() - $2 * interval '1 second')`
@@ -21,10 +21,10 @@ values ($1, 1, 1, 1, 5, 3, 1, 1, now() - $2 * interval '1 second')`
 // in the totals all the same, and none is there twice.
 func TestTotalsMissNoBatchThatCommitsLate(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.exec(`insert into stream_positions (partition, stream_epoch, seq) select n, 1, 0 from generate_series(4, 400) n`)
 	var open []pgx.Tx
-	var totals tally
+	var totals batchTotals
 	const atOnce = 20
 	known, partition := false, 0
 	committed := int64(0)
@@ -43,7 +43,7 @@ func TestTotalsMissNoBatchThatCommitsLate(t *testing.T) {
 	}
 	look := func() {
 		t.Helper()
-		got := get[*Totals](t)(totals.look(t.Context(), b.pool, atOnce))
+		got := get[*Totals](t)(totals.sum(t.Context(), b.pool, atOnce))
 		if want := (Totals{5 * committed, 3 * committed, committed, committed}); got != nil && *got != want {
 			t.Fatalf("seed %d: %+v, want %+v", seed, *got, want)
 		}
@@ -94,9 +94,9 @@ func TestTotalsMissNoBatchThatCommitsLate(t *testing.T) {
 	settle() // as after a restore
 }
 
-func TestTheOverviewClaimsNothingThatIsNotKnown(t *testing.T) {
+func TestUnknownFiguresOfTheOverviewAreNull(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	end := int64(102) // the partitions stand at 100 to 103
 	var away, unasked error
 	s := newServer(Options{
@@ -146,9 +146,9 @@ func TestTheOverviewClaimsNothingThatIsNotKnown(t *testing.T) {
 
 // While events come and are counted, no figure contradicts another: the stream
 // is not behind what was read from it, and what is read does not wait.
-func TestTheOverviewIsOfOnePieceWhileTheReaderGoesOn(t *testing.T) {
+func TestTheOverviewIsConsistentWhileTheReaderContinues(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.exec(`delete from batches; update stream_positions set seq = 0`)
 	readOn := func() {
 		b.exec(batchSQL, 0, 0)
@@ -176,7 +176,7 @@ func TestTheOverviewIsOfOnePieceWhileTheReaderGoesOn(t *testing.T) {
 
 func TestTheOverviewCounts(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	for _, ago := range []int{60, 11, 8, 1} {
 		b.exec(batchSQL, 0, ago)
 	}
@@ -196,7 +196,7 @@ func TestTheOverviewCounts(t *testing.T) {
 	b.period(gone, at(-20*day), at(-10*day))
 	b.count(gone, "inbox", 9_000)
 	b.freeze(gone)
-	b.letter(1, trial, odometer.Malformed, "{}")
+	b.deadLetter(1, trial, odometer.Malformed, "{}")
 	b.exec(`insert into audit_findings (kind, subject, detail, found_by, resolved_at) values ('a', 'b', 'c', 'd', null), ('a', 'b', 'c', 'd', now())`)
 	b.link(trial, 1, "unknown", 0, 5)
 	b.link(trial, 2, "accepted", 5, 9)
@@ -217,9 +217,9 @@ func TestTheOverviewCounts(t *testing.T) {
 }
 
 // Many who look cost as much as one, and nobody waits for ever.
-func TestWhatIsRememberedIsLoadedOnce(t *testing.T) {
+func TestCachedValuesAreLoadedOnce(t *testing.T) {
 	t.Parallel()
-	r := newRemembered[int]()
+	r := newCached[int]()
 	loads := 0
 	var failed error
 	load := func(context.Context) (int, error) { loads++; return loads, failed }
@@ -233,7 +233,7 @@ func TestWhatIsRememberedIsLoadedOnce(t *testing.T) {
 		t.Error(err)
 	}
 	if n := get[int](t)(r.get(t.Context(), time.Hour, load)); n != 1 {
-		t.Errorf("a load that failed is remembered: %d", n)
+		t.Errorf("a load that failed is cached: %d", n)
 	}
 	ctx, cancel := context.WithCancel(t.Context())
 	_, _ = r.get(t.Context(), 0, func(context.Context) (int, error) {

@@ -26,17 +26,17 @@ type acted struct {
 	who     string
 }
 
-// door is the operators' API over the books; what acts is noted.
-func (b *books) door(did *acted) http.Handler {
+// newAPI is the operators' API over a database; actions are recorded.
+func (b *testEnv) newAPI(did *acted) http.Handler {
 	b.Helper()
 	keys := get[*api.Keys](b)(api.KeysFromSecret(apitest.Secret, api.Expect{}))
-	door := api.New(api.Options{Keys: keys, Log: apitest.Quiet})
-	Register(door, Options{
+	a := api.New(api.Options{Keys: keys, Log: apitest.Quiet})
+	Register(a, Options{
 		Pool: b.pool,
-		RetryLetters: func(_ context.Context, ids []odometer.Position, who string) (outcomes []LetterOutcome, err error) {
+		RetryDeadLetters: func(_ context.Context, ids []odometer.Position, who string) (outcomes []DeadLetterOutcome, err error) {
 			did.letters, did.who = ids, who
 			for _, at := range slices.Backward(ids) {
-				outcomes = append(outcomes, LetterOutcome{ID: letterID(at), State: "retried"})
+				outcomes = append(outcomes, DeadLetterOutcome{ID: deadLetterID(at), State: "retried"})
 			}
 			return outcomes, nil
 		},
@@ -49,7 +49,7 @@ func (b *books) door(did *acted) http.Handler {
 			return nil
 		},
 	})
-	return door.Handler()
+	return a.Handler()
 }
 
 // bearer is a token; role "" is a tenant's.
@@ -89,11 +89,11 @@ func routes(t testing.TB, h http.Handler) []route {
 	return all
 }
 
-func TestOnlyOperatorsComeIn(t *testing.T) {
+func TestOnlyOperatorsAreAuthorized(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	did := &acted{}
-	h := b.door(did)
+	h := b.newAPI(did)
 	tenant := bearer(t, api.Tenant, "customer", api.ReadScope, api.WriteScope)
 	reader := bearer(t, api.Admin, "reader", api.ReadScope)
 	writer := bearer(t, api.Admin, "writer", api.WriteScope)
@@ -111,10 +111,10 @@ func TestOnlyOperatorsComeIn(t *testing.T) {
 	}
 }
 
-func TestAnOperatorMayAskEachRouteOften(t *testing.T) {
+func TestEachRouteHasItsOwnRateLimit(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
-	h := b.door(&acted{})
+	b := newTestEnv(t)
+	h := b.newAPI(&acted{})
 	first, second := operator(t), bearer(t, api.Admin, "another", api.ReadScope, api.WriteScope)
 	for _, r := range routes(t, h) {
 		for range perMinute {
@@ -131,12 +131,12 @@ func TestAnOperatorMayAskEachRouteOften(t *testing.T) {
 
 // What an operator does is written down in the operator's name, whatever the
 // issuer of the token has put there.
-func TestActsAreRecordedWithWho(t *testing.T) {
+func TestActionsAreRecordedWithTheCaller(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
-	b.letter(1, uuid.New(), odometer.UnknownAction, "{}")
+	b := newTestEnv(t)
+	b.deadLetter(1, uuid.New(), odometer.UnknownAction, "{}")
 	did := &acted{}
-	h := b.door(did)
+	h := b.newAPI(did)
 	for subject, want := range map[string]string{
 		"ops@example.com":          "ops@example.com",
 		"":                         "api",
@@ -173,12 +173,12 @@ func TestActsAreRecordedWithWho(t *testing.T) {
 	}
 }
 
-func TestBadRequestsAreToldWhatIsAllowed(t *testing.T) {
+func TestInvalidRequestsAreAnsweredWithWhatIsAllowed(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
-	h := b.door(&acted{})
+	b := newTestEnv(t)
+	h := b.newAPI(&acted{})
 	token := operator(t)
-	cursor := *api.WriteCursor(tenantPlace{Value: 1, Tenant: uuid.New()}, (&tenantFilter{Sort: byUsage}).name()...)
+	cursor := *api.WriteCursor(tenantCursor{Value: 1, Tenant: uuid.New()}, (&tenantFilter{Sort: byUsage}).name()...)
 	for _, c := range []struct{ method, path, body, want string }{
 		{"GET", "tenants?status=dead", "", "past_due"},
 		{"GET", "tenants?sort=name", "", "overage"},
@@ -228,10 +228,10 @@ func TestBadRequestsAreToldWhatIsAllowed(t *testing.T) {
 	}
 }
 
-func TestWhatIsNotThereIs404AndNamed(t *testing.T) {
+func TestUnknownThingsAre404AndNamed(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
-	h := b.door(&acted{})
+	b := newTestEnv(t)
+	h := b.newAPI(&acted{})
 	token, stranger := operator(t), uuid.NewString()
 	for _, c := range []struct{ method, path, body, problem, name string }{
 		{"GET", "tenants/" + stranger, "", "404 no-subscription", stranger},
@@ -250,31 +250,31 @@ func TestWhatIsNotThereIs404AndNamed(t *testing.T) {
 }
 
 // A stage that fails is said to have failed, and nothing of why.
-func TestAFailureTellsNothingOfTheInside(t *testing.T) {
+func TestInternalErrorsAreNotShown(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	keys := get[*api.Keys](t)(api.KeysFromSecret(apitest.Secret, api.Expect{}))
-	door := api.New(api.Options{Keys: keys, Log: apitest.Quiet})
+	a := api.New(api.Options{Keys: keys, Log: apitest.Quiet})
 	broken := errors.New("dial postgres://user:password@inside")
-	Register(door, Options{
+	Register(a, Options{
 		Pool:      b.pool,
 		Jobs:      func(context.Context) ([]Job, error) { return nil, broken },
 		StreamEnd: func(context.Context) (int64, error) { return 0, broken },
 	})
-	detail := apitest.WantProblem(t, apitest.Get(door.Handler(), base+"jobs", operator(t)), "500 internal")
+	detail := apitest.WantProblem(t, apitest.Get(a.Handler(), base+"jobs", operator(t)), "500 internal")
 	if strings.Contains(detail, "inside") {
 		t.Error(detail)
 	}
-	if o := apitest.Decode[Overview](t, apitest.Get(door.Handler(), base+"overview", operator(t))); o.LagMessages != nil {
+	if o := apitest.Decode[Overview](t, apitest.Get(a.Handler(), base+"overview", operator(t))); o.LagMessages != nil {
 		t.Errorf("a lag of %d is claimed", *o.LagMessages)
 	}
 }
 
 // What a retry cannot be asked for is said in the API's words, not in those of
 // what it is made of.
-func TestARetryThatDoesNotFitIsSaidInPlainWords(t *testing.T) {
+func TestInvalidRetriesAreAnsweredInSentences(t *testing.T) {
 	t.Parallel()
-	h := newBooks(t).door(&acted{})
+	h := newTestEnv(t).newAPI(&acted{})
 	for body, want := range map[string]string{
 		`{"ids":[],"zzz":1}`:   `"zzz" is no field of the body. It has cursor, ids, reason, tenant_id.`,
 		`{`:                    `The body cannot be read as JSON: it ends too early, at byte offset 1.`,

@@ -24,7 +24,7 @@ const (
 type tenantFilter struct {
 	TenantID string `query:"tenant_id" format:"uuid" doc:"Only this tenant; without search."`
 	Search   string `query:"search" maxLength:"64" doc:"Only tenants whose id begins with this, or whose Stripe customer does." example:"a1b0c0de"`
-	Status   string `query:"status" enum:"trial,active,past_due,canceled,expired" doc:"Only of this status, as time has made it: a trial that is over is active, or expired without a plan."`
+	Status   string `query:"status" enum:"trial,active,past_due,canceled,expired" doc:"Only of this status, now: a trial that is over is active, or expired without a plan."`
 	Sort     string `query:"sort" enum:"overage,usage,tenant" default:"overage" doc:"The order: what the overage costs, or all units used, the greatest first; or the tenant's id."`
 	Limit    int    `query:"limit" minimum:"1" maximum:"200" default:"50" doc:"How many tenants a page has at most."`
 	Cursor   string `query:"cursor" maxLength:"200" doc:"The next_cursor of the page before, with the same filter and order. Amounts move while events are counted: a tenant that overtakes the page is not seen on the way down."`
@@ -38,20 +38,20 @@ type TenantList struct {
 	NextCursor *string        `json:"next_cursor" doc:"Asks for the next page; null on the last."`
 }
 
-// tenantPlace is a tenant's place in an order.
-type tenantPlace struct {
+// tenantCursor is a tenant's position in an order.
+type tenantCursor struct {
 	Value  int64     `json:"v,omitempty"` // cents or units
 	Tenant uuid.UUID `json:"t"`
 }
 
-// name tells the list from others.
+// name identifies the list.
 func (f *tenantFilter) name() []string {
 	return []string{"tenants", f.Sort, f.Status, f.Search, strings.ToLower(f.TenantID)}
 }
 
 // listTenants is a page of the tenants that the filter finds.
 func listTenants(ctx context.Context, pool *pgxpool.Pool, f tenantFilter) (*TenantList, error) {
-	after, err := placeIn[tenantPlace](f.Cursor, f.name()...)
+	after, err := readCursor[tenantCursor](f.Cursor, f.name()...)
 	if err != nil {
 		return nil, err
 	}
@@ -62,16 +62,16 @@ func listTenants(ctx context.Context, pool *pgxpool.Pool, f tenantFilter) (*Tena
 	if list.AsOf, err = loadAsOf(ctx, pool); err != nil {
 		return nil, err
 	}
-	places, err := f.rank(ctx, pool, after, &list.Total)
+	page, err := f.rank(ctx, pool, after, &list.Total)
 	if err != nil {
 		return nil, err
 	}
-	if len(places) > f.Limit {
-		places = places[:f.Limit]
-		list.NextCursor = api.WriteCursor(places[f.Limit-1], f.name()...)
+	if len(page) > f.Limit {
+		page = page[:f.Limit]
+		list.NextCursor = api.WriteCursor(page[f.Limit-1], f.name()...)
 	}
-	ids := make([]uuid.UUID, len(places))
-	for i, p := range places {
+	ids := make([]uuid.UUID, len(page))
+	for i, p := range page {
 		ids[i] = p.Tenant
 	}
 	list.Tenants, err = loadTenants(ctx, pool, ids)
@@ -82,8 +82,7 @@ const asOfSQL = `
 select case when bool_and(complete_until is not null) then min(complete_until) end
 from stream_positions`
 
-// loadAsOf is up to when everything is counted. It is read before what it is
-// said of.
+// loadAsOf is up to when everything is counted. It is read before the counts.
 func loadAsOf(ctx context.Context, pool *pgxpool.Pool) (*query.Instant, error) {
 	rows, _ := pool.Query(ctx, asOfSQL)
 	return instant(pgx.CollectExactlyOneRow(rows, scanTime))
@@ -99,16 +98,16 @@ const periodSQL = `lateral (
     limit 1
 )`
 
-// trialSQL says that period `p` of subscription `s` is a trial's.
+// trialSQL is true for a period `p` of subscription `s` that is a trial's.
 const trialSQL = `(p.trial or s.status = 'trial' and (s.trial_ends_at is null or s.trial_ends_at > now()))`
 
-// freeSQL says that nothing limits the usage in the period: that of a trial,
-// and without a plan.
+// freeSQL is true for a period without limits: that of a trial, and without a
+// plan.
 const freeSQL = `(p.plan_id is null or ` + trialSQL + `)`
 
-// The planner knows nothing of the small tables, which are never analyzed, and
-// takes them for large; so it would rather read all of the large ones beside
-// them, with the periods of many years. The limits of one keep it from that.
+// The small tables are never analyzed, so the planner takes them for large and
+// would read all of the large ones with the periods of many years. `limit 1`
+// prevents that.
 
 // counterSQL is agent `a`'s counter in period `p`.
 const counterSQL = `lateral (
@@ -120,8 +119,8 @@ const counterSQL = `lateral (
     limit 1
 )`
 
-// frozenSQL is what period `p` was frozen with for agent `a`; none when it was
-// not.
+// frozenSQL is the frozen limit and price of agent `a` in period `p`, no row when
+// it was not frozen.
 const frozenSQL = `lateral (
     select f.agent, f."limit", f.unit_price
     from period_allowances f
@@ -145,8 +144,8 @@ const foundSQL = `
       )`
 
 // Limits and prices are the current ones, or those that a period was frozen
-// with; a trial is frozen without limits. One tenant's usage at a price that is
-// far too high must not keep operators from the list: it comes first.
+// with; a trial is frozen without limits. A sum beyond bigint is cut: a price
+// that is far too high must not break the list.
 const rankSQL = `
 with found as materialized (` + foundSQL + `
 ),
@@ -195,7 +194,7 @@ left join (
 ) r on true
 order by r.tenant_id`
 
-// searchTenant makes tenant_id a search for that id, which finds nobody else.
+// searchTenant turns tenant_id into a search for exactly that id.
 func (f *tenantFilter) searchTenant() error {
 	tenant, err := onlyTenant(f.TenantID)
 	switch {
@@ -208,12 +207,12 @@ func (f *tenantFilter) searchTenant() error {
 	return nil
 }
 
-// rank finds the tenants of a page and one more, and how many there are in all.
-func (f *tenantFilter) rank(ctx context.Context, pool *pgxpool.Pool, after *tenantPlace, total *int64) ([]tenantPlace, error) {
-	if err := clean("search", f.Search); err != nil {
+// rank finds the tenants of a page and one more, and the number of all.
+func (f *tenantFilter) rank(ctx context.Context, pool *pgxpool.Pool, after *tenantCursor, total *int64) ([]tenantCursor, error) {
+	if err := checkText("search", f.Search); err != nil {
 		return nil, err
 	}
-	low, high := idsFrom(f.Search)
+	low, high := idRange(f.Search)
 	sql, args := byTenantSQL, []any{f.Status, f.Search, low, high}
 	var value *int64
 	var tenant *uuid.UUID
@@ -225,12 +224,12 @@ func (f *tenantFilter) rank(ctx context.Context, pool *pgxpool.Pool, after *tena
 	} else {
 		sql, args = rankSQL, append(args, f.Sort, value, tenant, f.Limit+1)
 	}
-	var places []tenantPlace
-	err := uncompiled(ctx, pool, func(tx pgx.Tx) error {
+	var page []tenantCursor
+	err := withoutJIT(ctx, pool, func(tx pgx.Tx) error {
 		rows, _ := tx.Query(ctx, sql, args...)
 		_, err := pgx.ForEachRow(rows, []any{total, &value, &tenant}, func() error {
 			if tenant != nil { // null where there is only the total
-				places = append(places, tenantPlace{*value, *tenant})
+				page = append(page, tenantCursor{*value, *tenant})
 			}
 			return nil
 		})
@@ -239,26 +238,26 @@ func (f *tenantFilter) rank(ctx context.Context, pool *pgxpool.Pool, after *tena
 	if err != nil {
 		return nil, fmt.Errorf("list tenants by %s: %w", f.Sort, err)
 	}
-	return places, nil
+	return page, nil
 }
 
-const uncompiledSQL = `
+const withoutJITSQL = `
 set local jit = off`
 
-// uncompiled runs a statement over all tenants. The planner, which takes the
-// small tables for large, would compile it each time, for longer than it takes.
-func uncompiled(ctx context.Context, pool *pgxpool.Pool, do func(pgx.Tx) error) error {
+// withoutJIT runs a statement over all tenants. The planner takes the small
+// tables for large and would compile it each time, which takes longer than it.
+func withoutJIT(ctx context.Context, pool *pgxpool.Pool, do func(pgx.Tx) error) error {
 	return pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, uncompiledSQL); err != nil {
+		if _, err := tx.Exec(ctx, withoutJITSQL); err != nil {
 			return err
 		}
 		return do(tx)
 	})
 }
 
-// idsFrom are the lowest and the highest id that begin as a text does; nil when
-// none can.
-func idsFrom(text string) (low, high *uuid.UUID) {
+// idRange are the lowest and the highest id that begin with text; nil when none
+// can.
+func idRange(text string) (low, high *uuid.UUID) {
 	const dashes = "00000000-0000-0000-0000-000000000000"
 	text = strings.ToLower(text)
 	if len(text) > len(dashes) {

@@ -17,7 +17,7 @@ import (
 )
 
 // everyKind is a tenant of each kind that there is, by what it is.
-func (b *books) everyKind() map[string]uuid.UUID {
+func (b *testEnv) everyKind() map[string]uuid.UUID {
 	b.Helper()
 	kinds := map[string]uuid.UUID{
 		"within":        b.customer("bundle", 425),
@@ -60,9 +60,9 @@ func (b *books) everyKind() map[string]uuid.UUID {
 }
 
 // An operator's list says of a tenant what the tenant's own answer says.
-func TestTenantsSayWhatTheirUsageSays(t *testing.T) {
+func TestTenantsHaveTheSameUsageAsTheUsageRoute(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	kinds := b.everyKind()
 	for kind, id := range kinds {
 		detail := get[*TenantDetail](t)(tenantDetail(t.Context(), b.pool, id))
@@ -101,7 +101,7 @@ func TestTenantsSayWhatTheirUsageSays(t *testing.T) {
 // Who has neither a plan nor a trial is not like one whom nothing limits.
 func TestAMissingPlanIsNoTrial(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	kinds := b.everyKind()
 	page := get[*TenantList](t)(listTenants(t.Context(), b.pool, tenantFilter{Sort: byTenant, Limit: 200}))
 	for _, tenant := range page.Tenants {
@@ -117,7 +117,7 @@ func TestAMissingPlanIsNoTrial(t *testing.T) {
 // Page by page each tenant comes once, in the order that was asked for.
 func TestPagesHoldEachTenantOnceInOrder(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	kinds := b.everyKind()
 	for range 25 { // many of the same amount
 		kinds[uuid.NewString()] = b.customer("bundle", 500+rand.Int64N(3))
@@ -149,7 +149,7 @@ func TestPagesHoldEachTenantOnceInOrder(t *testing.T) {
 		if len(seen) != len(kinds) || len(all) != len(kinds) {
 			t.Errorf("by %s: %d tenants, %d of them once; want %d", order, len(all), len(seen), len(kinds))
 		}
-		f.Cursor = *api.WriteCursor(tenantPlace{-1, uuid.Max}, f.name()...)
+		f.Cursor = *api.WriteCursor(tenantCursor{-1, uuid.Max}, f.name()...)
 		if page := get[*TenantList](t)(listTenants(t.Context(), b.pool, f)); len(page.Tenants) != 0 || page.Total != int64(len(kinds)) || page.NextCursor != nil {
 			t.Errorf("by %s: after the last %+v", order, page)
 		}
@@ -169,11 +169,11 @@ func inOrder(order string, one, two Tenant) bool {
 
 func TestTenantsAreFoundByIDCustomerAndStatus(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	kinds := b.everyKind()
 	b.exec(`update subscriptions set tenant_id = tenant_id, stripe_customer = 'cus_%' where tenant_id = $1`, kinds["no period"])
-	b.letter(1, kinds["over"], odometer.Malformed, "{}")
-	b.letter(2, kinds["over"], odometer.UnknownAction, "{}")
+	b.deadLetter(1, kinds["over"], odometer.Malformed, "{}")
+	b.deadLetter(2, kinds["over"], odometer.UnknownAction, "{}")
 	over := kinds["over"].String()
 	for _, c := range []struct {
 		filter tenantFilter
@@ -220,7 +220,7 @@ func TestTenantsAreFoundByIDCustomerAndStatus(t *testing.T) {
 // What the overview says that all overage costs is what the tenants' come to.
 func TestTheOverageOfAllIsTheSumOfEach(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	var want int64
 	kinds := b.everyKind()
 	page := get[*TenantList](t)(listTenants(t.Context(), b.pool, tenantFilter{Sort: byTenant, Limit: 200}))
@@ -230,16 +230,16 @@ func TestTheOverageOfAllIsTheSumOfEach(t *testing.T) {
 			want += tenant.TotalOverageCostCents
 		}
 	}
-	if got := get[standing](t)(loadStanding(t.Context(), b.pool)); got.OverageCostCents != want || want == 0 {
+	if got := get[tenantTotals](t)(loadTenantTotals(t.Context(), b.pool)); got.OverageCostCents != want || want == 0 {
 		t.Errorf("all overage costs %d, the tenants' comes to %d", got.OverageCostCents, want)
 	}
 }
 
 // What no figure can hold is shown as the largest, and keeps nobody from the
 // rest.
-func TestAPriceThatIsFarTooHighHidesNobody(t *testing.T) {
+func TestAnOverflowingPriceDoesNotBreakTheList(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.exec(`update agents set unit_price = 999999999999.999999999999 where agent <> 'meeting'`)
 	within, over := b.customer("bundle", 425), b.customer("bundle", 1_000_000_000)
 	b.count(over, "invoice", 1_000_000_000)
@@ -251,8 +251,8 @@ func TestAPriceThatIsFarTooHighHidesNobody(t *testing.T) {
 	if first.TotalOverageCostCents != math.MaxInt64 || first.agent("inbox").OverageCostCents != math.MaxInt64 {
 		t.Errorf("%+v", first)
 	}
-	standing := get[standing](t)(loadStanding(t.Context(), b.pool))
-	if standing.OverageCostCents != math.MaxInt64 {
-		t.Errorf("the overage of all costs %d", standing.OverageCostCents)
+	tenantTotals := get[tenantTotals](t)(loadTenantTotals(t.Context(), b.pool))
+	if tenantTotals.OverageCostCents != math.MaxInt64 {
+		t.Errorf("the overage of all costs %d", tenantTotals.OverageCostCents)
 	}
 }

@@ -9,9 +9,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 )
 
-// Totals are what became of all messages that were read, since the first.
+// Totals are the outcomes of all messages that were ever read.
 type Totals struct {
-	Messages    int64 `json:"messages" doc:"Read from the stream, repeats after a lost tail included."`
+	Messages    int64 `json:"messages" doc:"Read from the stream; messages read again after a lost tail included."`
 	Events      int64 `json:"events" doc:"Counted."`
 	Duplicates  int64 `json:"duplicates" doc:"Repeats of an event that counts; counted nowhere."`
 	DeadLetters int64 `json:"dead_letters" doc:"Kept as dead letters when they were read; a retry may have counted some since."`
@@ -24,22 +24,22 @@ func (t *Totals) add(o Totals) {
 	t.DeadLetters += o.DeadLetters
 }
 
-// tally adds up the batches. There may be very many, so it goes on from where
-// it was. A batch gets its number before it is committed: one that is seen may
-// be followed by one with a lower number. What is below a number is final when
-// every transaction has ended that was under way when the number was seen; a
-// batch's has written its position before it takes a number, so it is known to
-// be under way.
-type tally struct {
+// batchTotals adds up the batches. There may be very many, so each sum continues
+// from the last one. A batch gets its number before it commits, so a batch with a
+// lower number may appear later. All numbers up to one are final when every
+// transaction has ended that was running when that number was read: a batch's
+// transaction writes its position before it takes a number, so it is visible as
+// running.
+type batchTotals struct {
 	base    Totals // of all batches through this number
 	through int64
-	final   int64 // no batch through this number is still to be committed
+	final   int64 // no batch up to this number can still commit
 
-	seen int64 // a newest batch, which is final when what was under way then has ended
-	next int64 // the first transaction that had not begun then; 0: none is waited for
+	seen int64 // the newest batch at some time; final when what was running then has ended
+	next int64 // the first transaction that had not begun then; 0: waiting for none
 }
 
-// step is what there is beyond through, as far as one step goes.
+// step is the sum over the next batches after through.
 type step struct {
 	Totals
 	Final   Totals // of it, what is final
@@ -50,20 +50,20 @@ type step struct {
 
 const (
 	batchesAtOnce = 1_000_000
-	talliedFor    = time.Second
+	sumTimeout    = time.Second
 )
 
-// look adds up all batches. It is nil when there are more than it gets through
-// in a second: then the next look goes on. It is for one caller at a time.
-func (t *tally) look(ctx context.Context, pool *pgxpool.Pool, atOnce int64) (*Totals, error) {
-	for began := time.Now(); time.Since(began) < talliedFor; {
+// sum adds up all batches. It returns nil when that takes longer than sumTimeout;
+// the next call continues. It is for one caller at a time.
+func (t *batchTotals) sum(ctx context.Context, pool *pgxpool.Pool, atOnce int64) (*Totals, error) {
+	for began := time.Now(); time.Since(began) < sumTimeout; {
 		before := *t
 		s, err := t.step(ctx, pool, atOnce)
 		if err != nil {
 			return nil, err
 		}
 		if s.newest < t.through { // another database: it was restored
-			*t = tally{}
+			*t = batchTotals{}
 			continue
 		}
 		all := t.base
@@ -79,7 +79,7 @@ func (t *tally) look(ctx context.Context, pool *pgxpool.Pool, atOnce int64) (*To
 		switch {
 		case s.newest <= before.through+atOnce:
 			return &all, nil
-		case *t == before: // somebody's long transaction is waited for
+		case *t == before: // a long transaction is still running
 			return nil, nil
 		}
 	}
@@ -103,7 +103,7 @@ from batches
 where batch_id > $1
   and batch_id <= $1 + $3`
 
-func (t *tally) step(ctx context.Context, pool *pgxpool.Pool, atOnce int64) (s step, err error) {
+func (t *batchTotals) step(ctx context.Context, pool *pgxpool.Pool, atOnce int64) (s step, err error) {
 	rows, _ := pool.Query(ctx, stepSQL, planned, t.through, t.final, atOnce)
 	s, err = pgx.CollectExactlyOneRow(rows, func(row pgx.CollectableRow) (s step, err error) {
 		err = row.Scan(

@@ -13,17 +13,17 @@ import (
 	"odometer/api/apitest"
 )
 
-// letter gives the books an open dead letter at 1-seq.
-func (b *books) letter(seq int, tenant uuid.UUID, reason odometer.Reason, payload string) {
+// deadLetter inserts an open dead letter at 1-seq.
+func (b *testEnv) deadLetter(seq int, tenant uuid.UUID, reason odometer.Reason, payload string) {
 	b.Helper()
 	b.exec(`insert into dead_letters (stream_epoch, stream_seq, subject, tenant_id, agent, reason, detail, payload, headers, received_at)
 		values (1, $1, 'usage.' || $2::text || '.inbox', nullif($2::uuid, $5), 'inbox', $3, 'detail', $4, '{"K":["v"]}', now())`,
 		seq, tenant, reason, []byte(payload), uuid.Nil)
 }
 
-func TestAPayloadIsTextOnlyWhereTextIsHarmless(t *testing.T) {
+func TestOnlyHarmlessPayloadsAreText(t *testing.T) {
 	t.Parallel()
-	long := strings.Repeat("x", shownBytes-1)
+	long := strings.Repeat("x", maxShownBytes-1)
 	for payload, want := range map[string]string{
 		"":                        "",
 		"{\"a\": 1}\r\n\t":        "{\"a\": 1}\r\n\t",
@@ -41,10 +41,10 @@ func TestAPayloadIsTextOnlyWhereTextIsHarmless(t *testing.T) {
 		long[1:] + "ü" + "more":   long[1:] + "ü",
 		long + "\xff" + "more":    long, // it may be half a character
 		"\xff" + long + "🙂 more":  "-",
-		strings.Repeat("🙂", 2000): strings.Repeat("🙂", shownBytes/4),
+		strings.Repeat("🙂", 2000): strings.Repeat("🙂", maxShownBytes/4),
 	} {
 		b := []byte(payload)
-		shown := b[:min(len(b), shownBytes)]
+		shown := b[:min(len(b), maxShownBytes)]
 		got := "-"
 		if text := harmlessText(shown, len(shown) < len(b)); text != nil {
 			got = *text
@@ -55,22 +55,22 @@ func TestAPayloadIsTextOnlyWhereTextIsHarmless(t *testing.T) {
 	}
 }
 
-// A list stays small whatever agents have sent; one letter is shown whole.
-func TestALetterIsShownWholeByItsID(t *testing.T) {
+// A list stays small whatever agents have sent; one dead letter is shown complete.
+func TestADeadLetterIsShownCompleteByItsID(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := uuid.New()
-	payload := strings.Repeat("x", shownBytes) + "\x00end"
-	b.letter(1, tenant, odometer.Malformed, payload)
-	b.letter(2, uuid.Nil, odometer.InvalidField, "{}")
+	payload := strings.Repeat("x", maxShownBytes) + "\x00end"
+	b.deadLetter(1, tenant, odometer.Malformed, payload)
+	b.deadLetter(2, uuid.Nil, odometer.InvalidField, "{}")
 	b.exec(`update dead_letters set headers = jsonb_build_object('K', jsonb_build_array(repeat('v', 5000))) where stream_seq = 2`)
-	h := b.door(&acted{})
+	h := b.newAPI(&acted{})
 	list := apitest.Decode[DeadLetterList](t, apitest.Get(h, base+"dead-letters", operator(t)))
 	if len(list.Letters) != 2 || list.Letters[0].ID != "1-2" || list.Total != 2 {
 		t.Fatalf("%+v", list)
 	}
 	cut, many := list.Letters[1], list.Letters[0]
-	if !cut.Truncated || string(cut.PayloadBase64) != payload[:shownBytes] || *cut.Payload != payload[:shownBytes] || cut.PayloadBytes != len(payload) ||
+	if !cut.Truncated || string(cut.PayloadBase64) != payload[:maxShownBytes] || *cut.Payload != payload[:maxShownBytes] || cut.PayloadBytes != len(payload) ||
 		*cut.TenantID != tenant || cut.Headers["K"][0] != "v" {
 		t.Errorf("the payload: %+v", cut)
 	}
@@ -87,13 +87,13 @@ func TestALetterIsShownWholeByItsID(t *testing.T) {
 	}
 }
 
-func TestLettersAreFoundAndCounted(t *testing.T) {
+func TestDeadLettersAreFilteredAndCounted(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	one, two := uuid.New(), uuid.New()
 	for i := range 10 {
-		b.letter(10+i, one, odometer.UnknownAction, "{}")
-		b.letter(30+i, two, odometer.Malformed, "{}")
+		b.deadLetter(10+i, one, odometer.UnknownAction, "{}")
+		b.deadLetter(30+i, two, odometer.Malformed, "{}")
 	}
 	b.exec(`update dead_letters set state = 'discarded', decided_at = now(), decided_by = 'me', why = 'a test' where stream_seq >= 35`)
 	for query, want := range map[string]string{
@@ -105,7 +105,7 @@ func TestLettersAreFoundAndCounted(t *testing.T) {
 		"?tenant_id=" + two.String():    "5 5 [5 malformed open] 1-34",
 		"?state=retried&reason=too_old": "0 0 ",
 	} {
-		l := apitest.Decode[DeadLetterList](t, apitest.Get(b.door(&acted{}), base+"dead-letters"+query, operator(t)))
+		l := apitest.Decode[DeadLetterList](t, apitest.Get(b.newAPI(&acted{}), base+"dead-letters"+query, operator(t)))
 		got := fmt.Sprintf("%d %d ", l.Total, len(l.Letters))
 		for _, g := range l.Groups {
 			got += fmt.Sprintf("[%d %s %s]", g.Count, g.Reason, g.State)
@@ -121,19 +121,19 @@ func TestLettersAreFoundAndCounted(t *testing.T) {
 
 // Page by page each letter comes once, the newest first, whatever arrives or is
 // decided meanwhile.
-func TestPagesHoldEachLetterOnce(t *testing.T) {
+func TestPagesHoldEachDeadLetterOnce(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.exec(`insert into dead_letters (stream_epoch, stream_seq, subject, tenant_id, agent, reason, detail, payload, headers, received_at)
 		select 1 + n % 2, n, 'usage.x.inbox', null, 'inbox', case when n % 3 = 0 then 'malformed' else 'unknown_action' end, '', '\x7b7d', '{}', now()
 		from generate_series(1, 90) n`)
-	h := b.door(&acted{})
+	h := b.newAPI(&acted{})
 	var all []odometer.Position
 	path := base + "dead-letters?reason=unknown_action&limit=7"
 	for cursor := ""; ; {
 		page := apitest.Decode[DeadLetterList](t, apitest.Get(h, path+cursor, operator(t)))
 		for _, d := range page.Letters {
-			all = append(all, get[odometer.Position](t)(parseLetterID(d.ID)))
+			all = append(all, get[odometer.Position](t)(parseDeadLetterID(d.ID)))
 		}
 		if page.NextCursor == nil {
 			break
@@ -144,7 +144,7 @@ func TestPagesHoldEachLetterOnce(t *testing.T) {
 		cursor = "&cursor=" + *page.NextCursor
 		last := all[len(all)-1]
 		b.exec(`update dead_letters set state = 'discarded' where (stream_epoch, stream_seq) = ($1, $2)`, last.Epoch, last.Seq)
-		b.letter(1000+len(all), uuid.Nil, odometer.UnknownAction, "{}")
+		b.deadLetter(1000+len(all), uuid.Nil, odometer.UnknownAction, "{}")
 		b.exec(`update dead_letters set stream_epoch = 3 where stream_seq > 1000`)
 	}
 	if len(all) != 60 {
@@ -165,14 +165,14 @@ func TestPagesHoldEachLetterOnce(t *testing.T) {
 
 // However many letters there are and whatever becomes of them, calls that
 // follow the cursor retry each once, in the order of the stream.
-func TestARetryOfManyGoesOnWhereItEnded(t *testing.T) {
+func TestARetryOfManyContinuesByCursor(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.exec(`insert into dead_letters (stream_epoch, stream_seq, subject, tenant_id, agent, reason, detail, payload, headers, received_at)
 		select 1 + n % 2, n, 'usage.x.inbox', null, 'inbox', case when n % 3 = 0 then 'malformed' else 'unknown_action' end, '', '\x7b7d', '{}', now()
 		from generate_series(1, 3600) n`)
 	did := &acted{}
-	h := b.door(did)
+	h := b.newAPI(did)
 	var retried []odometer.Position
 	body := `{"reason":"unknown_action"}`
 	for calls := 1; ; calls++ {
@@ -183,8 +183,8 @@ func TestARetryOfManyGoesOnWhereItEnded(t *testing.T) {
 			t.Fatalf("counted %+v of %d", r.Counts, len(did.letters))
 		}
 		for i, at := range did.letters {
-			if r.Letters[i].ID != letterID(at) {
-				t.Fatalf("letter %d is %s, want %s", i, r.Letters[i].ID, letterID(at))
+			if r.Letters[i].ID != deadLetterID(at) {
+				t.Fatalf("letter %d is %s, want %s", i, r.Letters[i].ID, deadLetterID(at))
 			}
 		}
 		if r.NextCursor == nil {
@@ -205,13 +205,13 @@ func TestARetryOfManyGoesOnWhereItEnded(t *testing.T) {
 	}
 }
 
-func TestNamedLettersAreToldOfWhateverTheirState(t *testing.T) {
+func TestDeadLettersNamedByIDHaveAnOutcomeInAnyState(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	one, two := uuid.New(), uuid.New()
-	b.letter(1, one, odometer.UnknownAction, "{}")
-	b.letter(2, two, odometer.UnknownAction, "{}")
-	b.letter(3, one, odometer.Malformed, "{}")
+	b.deadLetter(1, one, odometer.UnknownAction, "{}")
+	b.deadLetter(2, two, odometer.UnknownAction, "{}")
+	b.deadLetter(3, one, odometer.Malformed, "{}")
 	b.exec(`update dead_letters set state = 'discarded' where stream_seq = 1`)
 	for body, want := range map[string]string{
 		`{"ids":["1-3","1-1"]}`:                                          "[{1 1} {1 3}]",
@@ -221,12 +221,12 @@ func TestNamedLettersAreToldOfWhateverTheirState(t *testing.T) {
 		`{"reason":"unknown_action","tenant_id":"` + one.String() + `"}`: "[]",
 	} {
 		did := &acted{}
-		apitest.Decode[RetryResult](t, apitest.Do(b.door(did), http.MethodPost, base+"dead-letters/retry", operator(t), body))
+		apitest.Decode[RetryResult](t, apitest.Do(b.newAPI(did), http.MethodPost, base+"dead-letters/retry", operator(t), body))
 		if got := fmt.Sprint(did.letters); got != want {
 			t.Errorf("%s: %s, want %s", body, got, want)
 		}
 	}
-	if text := apitest.Body(t, apitest.Do(b.door(&acted{}), http.MethodPost, base+"dead-letters/retry", operator(t), `{"reason":"too_old"}`)); !bytes.Contains([]byte(text), []byte(`"letters":[]`)) {
+	if text := apitest.Body(t, apitest.Do(b.newAPI(&acted{}), http.MethodPost, base+"dead-letters/retry", operator(t), `{"reason":"too_old"}`)); !bytes.Contains([]byte(text), []byte(`"letters":[]`)) {
 		t.Error(text)
 	}
 }

@@ -13,7 +13,7 @@ import (
 )
 
 // link gives the ledger a link; the newer, the higher its revision.
-func (b *books) link(tenant uuid.UUID, revision int, state string, from, to int64) {
+func (b *testEnv) link(tenant uuid.UUID, revision int, state string, from, to int64) {
 	b.Helper()
 	b.exec(`insert into overage_reports (tenant_id, agent, period_start, billed_period_start, revision, from_total, to_total, value,
 			sink, account, livemode, stripe_customer, meter, reported_at, identifier, generation, state, created_at)
@@ -23,21 +23,21 @@ func (b *books) link(tenant uuid.UUID, revision int, state string, from, to int6
 }
 
 // Page by page each link comes once, the newest first, while new ones come in.
-func TestPagesOfTheLedgerHoldEachLinkOnce(t *testing.T) {
+func TestPagesOfTheLedgerHoldEachEntryOnce(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	one, two := uuid.New(), uuid.New()
 	for i := range 25 {
 		b.link(one, i, "accepted", int64(i), int64(i+2))
 	}
 	b.link(two, 1, "planned", 0, 7)
 	b.link(two, 2, "rejected", 7, 4)
-	h := b.door(&acted{})
+	h := b.newAPI(&acted{})
 	ask := func(query string) Ledger {
 		t.Helper()
 		return apitest.Decode[Ledger](t, apitest.Get(h, base+"ledger?"+query, operator(t)))
 	}
-	var seen []LedgerLink
+	var seen []LedgerEntry
 	cursor := ""
 	for {
 		page := ask("limit=4&cursor=" + cursor)
@@ -74,13 +74,13 @@ func TestPagesOfTheLedgerHoldEachLinkOnce(t *testing.T) {
 	}
 }
 
-func TestAResolvedFindingStaysAsItWasLeft(t *testing.T) {
+func TestAResolvedFindingStaysUnchanged(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	tenant := uuid.New()
 	b.exec(`insert into audit_findings (kind, subject, tenant_id, agent, period_start, detail, before, after, found_by)
 		values ('counter_drift', 'x', $1, 'inbox', '2026-11-01Z', 'it differs', 5, 7, 'audit'), ('job_stale', 'report', null, null, null, 'run it', null, null, 'alerts')`, tenant)
-	h := b.door(&acted{})
+	h := b.newAPI(&acted{})
 	list := func(query string) []Finding {
 		t.Helper()
 		return apitest.Decode[FindingList](t, apitest.Get(h, base+"findings"+query, operator(t))).Findings
@@ -112,8 +112,8 @@ func TestAResolvedFindingStaysAsItWasLeft(t *testing.T) {
 
 func TestTheLastAuditIsTheNewest(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
-	h := b.door(&acted{})
+	b := newTestEnv(t)
+	h := b.newAPI(&acted{})
 	ask := func() string { return apitest.Body(t, apitest.Get(h, base+"audits/latest", operator(t))) }
 	if got := ask(); got != `{"audit":null}` {
 		t.Error(got)
@@ -129,11 +129,11 @@ func TestTheLastAuditIsTheNewest(t *testing.T) {
 
 func TestAlertsAreTheNewest(t *testing.T) {
 	t.Parallel()
-	b := newBooks(t)
+	b := newTestEnv(t)
 	b.exec(`insert into usage_alerts (tenant_id, agent, period_start, threshold, "limit", level, count, raised_at, delivered_at)
 		select gen_random_uuid(), 'inbox', '2026-11-01Z', 80, 500, 'warning', n, now() - n * interval '1 minute', case when n = 1 then now() end
 		from generate_series(1, 120) n`)
-	h := b.door(&acted{})
+	h := b.newAPI(&acted{})
 	for query, want := range map[string]int{"": 100, "?limit=500": 120, "?limit=1": 1} {
 		got := apitest.Decode[TenantAlertList](t, apitest.Get(h, base+"alerts"+query, operator(t))).Alerts
 		if len(got) != want || got[0].Count != 1 || got[0].DeliveredAt == nil || got[len(got)-1].Count != int64(want) {
