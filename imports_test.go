@@ -21,7 +21,7 @@ var allowedImports = map[string][]string{
 	"ingest/publisher":  {}, // becomes the Go SDK
 	"ingest/httpingest": {"", "ingest", "ingest/publisher", "api"},
 	"billing":           {""},
-	"aggregator":        {"", "internal/backoff", "ingest", "billing", "aggregator/position", "aggregator/apply"},
+	"aggregator":        {"", "ingest", "billing", "aggregator/position", "aggregator/apply"},
 
 	// Parts of the aggregator's stage. The live reader, replay and the retry of
 	// dead letters are three callers of apply, which counts.
@@ -38,8 +38,7 @@ var allowedImports = map[string][]string{
 	"audit":              {"", "ingest", "aggregator/position", "aggregator/apply", "billing", "audit/findings"},
 	"migrations":         {},
 	"migrations/localpg": {},
-	"internal/backoff":   {},
-	"cmd/internal/jobs":  {"query/admin", "internal/backoff"},
+	"cmd/internal/jobs":  {"", "query/admin"},
 	"cmd/odometer": {
 		"cmd/internal/jobs",
 		"", "ingest", "ingest/publisher", "billing", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",

@@ -51,9 +51,9 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"odometer"
 	"odometer/aggregator/position"
 	"odometer/ingest"
-	"odometer/internal/backoff"
 )
 
 // Options say what to read, where to count and how.
@@ -114,8 +114,8 @@ func New(o Options) (*Aggregator, error) {
 // growing pauses and goes on by itself. It returns an error only for what
 // waiting does not fix (ErrUnfit).
 func (a *Aggregator) Run(ctx context.Context) error {
-	retry, waitedFor := backoff.Backoff{First: shortestPause, Longest: longestPause}, ""
-	for {
+	retry, waitedFor := odometer.Backoff{Min: shortestPause, Max: longestPause}, ""
+	for ctx.Err() == nil {
 		began := time.Now()
 		err := a.runSessions(ctx, func() {
 			if waitedFor != "" {
@@ -138,10 +138,9 @@ func (a *Aggregator) Run(ctx context.Context) error {
 			a.Log.Warn("aggregator waits", "reason", reason, "err", err)
 			waitedFor = reason
 		}
-		if !retry.Wait(ctx) {
-			return nil
-		}
+		_ = retry.Wait(ctx) // an error means that ctx has ended
 	}
+	return nil
 }
 
 // reasonOf names what a session waits for.

@@ -14,7 +14,7 @@ import (
 	"github.com/riverqueue/river/riverdriver/riverpgxv5"
 	"github.com/riverqueue/river/rivertype"
 
-	"odometer/internal/backoff"
+	"odometer"
 )
 
 // kept is how long River remembers a slot that is done. It must be longer than
@@ -46,18 +46,17 @@ func (s *Service) Run(ctx context.Context) error {
 	if err := s.Registry.Register(newMetrics(s.Pool, s.Jobs)); err != nil {
 		return fmt.Errorf("register the jobs' metrics: %w", err)
 	}
-	retry := backoff.Backoff{First: time.Second, Longest: 15 * time.Second}
-	for {
+	retry := odometer.Backoff{Min: time.Second, Max: 15 * time.Second}
+	for ctx.Err() == nil {
 		client, err := s.start(ctx)
 		if err == nil {
 			<-client.Stopped()
 			return nil
 		}
 		s.Log.Warn("the jobs cannot start yet", "reason", err)
-		if !retry.Wait(ctx) {
-			return nil
-		}
+		_ = retry.Wait(ctx) // an error means that ctx has ended
 	}
+	return nil
 }
 
 // River removes a queue, and with it the pause, when no service reported it in
