@@ -5,6 +5,7 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"os"
 	"os/exec"
@@ -42,7 +43,7 @@ In the pages that the program serves (query/web/dist, and package swgui):
 `
 
 func main() {
-	text, err := notice("..")
+	text, err := notice(context.Background(), "..")
 	if err == nil {
 		err = os.WriteFile("../NOTICE", text, 0o644)
 	}
@@ -53,8 +54,8 @@ func main() {
 }
 
 // notice lists the modules that packages of the program are from.
-func notice(root string) ([]byte, error) {
-	cmd := exec.Command("go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}", "./cmd/odometer")
+func notice(ctx context.Context, root string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "go", "list", "-deps", "-f", "{{with .Module}}{{if not .Main}}{{.Path}} {{.Version}} {{.Dir}}{{end}}{{end}}", "./cmd/odometer")
 	cmd.Dir, cmd.Stderr = root, os.Stderr
 	out, err := cmd.Output()
 	if err != nil {
