@@ -16,7 +16,7 @@
 //	after the fetch, before the commit   nothing was stored; the next reader fetches it again
 //	during the commit                    Postgres decides; whoever reads the position next knows
 //	commit done, answer lost             the position says that it is done
-//	after the commit                     the next reader begins behind it
+//	after the commit                     the next reader begins after it
 //
 // Two readers of one partition cannot both count: both advance the row from
 // the same position, one of them succeeds, the other finds it moved, drops what
@@ -83,8 +83,8 @@ var ErrUnfit = errors.New("cannot aggregate")
 
 // Reasons for which a session begins again.
 var (
-	errGained = errors.New("a further partition became free")
-	errStream = errors.New("the stream is not the one that was attached")
+	errPartitionFreed = errors.New("a further partition became free")
+	errStream         = errors.New("the stream is not the one that was attached")
 )
 
 // Aggregator reads the stream and counts it until it is stopped.
@@ -168,7 +168,7 @@ func (a *Aggregator) runSessions(ctx context.Context, reading func()) error {
 	defer lease.close()
 	for ctx.Err() == nil {
 		err := a.session(ctx, lease, reading)
-		if !errors.Is(err, errGained) {
+		if !errors.Is(err, errPartitionFreed) {
 			return err
 		}
 	}

@@ -113,7 +113,7 @@ order by stream_epoch desc, stream_seq desc
 limit 1`
 
 // loadLastDead is the last position of which a message became a dead letter;
-// zero for none. Behind it no message is a dead letter yet.
+// zero for none. No message after it is a dead letter yet.
 func (a *Aggregator) loadLastDead(ctx context.Context) (last odometer.Position, err error) {
 	rows, _ := a.Pool.Query(ctx, lastDeadSQL)
 	_, err = pgx.ForEachRow(rows, []any{&last.Epoch, &last.Seq}, func() error { return nil })

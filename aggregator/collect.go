@@ -77,7 +77,7 @@ type worker struct {
 	// Of commitAll:
 	at        odometer.Position
 	applier   *apply.Applier
-	lastDead  odometer.Position // no dead letter lies behind, but those of this session
+	lastDead  odometer.Position // no message after it is a dead letter, except by this session
 	repeating bool              // most of the last batch were duplicates
 
 	// Of collect:

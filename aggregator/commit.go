@@ -39,7 +39,7 @@ const replayPause = 100 * time.Millisecond
 
 // waitForReplay waits with a correction for as long as a replay restores events
 // of the partition: a balance that is not rebuilt yet would refuse what was
-// right, or accept what was wrong. What lies behind the correction waits, too.
+// right, or accept what was wrong. What comes after the correction waits, too.
 func (w *worker) waitForReplay(ctx context.Context, b *batch) error {
 	if len(b.items) == 0 || !b.items[0].Correction() {
 		return nil

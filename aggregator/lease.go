@@ -52,9 +52,9 @@ func (l *lease) close() {
 const tryLockSQL = `
 select pg_try_advisory_lock($1, $2)`
 
-// take tries for every partition that is not held yet and reports whether it got
-// one. It also proves that the connection, and with it the lease, still lives.
-func (l *lease) take(ctx context.Context, partitions int) (gained bool, err error) {
+// acquire tries for every partition that is not held yet and reports whether it
+// got one. It also proves that the connection, and with it the lease, still lives.
+func (l *lease) acquire(ctx context.Context, partitions int) (gained bool, err error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
 	for p := range partitions {
@@ -77,13 +77,13 @@ func (l *lease) take(ctx context.Context, partitions int) (gained bool, err erro
 	return gained, nil
 }
 
-// watch keeps the lease for as long as a session lasts. It returns errGained
-// when a partition of a reader that is gone became free.
+// watch keeps the lease for as long as a session lasts. It returns
+// errPartitionFreed when a partition of a reader that is gone became free.
 func (l *lease) watch(ctx context.Context, partitions int) error {
 	return repeat(ctx, standbyPause, func() error {
-		gained, err := l.take(ctx, partitions)
+		gained, err := l.acquire(ctx, partitions)
 		if err == nil && gained {
-			err = errGained
+			err = errPartitionFreed
 		}
 		return err
 	})

@@ -30,7 +30,7 @@ func (a *Aggregator) session(ctx context.Context, l *lease, reading func()) erro
 	// Only positions that attach has compared with the stream may be read from;
 	// what another reader did meanwhile is found by the compare-and-set.
 	if waited, err := a.standBy(ctx, l, at.partitions); err != nil || waited {
-		return cmp.Or(err, errGained)
+		return cmp.Or(err, errPartitionFreed)
 	}
 
 	group, ctx := errgroup.WithContext(ctx)
@@ -76,7 +76,7 @@ func repeat(ctx context.Context, every time.Duration, do func() error) error {
 // standBy waits until the lease holds a partition.
 func (a *Aggregator) standBy(ctx context.Context, l *lease, partitions int) (waited bool, err error) {
 	for {
-		if _, err := l.take(ctx, partitions); err != nil || len(l.held) > 0 {
+		if _, err := l.acquire(ctx, partitions); err != nil || len(l.held) > 0 {
 			return waited, err
 		}
 		if !waited {

@@ -56,7 +56,7 @@ func (c *columns) add(i *Item) {
 }
 
 // column is a one-dimensional array as Postgres reads it in binary: a head,
-// then each element behind its length. The library would make an interface of
+// then each element after its length. The library would make an interface of
 // each of a batch's 70,000 elements, and of most a piece of garbage; that was a
 // quarter of the aggregator's processor time.
 type column struct {
@@ -120,8 +120,8 @@ func (c *column) array() []byte {
 	return c.bytes
 }
 
-// takeColumns lets a connection's parameters be columns.
-func takeColumns(conn *pgx.Conn) {
+// registerColumns lets a connection's parameters be columns.
+func registerColumns(conn *pgx.Conn) {
 	types := conn.TypeMap()
 	for _, oid := range []uint32{pgtype.UUIDArrayOID, pgtype.TextArrayOID, pgtype.Int8ArrayOID, pgtype.Int4ArrayOID, pgtype.TimestamptzArrayOID} {
 		known, _ := types.TypeForOID(oid)

@@ -191,7 +191,7 @@ func loadKeyOwners(ctx context.Context, conn *pgx.Conn, b *Batch) (*keyOwners, e
 			anyOwner = n
 		}
 	}
-	takeColumns(conn)
+	registerColumns(conn)
 	var rereads, repeats []int32
 	var conflicts []keyOwner
 	err := conn.QueryRow(ctx, keyOwnersSQL,

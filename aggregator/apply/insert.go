@@ -31,7 +31,7 @@ func (a *Applier) Insert(ctx context.Context, conn *pgx.Conn, steps *pgx.Batch, 
 	for _, i := range b.Events {
 		c.add(i)
 	}
-	takeColumns(conn)
+	registerColumns(conn)
 	before := steps.Len()
 	steps.Queue(InsertSQL,
 		a.Partition, to.From.Epoch, to.From.Seq, to.RulesVersion, to.To, to.StoredAt, to.CompleteUntil,

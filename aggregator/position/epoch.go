@@ -21,7 +21,7 @@ type Footprint struct {
 
 // BeginEpoch records that the stream's history was cut and puts every position
 // back to the last message that is surely still there, which it returns.
-// Sequences behind that message have been or will be used again; the new epoch
+// Sequences after that message have been or will be used again; the new epoch
 // separates the two uses. What was counted of the lost tail stays counted: it
 // happened, and a message that is sent again is found by its key.
 //

@@ -56,12 +56,12 @@ type Options struct {
 	Progress func(Result)
 }
 
-// Bounds of what is in hand at once.
+// Bounds of one step.
 const (
 	DefaultBatch      = 5000
 	maxBatchBytes     = 8 << 20
 	deadLettersAtOnce = 500
-	finishTime        = time.Minute // for the step in hand once ctx has ended
+	finishTime        = time.Minute // for the current step once ctx has ended
 )
 
 // Result is what a replay found and did.
@@ -192,8 +192,8 @@ func (r *replay) compare(ctx context.Context, info *jetstream.StreamInfo) error 
 }
 
 // Only dead letters of messages that the stream still holds: retention may have
-// removed the events of older ones. A replay from somewhere takes all that was
-// retried behind it, too: another one may have ended before it came there.
+// removed the events of older ones. A replay that begins later takes all that was
+// retried after it, too: another one may have ended before it came there.
 const retriedSQL = `
 select d.stream_epoch, d.stream_seq, d.tenant_id
 from dead_letters d
