@@ -3,12 +3,10 @@ package ingest
 import (
 	"bufio"
 	"bytes"
-	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"odometer"
@@ -63,123 +61,97 @@ type InvalidLine struct {
 //
 // progress, if not nil, is called after each batch, never twice at a time.
 func PublishFile(ctx context.Context, p *publisher.Publisher, r io.Reader, progress func(FileProgress)) (FileReport, error) {
-	f := &filePublisher{p: p, progress: progress, finished: map[int]*fileBatch{}}
-	err := f.read(ctx, newLineReader(r))
-	f.inFlight.Wait()
-	if err == nil {
-		err = f.err
+	if progress == nil {
+		progress = func(FileProgress) {}
+	}
+	ctx, stop := context.WithCancel(ctx)
+	defer stop()
+	// A batch is in the channel from the start of its publishing on: so many are
+	// in flight, and their results come in the file's order.
+	batches := make(chan *fileBatch, fileBatchesInFlight-1)
+	go readBatches(ctx, p, newLineReader(r), batches)
+	var report FileReport
+	var err error
+	for b := range batches {
+		<-b.published
+		switch {
+		case err != nil: // an earlier batch failed
+		case b.err != nil:
+			err = b.err
+			stop()
+		default:
+			report.add(b)
+			progress(report.FileProgress)
+			err = b.readErr
+		}
 	}
 	if err != nil {
-		return f.report, fmt.Errorf("publish file, done up to line %d: %w; run it again, what is stored is counted once", f.report.Lines, err)
+		return report, fmt.Errorf("publish file, done up to line %d: %w; run it again, what is stored is counted once", report.Lines, err)
 	}
-	return f.report, nil
+	return report, nil
 }
 
 // fileBatch is a run of lines.
 type fileBatch struct {
-	number   int
-	taken    int   // lines
-	lastLine int   // in the file
+	lines    int   // of the batch
+	lastLine int   // of the file
 	bytes    int64 // of the file, up to the end of the last line
+	events   []publisher.Raw
+	size     int // of the events' payloads
+	invalid  []InvalidLine
+	readErr  error // why no line follows; nil at the end of the file
 
-	events  []publisher.Raw
-	size    int // of the events' payloads
-	invalid []InvalidLine
-	results []publisher.Result // of events
+	published chan struct{} // closed when what follows is set
+	results   []publisher.Result
+	err       error
 }
 
-// filePublisher is one call of PublishFile.
-type filePublisher struct {
-	p        *publisher.Publisher
-	progress func(FileProgress)
-	inFlight sync.WaitGroup
-
-	mu       sync.Mutex // guards what follows
-	finished map[int]*fileBatch
-	report   FileReport
-	next     int // the batch that the report waits for
-	err      error
-}
-
-// read cuts the lines into batches and publishes them, until the end of the
-// file or the first error.
-func (f *filePublisher) read(ctx context.Context, lines *lineReader) error {
-	slots := make(chan struct{}, fileBatchesInFlight)
-	publish := func(b *fileBatch) {
-		slots <- struct{}{}
-		f.inFlight.Go(func() {
-			defer func() { <-slots }()
-			var err error
-			b.results, err = f.p.PublishRawBatch(ctx, b.events)
-			f.finish(b, err)
-		})
+// readBatches cuts the lines into batches, validates and publishes them, until
+// the end of the file or ctx.
+func readBatches(ctx context.Context, p *publisher.Publisher, lines *lineReader, batches chan<- *fileBatch) {
+	defer close(batches)
+	for more := true; more; {
+		b := &fileBatch{published: make(chan struct{}), readErr: ctx.Err()}
+		more = b.readErr == nil && b.read(lines)
+		go func() {
+			defer close(b.published)
+			b.results, b.err = p.PublishRawBatch(ctx, b.events)
+		}()
+		batches <- b
 	}
-	b := new(fileBatch)
-	for !f.failed() {
-		line, err := lines.next()
+}
+
+// read fills the batch, and reports whether lines may follow. It bounds a batch
+// by its lines and not only by what it sends, so that blank, invalid and
+// repeated lines make no batch without end.
+func (b *fileBatch) read(from *lineReader) (more bool) {
+	for b.lines < fileBatchLines && b.size+odometer.MaxPayloadBytes <= fileBatchBytes {
+		line, err := from.next()
 		if errors.Is(err, io.EOF) {
-			publish(b)
-			return nil
+			return false
 		}
 		if err != nil {
-			publish(b)
-			return fmt.Errorf("read line %d: %w", lines.number+1, err)
+			b.readErr = fmt.Errorf("read line %d: %w", from.number+1, err)
+			return false
 		}
-		if b.full() {
-			publish(b)
-			b = &fileBatch{number: b.number + 1}
+		b.lines++
+		b.lastLine, b.bytes = from.number, from.read
+		if line.blank() {
+			continue
 		}
-		b.add(line, lines)
-	}
-	return nil
-}
-
-// full bounds a batch by its lines and not only by what it sends, so that
-// blank, invalid and repeated lines make no batch without end.
-func (b *fileBatch) full() bool {
-	return b.taken == fileBatchLines || b.size+odometer.MaxPayloadBytes > fileBatchBytes
-}
-
-// add validates a line and adds it to the batch.
-func (b *fileBatch) add(line line, from *lineReader) {
-	b.taken++
-	b.lastLine, b.bytes = from.number, from.read
-	if line.blank() {
-		return
-	}
-	raw, rejection := line.prepare(time.Now())
-	if rejection != nil {
-		b.invalid = append(b.invalid, InvalidLine{Number: from.number, Key: raw.Key, Reason: rejection})
-		return
-	}
-	b.events = append(b.events, raw)
-	b.size += len(raw.Payload)
-}
-
-// finish reports a batch when all before it are reported.
-func (f *filePublisher) finish(b *fileBatch, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if err != nil {
-		f.err = cmp.Or(f.err, err)
-		return
-	}
-	f.finished[b.number] = b
-	for {
-		b, ok := f.finished[f.next]
-		if !ok {
-			return
+		raw, rejection := line.prepare(time.Now())
+		if rejection != nil {
+			b.invalid = append(b.invalid, InvalidLine{Number: from.number, Key: raw.Key, Reason: rejection})
+			continue
 		}
-		delete(f.finished, f.next)
-		f.next++
-		f.add(b)
+		b.events = append(b.events, raw)
+		b.size += len(raw.Payload)
 	}
+	return true
 }
 
-// add adds a batch to the report.
-func (f *filePublisher) add(b *fileBatch) {
-	r := &f.report
-	if b.lastLine > 0 {
+func (r *FileReport) add(b *fileBatch) {
+	if b.lines > 0 {
 		r.Lines, r.Bytes = b.lastLine, b.bytes
 	}
 	r.Invalid += len(b.invalid)
@@ -191,15 +163,6 @@ func (f *filePublisher) add(b *fileBatch) {
 			r.Duplicates++
 		}
 	}
-	if f.progress != nil {
-		f.progress(r.FileProgress)
-	}
-}
-
-func (f *filePublisher) failed() bool {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	return f.err != nil
 }
 
 // maxLineBytes is how much of a line is read; it is far above any valid event.

@@ -1,12 +1,6 @@
 package httpingest
 
-import (
-	"strconv"
-
-	"github.com/go-json-experiment/json/jsontext"
-
-	"odometer"
-)
+import "odometer"
 
 // Status is what became of an event.
 type Status string
@@ -37,59 +31,18 @@ type Result struct {
 	Detail         *string          `json:"detail" doc:"Which field, which value, what is allowed; else null."`
 }
 
-// appendAnswer writes the answer. By hand, because reflection would cost more
-// than all that was done to find it.
-func appendAnswer(b []byte, outcomes []outcome) []byte {
-	counts := map[Status]int{}
-	b = append(b, `{"results":[`...)
-	for i := range outcomes {
-		if i > 0 {
-			b = append(b, ',')
+// newAnswer counts the results by status.
+func newAnswer(results []Result) Answer {
+	a := Answer{Results: results}
+	for _, r := range results {
+		switch r.Status {
+		case Accepted:
+			a.Accepted++
+		case Duplicate:
+			a.Duplicate++
+		case Invalid:
+			a.Invalid++
 		}
-		var status Status
-		b, status = outcomes[i].append(b, i)
-		counts[status]++
 	}
-	b = append(b, `],"accepted":`...)
-	b = strconv.AppendInt(b, int64(counts[Accepted]), 10)
-	b = append(b, `,"duplicate":`...)
-	b = strconv.AppendInt(b, int64(counts[Duplicate]), 10)
-	b = append(b, `,"invalid":`...)
-	b = strconv.AppendInt(b, int64(counts[Invalid]), 10)
-	return append(b, '}')
-}
-
-// append writes the result of an event.
-func (o *outcome) append(b []byte, index int) ([]byte, Status) {
-	b = append(b, `{"index":`...)
-	b = strconv.AppendInt(b, int64(index), 10)
-	b = append(b, `,"idempotency_key":`...)
-	if o.key == "" {
-		b = append(b, "null"...)
-	} else {
-		b = appendText(b, o.key)
-	}
-	if o.rejection != nil {
-		b = append(b, `,"status":"invalid","stream_seq":null,"reason":`...)
-		b = appendText(b, string(o.rejection.Reason))
-		b = append(b, `,"detail":`...)
-		b = appendText(b, o.rejection.Detail)
-		return append(b, '}'), Invalid
-	}
-	status := Accepted
-	if o.ack.Duplicate {
-		status = Duplicate
-	}
-	b = append(b, `,"status":"`...)
-	b = append(b, status...)
-	b = append(b, `","stream_seq":`...)
-	b = strconv.AppendUint(b, o.ack.Seq, 10)
-	return append(b, `,"reason":null,"detail":null}`...), status
-}
-
-// appendText writes a string. Keys and details come from proven JSON, so that
-// quoting them cannot fail.
-func appendText(b []byte, text string) []byte {
-	b, _ = jsontext.AppendQuote(b, text)
-	return b
+	return a
 }

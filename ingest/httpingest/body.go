@@ -96,36 +96,33 @@ const (
 	// firstRead is the memory that a body begins with, whatever length it
 	// announces.
 	firstRead = 16 << 10
-
-	// maxKept bounds the memory that waits for the next body.
-	maxKept = 512 << 10
 )
 
-// readBody appends the request's body to buf. The whole of it must arrive in
+// readBody returns the request's body. The whole of it must arrive in
 // time. Afterwards the connection may be silent as long as it likes: a read
 // that failed then would mean that the client has gone.
-func readBody(w http.ResponseWriter, r *http.Request, buf []byte, within time.Duration) ([]byte, error) {
+func readBody(w http.ResponseWriter, r *http.Request, within time.Duration) ([]byte, error) {
 	if r.ContentLength > maxBody {
-		return buf, tooLarge()
+		return nil, tooLarge()
 	}
 	connection := http.NewResponseController(w)
 	if err := connection.SetReadDeadline(time.Now().Add(within)); err != nil {
-		return buf, fmt.Errorf("bound the time of a body: %w", err)
+		return nil, fmt.Errorf("bound the time of a body: %w", err)
 	}
-	buf, err := readAll(r.Body, buf)
+	body, err := readAll(r.Body)
 	switch {
 	case err == nil:
 	case errors.Is(err, os.ErrDeadlineExceeded):
-		return buf, tooSlow(within)
+		return nil, tooSlow(within)
 	case errors.Is(err, errTooLarge):
-		return buf, tooLarge()
+		return nil, tooLarge()
 	default:
-		return buf, api.NewProblem(api.TooSlow, "The body was cut off. Send the same again.")
+		return nil, api.NewProblem(api.TooSlow, "The body was cut off. Send the same again.")
 	}
 	if err := connection.SetReadDeadline(time.Time{}); err != nil {
-		return buf, fmt.Errorf("bound the time of a body: %w", err)
+		return nil, fmt.Errorf("bound the time of a body: %w", err)
 	}
-	return buf, nil
+	return body, nil
 }
 
 var errTooLarge = errors.New("too large")
@@ -138,8 +135,8 @@ func tooLarge() *api.Problem {
 	return api.NewProblem(api.TooLarge, "The body has more than %d bytes: send fewer events at once.", maxBody)
 }
 
-// readAll grows buf by what arrives.
-func readAll(body io.Reader, buf []byte) ([]byte, error) {
+// readAll reads a body into memory that grows with what arrives.
+func readAll(body io.Reader) (buf []byte, err error) {
 	for {
 		if len(buf) == cap(buf) {
 			grown := make([]byte, len(buf), min(max(2*cap(buf), firstRead), maxBody+1))

@@ -18,77 +18,74 @@ import (
 	"odometer/ingest/publisher"
 )
 
-// outcome is what becomes of one event.
-type outcome struct {
-	key       string              // "" when it could not be read
-	rejection *odometer.Rejection // nil for a valid event
-	ack       publisher.Ack       // of a valid event, once it is stored
-}
-
-// request is one request's events. Its memory is used again.
-type request struct {
-	body     []byte
-	parts    [][]byte // of the body, one for each event
-	outcomes []outcome
-	valid    []publisher.Raw // those of the outcomes without a rejection, in their order
-	answer   []byte
-}
-
-// split cuts the body into events.
-func (r *request) split(m *media) (err error) {
-	body := bytes.Trim(r.body, jsonSpace)
+// split cuts a body into events.
+func split(body []byte, m *media) (parts [][]byte, err error) {
+	trimmed := bytes.Trim(body, jsonSpace)
 	switch {
-	case len(body) == 0:
-		return api.NewProblem(api.InvalidRequest, "The body is empty: send an event, or several.")
+	case len(trimmed) == 0:
+		return nil, api.NewProblem(api.InvalidRequest, "The body is empty: send an event, or several.")
 	case m.lines:
-		r.parts, err = splitLines(r.parts, body)
-	case body[0] == '[' && m.array:
-		r.parts, err = splitArray(r.parts, body)
-	case body[0] == '{' && m.one:
-		r.parts, err = splitOne(r.parts, body)
-	case body[0] == '[':
-		return api.NewProblem(api.InvalidRequest, "The body is an array: %s is one event. Send several as application/cloudevents-batch+json.", m.name)
-	case body[0] == '{':
-		return api.NewProblem(api.InvalidRequest, "The body is an object: %s is an array of events. Send one as application/cloudevents+json.", m.name)
+		parts, err = splitLines(trimmed)
+	case trimmed[0] == '[' && m.array:
+		parts, err = splitArray(trimmed)
+	case trimmed[0] == '{' && m.one:
+		parts, err = splitOne(trimmed)
+	case trimmed[0] == '[':
+		return nil, api.NewProblem(api.InvalidRequest, "The body is an array: %s is one event. Send several as application/cloudevents-batch+json.", m.name)
+	case trimmed[0] == '{':
+		return nil, api.NewProblem(api.InvalidRequest, "The body is an object: %s is an array of events. Send one as application/cloudevents+json.", m.name)
 	default:
-		return api.NewProblem(api.InvalidRequest, "The body begins with %.20q: send a JSON object, or an array of them.", body)
+		return nil, api.NewProblem(api.InvalidRequest, "The body begins with %.20q: send a JSON object, or an array of them.", trimmed)
 	}
 	switch {
 	case errors.Is(err, errTooMany):
-		return api.NewProblem(api.TooLarge, "The body has more than %d events: send fewer at once.", maxEvents)
+		return nil, api.NewProblem(api.TooLarge, "The body has more than %d events: send fewer at once.", maxEvents)
 	case err != nil:
-		return notJSON(r.body)
+		return nil, notJSON(body)
 	}
-	return nil
+	return parts, nil
 }
 
-// validate prepares what is valid, and rejects the rest. A part that is not even
-// JSON is a part of a body that is not, except where each line stands for itself.
-func (r *request) validate(tenant uuid.UUID, m *media) error {
+// validate returns what became of each part so far, and what is to be published:
+// the events of the results that are Accepted, in their order. A part that is
+// not even JSON is a part of a body that is not, except where each line stands
+// for itself.
+func validate(body []byte, parts [][]byte, tenant uuid.UUID, m *media) (results []Result, valid []publisher.Raw, err error) {
 	now := time.Now()
-	for _, part := range r.parts {
+	for i, part := range parts {
 		e, rejection := ingest.Prepare(tenant, part, m.cloud, now)
-		if rejection == nil {
-			r.valid = append(r.valid, e)
-		} else if rejection.Reason == odometer.Malformed && !m.lines && !isJSON(part) {
-			return notJSON(r.body)
+		result := Result{Index: i, Status: Accepted}
+		if e.Key != "" {
+			result.IdempotencyKey = &e.Key
 		}
-		r.outcomes = append(r.outcomes, outcome{key: e.Key, rejection: rejection})
+		switch {
+		case rejection == nil:
+			valid = append(valid, e)
+		case rejection.Reason == odometer.Malformed && !m.lines && !isJSON(part):
+			return nil, nil, notJSON(body)
+		default:
+			result.Status, result.Reason, result.Detail = Invalid, &rejection.Reason, &rejection.Detail
+		}
+		results = append(results, result)
 	}
-	return nil
+	return results, valid, nil
 }
 
-// publish stores what is valid, all of it or an error.
-func (r *request) publish(ctx context.Context, p *publisher.Publisher) error {
-	results, err := p.PublishGrouped(ctx, r.valid)
+// publish stores what is valid, all of it or an error, and completes the results.
+func publish(ctx context.Context, p *publisher.Publisher, valid []publisher.Raw, results []Result) error {
+	stored, err := p.PublishGrouped(ctx, valid)
 	if err != nil {
 		return err
 	}
-	for i := range r.outcomes {
-		if r.outcomes[i].rejection == nil {
-			r.outcomes[i].ack = results[0].Ack
-			results = results[1:]
+	for i := range results {
+		if results[i].Status == Invalid {
+			continue
 		}
+		if stored[0].Ack.Duplicate {
+			results[i].Status = Duplicate
+		}
+		results[i].StreamSeq = &stored[0].Ack.Seq
+		stored = stored[1:]
 	}
 	return nil
 }
@@ -123,21 +120,6 @@ func notJSON(body []byte) *api.Problem {
 	return api.NewProblem(api.InvalidRequest, "The body is not JSON: at byte offset %d%s: %v. Nothing of it was stored.", fault.ByteOffset, value, fault.Err)
 }
 
-// clear forgets the request, and keeps its memory where that is worth it.
-func (r *request) clear() {
-	clear(r.parts)
-	clear(r.outcomes)
-	clear(r.valid)
-	r.body, r.answer = r.body[:0], r.answer[:0]
-	r.parts, r.outcomes, r.valid = r.parts[:0], r.outcomes[:0], r.valid[:0]
-	if cap(r.body) > maxKept {
-		r.body = nil
-	}
-	if cap(r.answer) > maxKept {
-		r.answer = nil
-	}
-}
-
 // jsonSpace is the white space of JSON.
 const jsonSpace = " \t\r\n"
 
@@ -147,10 +129,10 @@ var (
 	errNotJSON = errors.New("not JSON")
 )
 
-// splitLines appends the lines of NDJSON, without the white space around them.
+// splitLines returns the lines of NDJSON, without the white space around them.
 // Blank lines are passed over, and take no index. Whether a line is an object
 // is not looked at.
-func splitLines(parts [][]byte, body []byte) ([][]byte, error) {
+func splitLines(body []byte) (parts [][]byte, err error) {
 	for len(body) > 0 {
 		line, rest, _ := bytes.Cut(body, []byte{'\n'})
 		body = rest
@@ -165,10 +147,10 @@ func splitLines(parts [][]byte, body []byte) ([][]byte, error) {
 	return parts, nil
 }
 
-// splitArray appends the elements of a JSON array, whose bracket is the body's
+// splitArray returns the elements of a JSON array, whose bracket is the body's
 // first byte. It only finds where each ends: the body is JSON if every element
 // is. (A decoder would reject the whole body for one element that is too deep.)
-func splitArray(parts [][]byte, body []byte) ([][]byte, error) {
+func splitArray(body []byte) (parts [][]byte, err error) {
 	at := skipSpace(body, 1)
 	if at < len(body) && body[at] == ']' {
 		return parts, nothingBehind(body, at+1)
@@ -194,13 +176,13 @@ func splitArray(parts [][]byte, body []byte) ([][]byte, error) {
 	}
 }
 
-// splitOne appends the body as the one value that it is.
-func splitOne(parts [][]byte, body []byte) ([][]byte, error) {
+// splitOne returns the body as the one value that it is.
+func splitOne(body []byte) ([][]byte, error) {
 	end := valueEnd(body, 0)
 	if end < 0 {
-		return parts, errNotJSON
+		return nil, errNotJSON
 	}
-	return append(parts, body[:end:end]), nothingBehind(body, end)
+	return [][]byte{body[:end:end]}, nothingBehind(body, end)
 }
 
 // nothingBehind returns errNotJSON when something follows the end.

@@ -26,9 +26,9 @@ func FuzzSplit(f *testing.F) {
 		var parts [][]byte
 		var err error
 		if whole[0] == '[' {
-			parts, err = splitArray(nil, whole)
+			parts, err = splitArray(whole)
 		} else {
-			parts, err = splitOne(nil, whole)
+			parts, err = splitOne(whole)
 		}
 		good := err == nil
 		for _, part := range parts {
@@ -74,7 +74,7 @@ func FuzzLines(f *testing.F) {
 				want = append(want, line)
 			}
 		}
-		parts, err := splitLines(nil, body)
+		parts, err := splitLines(body)
 		if (err != nil) != (len(want) > maxEvents) {
 			t.Fatalf("%d lines: %v", len(want), err)
 		}

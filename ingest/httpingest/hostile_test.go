@@ -148,12 +148,12 @@ func TestTooLargeBodyIsRefusedBeforeItArrives(t *testing.T) {
 func TestMemoryGrowsWithWhatArrives(t *testing.T) {
 	t.Parallel()
 	for _, arrived := range []int{0, 1, 100_000, maxBody} {
-		body, err := readAll(strings.NewReader(strings.Repeat(" ", arrived)), nil)
+		body, err := readAll(strings.NewReader(strings.Repeat(" ", arrived)))
 		if err != nil || len(body) != arrived || cap(body) > max(2*arrived, firstRead) {
 			t.Errorf("%d bytes: %d with room for %d, %v", arrived, len(body), cap(body), err)
 		}
 	}
-	if body, err := readAll(strings.NewReader(strings.Repeat(" ", 2*maxBody)), nil); !errors.Is(err, errTooLarge) || cap(body) > maxBody+1 {
+	if body, err := readAll(strings.NewReader(strings.Repeat(" ", 2*maxBody))); !errors.Is(err, errTooLarge) || cap(body) > maxBody+1 {
 		t.Errorf("room for %d bytes, %v", cap(body), err)
 	}
 }

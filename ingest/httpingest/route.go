@@ -30,10 +30,10 @@ import (
 	"errors"
 	"log/slog"
 	"net/http"
-	"sync"
 	"time"
 
 	"github.com/danielgtaylor/huma/v2"
+	"github.com/go-json-experiment/json"
 
 	"odometer/api"
 	"odometer/ingest/publisher"
@@ -63,8 +63,7 @@ const shares = 4
 // handler takes the requests.
 type handler struct {
 	Options
-	gate     *api.Gate // the bodies that are held
-	requests sync.Pool
+	gate *api.Gate // the bodies that are held
 }
 
 func newHandler(o Options) *handler {
@@ -81,7 +80,7 @@ func newHandler(o Options) *handler {
 		o.RoomTimeout = 5 * time.Second
 	}
 	gate := api.NewGate(o.Bodies, max(1, o.Bodies/shares), o.RoomTimeout)
-	return &handler{Options: o, gate: gate, requests: sync.Pool{New: func() any { return new(request) }}}
+	return &handler{Options: o, gate: gate}
 }
 
 func (h *handler) register(a *api.API) {
@@ -115,25 +114,24 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) 
 		return p
 	}
 	defer h.gate.Leave(who.Tenant)
-	in := h.requests.Get().(*request)
-	defer h.requests.Put(in)
-	defer in.clear()
-	if in.body, err = readBody(w, r, in.body, h.BodyTimeout); err != nil {
+	body, err := readBody(w, r, h.BodyTimeout)
+	if err != nil {
 		return err
 	}
-	if err := in.split(m); err != nil {
+	parts, err := split(body, m)
+	if err != nil {
 		return err
 	}
-	if err := in.validate(who.Tenant, m); err != nil {
+	results, valid, err := validate(body, parts, who.Tenant, m)
+	if err != nil {
 		return err
 	}
-	if err := h.publish(r.Context(), in); err != nil {
+	if err := h.publish(r.Context(), valid, results); err != nil {
 		return err
 	}
-	in.answer = appendAnswer(in.answer, in.outcomes)
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(http.StatusAccepted)
-	_, _ = w.Write(in.answer) // a client that hung up sends the events again
+	_ = json.MarshalWrite(w, newAnswer(results)) // a client that hung up sends the events again
 	return nil
 }
 
@@ -142,14 +140,14 @@ func (h *handler) serve(w http.ResponseWriter, r *http.Request, who api.Caller) 
 const awayTimeout = 2 * time.Second
 
 // publish waits for the stream as long as that makes sense.
-func (h *handler) publish(asked context.Context, in *request) error {
+func (h *handler) publish(asked context.Context, valid []publisher.Raw, results []Result) error {
 	timeout := h.PublishTimeout
 	if !h.Publisher.Connected() {
 		timeout = min(timeout, awayTimeout)
 	}
 	ctx, cancel := context.WithTimeout(asked, timeout)
 	defer cancel()
-	err := in.publish(ctx, h.Publisher)
+	err := publish(ctx, h.Publisher, valid, results)
 	switch {
 	case err == nil:
 		return nil

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -23,9 +22,6 @@ const (
 	// server, which keeps it in files of its own until it is complete: fewer are
 	// stored sooner one by one.
 	batchWorth = 20
-
-	// singlesInFlight are the single publishes that stand in for a batch.
-	singlesInFlight = 128
 )
 
 // Result is what became of one event of a batch.
@@ -173,18 +169,19 @@ func (p *Publisher) sendBatch(ctx context.Context, b *batch) {
 	case n == 1:
 		b.results[0].Ack, b.results[0].Err = p.send(ctx, b.messages[0])
 	case n < batchWorth:
-		p.sendFew(ctx, b)
+		p.sendOneByOne(ctx, b)
 	default:
 		p.sendAtomically(ctx, b)
 	}
 	b.copyToRepeats()
 }
 
-// sendFew publishes a few messages until the stream holds them: one by one, in
-// their order. What is not stored at the first attempt goes on alone.
-func (p *Publisher) sendFew(ctx context.Context, b *batch) {
+// sendOneByOne publishes messages until the stream holds them, in their order.
+// What is not stored at the first attempt, which waits for none before the next,
+// goes on alone.
+func (p *Publisher) sendOneByOne(ctx context.Context, b *batch) {
 	watched, stop := p.denials.watch(ctx, b)
-	p.sendFewOnce(watched, b)
+	p.sendSingly(watched, b)
 	stop()
 	for i, r := range b.results {
 		if r.Err != nil {
@@ -193,9 +190,9 @@ func (p *Publisher) sendFew(ctx context.Context, b *batch) {
 	}
 }
 
-// sendFewOnce publishes the batches' messages in their order and waits for none
+// sendSingly publishes the batches' messages in their order and waits for none
 // before the next: the server takes them as they come on the connection.
-func (p *Publisher) sendFewOnce(ctx context.Context, batches ...*batch) {
+func (p *Publisher) sendSingly(ctx context.Context, batches ...*batch) {
 	var waits []func()
 	for _, b := range batches {
 		for i, r := range b.results {
@@ -246,7 +243,7 @@ func (p *Publisher) sendAtomically(ctx context.Context, b *batch) {
 			return
 		}
 	}
-	p.sendEach(ctx, b)
+	p.sendOneByOne(ctx, b)
 }
 
 // sendBatchOnce sends batches as one atomic batch, in their order, and returns
@@ -290,18 +287,4 @@ func mustSplit(err error, again bool) bool {
 		return again
 	}
 	return classify(err) == final || errors.Is(err, jetstreamext.ErrInvalidBatchAck)
-}
-
-// sendEach publishes the messages of a batch one by one, many at a time.
-func (p *Publisher) sendEach(ctx context.Context, b *batch) {
-	slots := make(chan struct{}, singlesInFlight)
-	var all sync.WaitGroup
-	for i := range b.messages {
-		slots <- struct{}{}
-		all.Go(func() {
-			defer func() { <-slots }()
-			b.results[i].Ack, b.results[i].Err = p.send(ctx, b.messages[i])
-		})
-	}
-	all.Wait()
 }

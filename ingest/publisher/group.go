@@ -126,7 +126,7 @@ func (p *Publisher) sendGroup(submissions []*submission) {
 	ctx, stop := p.denials.watch(ctx, batches...)
 	defer stop()
 	if messages < batchWorth {
-		p.sendFewOnce(ctx, batches...)
+		p.sendSingly(ctx, batches...)
 		for _, s := range submissions {
 			s.stored <- s.batch.stored()
 		}
