@@ -47,7 +47,7 @@ from overage_reports
 where $1::uuid is null or tenant_id = $1
 order by tenant_id, agent, period_start, revision`
 
-// chain is what the entries of an agent's period have said so far.
+// chain is what the entries of an agent's period say so far.
 type chain struct {
 	key      counterKey
 	revision int

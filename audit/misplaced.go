@@ -86,8 +86,8 @@ func (a *auditor) comparePeriodsOf(ctx context.Context, tx pgx.Tx, groups []coun
 
 // comparePeriod compares the period that an event is in with the one that
 // today's periods of its tenant give it. Where they give it none, the
-// subscription has changed since it was counted: nothing can be said then, as
-// long as the period it is in exists.
+// subscription has changed since it was counted: that is unknown and no
+// difference, as long as the period it is in exists.
 func (a *auditor) comparePeriod(s *suspect, periods []odometer.Period) {
 	right := odometer.PeriodFor(periods, s.occurred, s.at)
 	if s.retried {
@@ -97,7 +97,7 @@ func (a *auditor) comparePeriod(s *suspect, periods []odometer.Period) {
 	expected := "a period that exists"
 	switch {
 	case right == nil && exists:
-		a.report.addUnknown(eventsCounters, 1, "events whose period cannot be told from today's subscription")
+		a.report.addUnknown(eventsCounters, 1, "events whose period does not follow from today's subscription")
 		return
 	case right != nil && right.Start.Equal(s.Period):
 		return

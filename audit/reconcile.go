@@ -18,7 +18,7 @@ import (
 // Kinds of findings that Reconcile records.
 const (
 	kindDrift = "counter_drift"   // a counter that differed, resolved by its repair
-	kindError = "reconcile_error" // a counter that differs and was left alone
+	kindError = "reconcile_error" // a counter that differs and was not repaired
 )
 
 // ReconcileOptions say who repairs, and how far.
@@ -134,13 +134,13 @@ func (a *auditor) refusal(s *counterSums, how ReconcileOptions) string {
 	case s.Closed && s.Total == nil:
 		return "its period is closed and its frozen total is gone: restore period_totals from a backup"
 	case s.Closed && *s.Total != orZero(s.Events):
-		return fmt.Sprintf("its period is closed with %d, and its events come to %d: the frozen total is the truth, the events must be restored", *s.Total, orZero(s.Events))
+		return fmt.Sprintf("its period is closed with %d, and the sum of its events is %d: the frozen total is the truth, the events must be restored", *s.Total, orZero(s.Events))
 	case how.Force:
 		return ""
 	case a.at.beginsBefore(s.Period):
 		return "the stream no longer holds the first messages of its period, so nothing proves its events: " + again + " --force"
 	case !s.driftBelow(forceFrom):
-		return "the drift is 5 % or more: look at it first, then " + again + " --force"
+		return "the drift is 5 % or more: find its cause first, then " + again + " --force"
 	}
 	return ""
 }
@@ -169,7 +169,7 @@ func loadSums(ctx context.Context, tx pgx.Tx, key counterKey) (*counterSums, err
 	return s, nil
 }
 
-const whyRepaired = "it was not the sum of its events, which the stream bears out"
+const whyRepaired = "it was not the sum of its events, which the stream confirms"
 
 const setCounterSQL = `
 insert into usage_counters as c (tenant_id, agent, period_start, period_end, count, last_event_at)
@@ -214,7 +214,7 @@ func (a *auditor) repair(ctx context.Context, tx pgx.Tx, s *counterSums, how Rec
 	}
 	r.Why = whyRepaired
 	f := r.finding(kindDrift, how.By)
-	f.Detail = fmt.Sprintf("the counter of agent %s said %d and its events come to %d: it was set to that", r.Agent, r.Before, r.After)
+	f.Detail = fmt.Sprintf("the counter of agent %s was %d and the sum of its events is %d: it was set to that", r.Agent, r.Before, r.After)
 	if err := findings.Record(ctx, tx, f); err != nil {
 		return err
 	}
@@ -247,7 +247,7 @@ func markNotified(ctx context.Context, tx pgx.Tx, f findings.Finding) error {
 // recordLeft records that a counter was not repaired, and why.
 func (a *auditor) recordLeft(ctx context.Context, r *CounterRepair, how ReconcileOptions) error {
 	f := r.finding(kindError, how.By)
-	f.Detail = fmt.Sprintf("the counter of agent %s says %d and its events come to %d; it is left alone: %s", r.Agent, r.Before, r.After, r.Why)
+	f.Detail = fmt.Sprintf("the counter of agent %s is %d and the sum of its events is %d; it was not repaired: %s", r.Agent, r.Before, r.After, r.Why)
 	return findings.Record(ctx, a.options.Pool, f)
 }
 

@@ -157,14 +157,15 @@ func (a *auditor) checkPartition(ctx context.Context, p position.Partition) erro
 		return err
 	}
 	lost.Expected, lost.Found = "the message stored "+p.StoredAt.UTC().Format(time.RFC3339Nano), "none"
-	if stored == nil { // it may have left the stream by age since
+	switch {
+	case stored == nil: // it may have left the stream by age since
 		now, err := a.at.stream.Info(ctx)
 		if err != nil || p.At.Seq < int64(now.State.FirstSeq) {
 			return err
 		}
-	} else if stored.Truncate(time.Microsecond).Equal(*p.StoredAt) {
+	case stored.Truncate(time.Microsecond).Equal(*p.StoredAt):
 		return nil
-	} else {
+	default:
 		lost.Found = "one stored " + stored.UTC().Format(time.RFC3339Nano)
 	}
 	a.report.addDifference(streamEvents, lost)

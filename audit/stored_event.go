@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"encoding/json"
 	"fmt"
+	"reflect"
 	"time"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -119,7 +120,7 @@ func sameJSON(a, b []byte) bool {
 	if a == nil || b == nil {
 		return a == nil && b == nil
 	}
-	return bytes.Equal(a, b) || bytes.Equal(ordered(a), ordered(b)) || sameValue(decoded(a), decoded(b))
+	return bytes.Equal(a, b) || bytes.Equal(ordered(a), ordered(b)) || reflect.DeepEqual(decoded(a), decoded(b))
 }
 
 // ordered is a document without spaces and with its names in order. Most differ
@@ -132,47 +133,32 @@ func ordered(text []byte) []byte {
 	return value
 }
 
+// decoded is a document's value, in which equal numbers are the same text.
 func decoded(text []byte) (value any) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber()
 	if err := decoder.Decode(&value); err != nil {
 		return err.Error()
 	}
-	return value
+	return withPlainNumbers(value)
 }
 
-func sameValue(a, b any) bool {
-	switch a := a.(type) {
+func withPlainNumbers(value any) any {
+	switch value := value.(type) {
 	case map[string]any:
-		b, ok := b.(map[string]any)
-		if !ok || len(a) != len(b) {
-			return false
+		for name := range value {
+			value[name] = withPlainNumbers(value[name])
 		}
-		for name, value := range a {
-			if other, ok := b[name]; !ok || !sameValue(value, other) {
-				return false
-			}
-		}
-		return true
 	case []any:
-		b, ok := b.([]any)
-		if !ok || len(a) != len(b) {
-			return false
+		for i := range value {
+			value[i] = withPlainNumbers(value[i])
 		}
-		for i := range a {
-			if !sameValue(a[i], b[i]) {
-				return false
-			}
-		}
-		return true
 	case json.Number:
-		b, ok := b.(json.Number)
-		x, err1 := decimal.NewFromString(a.String())
-		y, err2 := decimal.NewFromString(b.String())
-		return ok && err1 == nil && err2 == nil && x.Equal(y)
-	default:
-		return a == b
+		if d, err := decimal.NewFromString(value.String()); err == nil {
+			return json.Number(d.String())
+		}
 	}
+	return value
 }
 
 // tenantID is a copy of the tenant, which is valid after the next row is read.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer"
+	"odometer/aggregator/position"
 	"odometer/ingest"
 )
 
@@ -145,14 +146,11 @@ func (a *auditor) noteWaiting() {
 
 // checkEpochs makes sure that nothing is concluded when an epoch began meanwhile.
 func (a *auditor) checkEpochs(ctx context.Context) error {
-	now, err := loadSnapshot(ctx, a.options.Pool, nil)
-	if err != nil {
-		return err
+	now, err := position.Load(ctx, a.options.Pool)
+	if err == nil && len(now.Epochs) != len(a.at.epochs) {
+		err = errCut
 	}
-	if len(now.epochs) != len(a.at.epochs) {
-		return errCut
-	}
-	return nil
+	return err
 }
 
 // compareMessages reads the stream in chunks and compares several side by side.

@@ -1,10 +1,10 @@
-// Package findings keeps what was found wrong, for operators: what it is about,
+// Package findings records what was found wrong, for operators: what it is about,
 // what to do, and who resolved it how. Reporter, audit and subscriptions write
-// here; the alerts job tells people.
+// findings; the alerts job sends them to people.
 //
-// While a finding is open it stands once, however often it is found again, so
-// that a job may look every minute without flooding anybody. A finding is never
-// deleted: resolving it keeps who, when and how.
+// An open finding is one row, however often it is found again, so that a job may
+// check every minute without flooding anybody. A finding is never deleted:
+// resolving it records who, when and how.
 package findings
 
 import (
@@ -17,7 +17,7 @@ import (
 	"github.com/jackc/pgx/v5/pgconn"
 )
 
-// Finding is something that a person should know of.
+// Finding is something wrong that a person should know.
 type Finding struct {
 	Kind    string // what it is, in snake case: "second_subscription"
 	Subject string // what it is about; with Kind it identifies an open finding
@@ -36,7 +36,7 @@ type querier interface {
 	Query(ctx context.Context, sql string, args ...any) (pgx.Rows, error)
 }
 
-// A finding that is found again keeps its time and says the newest figures.
+// A finding that is found again keeps its time and takes the newest figures.
 const recordSQL = `
 insert into audit_findings as f (
     kind, subject, tenant_id, agent, period_start, detail, before, after, found_by
@@ -48,7 +48,7 @@ set detail = excluded.detail,
     after = excluded.after
 where (f.detail, f.before, f.after) is distinct from (excluded.detail, excluded.before, excluded.after)`
 
-// Record writes a finding down, once while it is open.
+// Record records a finding, or renews the open one with its kind and subject.
 func Record(ctx context.Context, q querier, f Finding) error {
 	var tenant *uuid.UUID
 	if f.Tenant != uuid.Nil {
@@ -105,7 +105,7 @@ from audit_findings
 where kind = $1
   and resolved_at is null`
 
-// Open tells what the open findings of a kind are about.
+// Open returns the subjects of the open findings of a kind.
 func Open(ctx context.Context, q querier, kind string) (map[string]bool, error) {
 	rows, _ := q.Query(ctx, openSQL, kind)
 	subjects, err := pgx.CollectRows(rows, pgx.RowTo[string])
