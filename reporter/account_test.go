@@ -71,7 +71,7 @@ func TestDryRunThenKeyReportsEverything(t *testing.T) {
 		env.rollAndClose()
 	}
 	if n := len(env.posts()); n != 0 || len(a.entries()) != 0 {
-		t.Errorf("a dry run made %d calls and stored %d links", n, len(a.entries()))
+		t.Errorf("a dry run made %d calls and stored %d entries", n, len(a.entries()))
 	}
 	var lines []Line
 	env.must(dry.Statement(t.Context(), nil, func(l Line) { lines = append(lines, l) }))
@@ -112,7 +112,7 @@ func TestOtherAccountIsRefused(t *testing.T) {
 		t.Errorf("the pass ended with %v", err)
 	}
 	if got := other.Total(a.customer, "inbox_overage", begin.AddDate(-1, 0, 0), december); got != 0 {
-		t.Errorf("the other account was told %d", got)
+		t.Errorf("the other account got %d", got)
 	}
 	env.expect(env.report(), 1, 0)
 	a.expectMeterTotal("inbox", 20)
@@ -134,11 +134,11 @@ func TestUnsentEntryDoesNotGoToAnotherAccount(t *testing.T) {
 	env.must(err)
 	env.expect(result, 1, 0)
 	if got := other.Total(a.customer, "inbox_overage", begin.AddDate(-1, 0, 0), december); got != 10 {
-		t.Errorf("the other account was told %d", got)
+		t.Errorf("the other account got %d", got)
 	}
 	a.expectStates(Rejected, Accepted)
 	if last := a.entries()[1]; last.Account != "acct_other" {
-		t.Errorf("told to %s", last.Account)
+		t.Errorf("reported to %s", last.Account)
 	}
 }
 
@@ -181,7 +181,7 @@ func TestMappingChangeMovesTheTotal(t *testing.T) {
 	}
 }
 
-// The customer changes after its invoice is final: the new one is told only
+// The customer changes after its invoice is final: the new one gets only
 // what that lacks.
 func TestMappingChangeAfterTheInvoiceCarriesOnlyTheRest(t *testing.T) {
 	t.Parallel()
@@ -203,7 +203,7 @@ func TestMappingChangeAfterTheInvoiceCarriesOnlyTheRest(t *testing.T) {
 }
 
 // The last invoice of a subscription that has ended is final: nothing takes
-// what it lacks, and somebody is told.
+// what it lacks, and a finding says so.
 func TestCanceledTenantsOverageIsUnbillableAndAFinding(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)

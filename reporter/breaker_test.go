@@ -32,7 +32,7 @@ func TestRejectedCustomerStopsNoOther(t *testing.T) {
 	env.advance(time.Hour)
 	env.expect(env.scheduled(), 0, 1) // parked for a day
 	if n := len(env.posts()); n != 0 {
-		t.Errorf("%d calls for a parked link", n)
+		t.Errorf("%d calls for a parked entry", n)
 	}
 	env.expect(env.report(), 0, 1) // by hand it is tried
 	env.stripe.CreateCustomer("cus_nobody", nil)
@@ -41,7 +41,7 @@ func TestRejectedCustomerStopsNoOther(t *testing.T) {
 		t.Errorf("findings %v", got)
 	}
 	if got := env.stripe.Total("cus_nobody", "inbox_overage", begin.AddDate(-1, 0, 0), begin.AddDate(1, 0, 0)); got != 10 {
-		t.Errorf("told %d", got)
+		t.Errorf("Stripe has %d", got)
 	}
 }
 
@@ -61,7 +61,7 @@ func TestBreakerOpensAfterFiveCustomersAndChangesNoEntry(t *testing.T) {
 		t.Errorf("%d calls were under way at once", most)
 	}
 	if n := env.neverSent(); n != 80-sent {
-		t.Errorf("%d links untouched after %d calls", n, sent)
+		t.Errorf("%d entries untouched after %d calls", n, sent)
 	}
 	env.advance(breakerCooldown - 1)
 	if env.report(); len(env.posts()) != sent {
@@ -99,7 +99,7 @@ func TestOpenBreakerMakesNoCall(t *testing.T) {
 		}
 	}
 	if n := len(env.stripe.Calls()); n != 0 || env.neverSent() != untouched {
-		t.Errorf("%d calls by an open breaker, %d links untouched, before %d", n, env.neverSent(), untouched)
+		t.Errorf("%d calls by an open breaker, %d entries untouched, before %d", n, env.neverSent(), untouched)
 	}
 	env.Reporter = env.reporter(MeterEvents)
 	env.report()
@@ -147,7 +147,7 @@ func TestKeyRefusedStopsAndMarksNothing(t *testing.T) {
 				t.Errorf("%d calls with a refused key", n)
 			}
 			if n := env.neverSent(); n != 50 {
-				t.Errorf("%d of 50 links are untouched", n)
+				t.Errorf("%d of 50 entries are untouched", n)
 			}
 			if got := env.openFindings(kindStopped); len(got) != 1 {
 				t.Errorf("findings %v", got)
@@ -188,7 +188,7 @@ func TestArchivedMeterStopsEverything(t *testing.T) {
 	a.expectMeterTotal("meeting", 10)
 }
 
-// Stripe asks half of the customers to slow down, once: all are told in the
+// Stripe asks half of the customers to slow down, once: all are reported in the
 // same pass, and later ones are as fast as ever.
 func TestThrottledSlowsAndFinishes(t *testing.T) {
 	t.Parallel()
@@ -206,7 +206,7 @@ func TestThrottledSlowsAndFinishes(t *testing.T) {
 			}
 			for _, e := range all[0].entries() {
 				if e.Attempts != 1 || e.State != Accepted {
-					t.Errorf("the link is %+v", e)
+					t.Errorf("the entry is %+v", e)
 				}
 			}
 			env.stripe.SetFaults(nil)
@@ -220,7 +220,7 @@ func TestThrottledSlowsAndFinishes(t *testing.T) {
 	}
 }
 
-// nudge has every tenant told one unit more.
+// reportOneMore reports one unit more for every tenant.
 func (env *testEnv) reportOneMore(all []*tenant) {
 	env.t.Helper()
 	env.exec(`update usage_counters set count = count + 1`)
@@ -264,6 +264,6 @@ func TestAlwaysThrottledEntryIsLeftUnchanged(t *testing.T) {
 		t.Errorf("the pass ended with %v", err)
 	}
 	if n := env.neverSent(); n != 1 {
-		t.Error("a throttled link is marked")
+		t.Error("a throttled entry is marked")
 	}
 }

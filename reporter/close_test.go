@@ -12,7 +12,7 @@ import (
 	"odometer/billing"
 )
 
-// closeNow closes what is due, and looks how many periods that were.
+// closeNow closes what is due, and checks how many periods that were.
 func (env *testEnv) closeNow(want int) {
 	env.t.Helper()
 	closed, err := Close(env.t.Context(), env.pool, env.time(), 15*time.Minute)
@@ -130,7 +130,7 @@ func TestCloseWaitsForTheTenantsOwnPartition(t *testing.T) {
 	env.closeNow(0)
 }
 
-// expectClosedAt looks at the position up to which events belong to a period.
+// expectClosedAt checks the position up to which events belong to a period.
 func (env *testEnv) expectClosedAt(a *tenant, epoch int, seq int64) {
 	env.t.Helper()
 	var gotEpoch *int
@@ -167,7 +167,7 @@ where earlier.period_start < later.period_start and earlier.status = 'open' and 
 	}
 }
 
-// A batch that holds the partition is counted before the close looks, or finds
+// A batch that holds the partition is counted before the close reads, or finds
 // the period closed.
 func TestPeriodCannotCloseBetweenClassifyAndCount(t *testing.T) {
 	t.Parallel()
@@ -179,7 +179,7 @@ func TestPeriodCannotCloseBetweenClassifyAndCount(t *testing.T) {
 	batch, err := env.pool.Begin(t.Context())
 	env.must(err)
 	defer batch.Rollback(context.Background())
-	_, err = batch.Exec(t.Context(), `update stream_positions set seq = 1001 where partition = 0`) // its look
+	_, err = batch.Exec(t.Context(), `update stream_positions set seq = 1001 where partition = 0`) // as it classifies
 	env.must(err)
 	closed := make(chan error, 1)
 	go func() {

@@ -19,7 +19,7 @@ import (
 	"odometer/reporter/stripetest"
 )
 
-// world is a database, a NATS server and a Stripe on one clock that the test
+// testEnv is a database, a NATS server and a Stripe on one clock that the test
 // holds.
 type testEnv struct {
 	t      testing.TB
@@ -51,7 +51,7 @@ func (c *clock) set(t time.Time) {
 
 func (c *clock) advance(d time.Duration) { c.set(c.time().Add(d)) }
 
-// begin is when the worlds' clocks begin: a whole month before most tests' ends.
+// begin is when the clocks start: a whole month before most tests' ends.
 var begin = time.Date(2026, 11, 10, 12, 0, 0, 0, time.UTC)
 
 const (
@@ -63,7 +63,7 @@ const (
 	breakerCooldown = 50 * time.Millisecond
 )
 
-// newWorld makes a world with the sample catalogue and its meters.
+// newTestEnv makes one with the sample catalogue and its meters.
 func newTestEnv(t testing.TB, change func(*stripetest.Options)) *testEnv {
 	t.Helper()
 	env := &testEnv{t: t, pool: pgtest.New(t), clock: &clock{at: begin}}
@@ -88,7 +88,7 @@ func newTestEnv(t testing.TB, change func(*stripetest.Options)) *testEnv {
 	return env
 }
 
-// reporter is a process that tells Stripe.
+// reporter is a process that reports.
 func (env *testEnv) reporter(sink Sink) *Reporter {
 	env.t.Helper()
 	r, err := New(Options{
@@ -113,7 +113,7 @@ func (env *testEnv) exec(sql string, args ...any) {
 	}
 }
 
-// tenant is a customer with a monthly subscription, the same in both books.
+// tenant is a customer with a monthly subscription, the same here and at Stripe.
 type tenant struct {
 	*testEnv
 	id       uuid.UUID
@@ -203,7 +203,7 @@ func (t *tenant) invoiced(agent string) (sum int64) {
 	return sum
 }
 
-// links are the tenant's links, in order.
+// entries returns the tenant's entries, in order.
 func (t *tenant) entries() []*LedgerEntry {
 	t.t.Helper()
 	accounts, err := t.load(context.Background(), []uuid.UUID{t.id}, t.time())
@@ -221,10 +221,10 @@ func (t *tenant) expectMeterTotal(agent string, units int64) {
 	}
 }
 
-func (env *testEnv) expect(got Result, told, left int) {
+func (env *testEnv) expect(got Result, reported, left int) {
 	env.t.Helper()
-	if got.Reported != told || got.LeftCount != left {
-		env.t.Errorf("the pass told %d and left %d, want %d and %d: %+v", got.Reported, got.LeftCount, told, left, got)
+	if got.Reported != reported || got.LeftCount != left {
+		env.t.Errorf("the pass reported %d and left %d, want %d and %d: %+v", got.Reported, got.LeftCount, reported, left, got)
 	}
 }
 

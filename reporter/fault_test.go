@@ -68,7 +68,7 @@ func TestLostAnswerIsResentUnderItsIdentifier(t *testing.T) {
 			env.failSends(fault)
 			_, _ = env.Pass(t.Context(), Scope{})
 			a.expectStates(Unknown)
-			a.use("inbox", 530) // nothing new is told while one is undecided
+			a.use("inbox", 530) // nothing new is reported while one is undecided
 			_, _ = env.Pass(t.Context(), Scope{ByHand: true})
 			a.expectStates(Unknown)
 			env.failSends(stripetest.NoFault)
@@ -86,7 +86,7 @@ func TestLostAnswerIsResentUnderItsIdentifier(t *testing.T) {
 
 // A connection that breaks after Stripe has counted is an unknown answer, and
 // no reason to ask again at once: that call's 429 would be taken for the first
-// one's, and what was counted would be told anew.
+// one's, and what was counted would be reported again.
 func TestNoCallIsRepeatedSilently(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
@@ -224,7 +224,7 @@ func summaryStaysWithout(t *testing.T, a *tenant) {
 	a.expectStates(Rejected, Accepted)
 	a.expectMeterTotal("inbox", 10)
 	if entries := a.entries(); entries[0].Identifier == entries[1].Identifier {
-		t.Error("told anew under the identifier that was given up")
+		t.Error("reported again under the identifier that was given up")
 	}
 }
 
@@ -258,6 +258,6 @@ func summaryIsUnclear(t *testing.T, a *tenant) {
 	a.report()
 	a.expectMeterTotal("inbox", 10) // the invoice bills theirs as ours
 	if got := a.openFindings(kindUnclear); len(got) != 0 {
-		t.Errorf("findings %v of a link that is decided", got)
+		t.Errorf("findings %v of a decided entry", got)
 	}
 }

@@ -5,16 +5,14 @@ import (
 	"fmt"
 	"net/http"
 	"net/url"
-	"runtime"
 	"strings"
-	"testing"
 
 	"github.com/jackc/pgx/v5"
 
 	"odometer/reporter/stripetest"
 )
 
-// failTelling makes every call that tells usage fail; NoFault heals it.
+// failSends makes every call that sends usage fail; NoFault ends that.
 func (env *testEnv) failSends(f stripetest.Fault) {
 	env.stripe.SetFaults(func(r *http.Request, form url.Values) stripetest.Fault {
 		if r.Method == http.MethodPost {
@@ -24,7 +22,7 @@ func (env *testEnv) failSends(f stripetest.Fault) {
 	})
 }
 
-// posts are the calls so far that told usage; recording begins with the first
+// posts returns the calls so far that sent usage; recording starts with the first
 // time this is asked.
 func (env *testEnv) posts() (posts []stripetest.Call) {
 	env.stripe.RecordCalls(true)
@@ -44,7 +42,7 @@ func (env *testEnv) scheduled() Result {
 	return result
 }
 
-// openFindings are the subjects of what operators have to look at.
+// openFindings returns the subjects of open findings of a kind.
 func (env *testEnv) openFindings(kind string) (subjects []string) {
 	env.t.Helper()
 	rows, err := env.pool.Query(env.t.Context(), `select subject from audit_findings where kind = $1 and resolved_at is null`, kind)
@@ -58,7 +56,7 @@ func (env *testEnv) openFindings(kind string) (subjects []string) {
 	return subjects
 }
 
-// expectStates looks at the states of a tenant's links, in order.
+// expectStates checks the states of a tenant's entries, in order.
 func (t *tenant) expectStates(want ...State) {
 	t.t.Helper()
 	var got []string
@@ -70,7 +68,7 @@ func (t *tenant) expectStates(want ...State) {
 		wanted = append(wanted, string(s))
 	}
 	if strings.Join(got, " ") != strings.Join(wanted, " ") {
-		t.t.Errorf("the links are %v, want %v", got, wanted)
+		t.t.Errorf("the entries are %v, want %v", got, wanted)
 	}
 }
 
@@ -79,7 +77,7 @@ func everything(f stripetest.Fault) func(*http.Request, url.Values) stripetest.F
 	return func(*http.Request, url.Values) stripetest.Fault { return f }
 }
 
-// all are a tenant's links, also of settled periods.
+// allEntries returns a tenant's entries, also of settled periods.
 func (t *tenant) allEntries() []*LedgerEntry {
 	rows, _ := t.pool.Query(context.Background(),
 		"select"+entryColumns+" from overage_reports r where tenant_id = $1 order by agent, period_start, revision", t.id)
@@ -88,19 +86,7 @@ func (t *tenant) allEntries() []*LedgerEntry {
 	return entries
 }
 
-// contextUntil is done once something is so.
-func contextUntil(t *testing.T, isSo func() bool) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancel(t.Context())
-	go func() {
-		for !isSo() && ctx.Err() == nil {
-			runtime.Gosched()
-		}
-		cancel()
-	}()
-	return ctx, cancel
-}
-
-// crowd are n tenants with an overage of 10 each.
+// tenantsOver makes n tenants with an overage of 10 each.
 func (env *testEnv) tenantsOver(n int) (all []*tenant) {
 	env.t.Helper()
 	for i := range n {
@@ -118,7 +104,7 @@ func expectMeterTotals(all []*tenant, units int64) {
 	}
 }
 
-// untouched counts links that were never sent.
+// neverSent counts entries that were never sent.
 func (env *testEnv) neverSent() (n int) {
 	env.t.Helper()
 	row := env.pool.QueryRow(env.t.Context(), `

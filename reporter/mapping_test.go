@@ -71,7 +71,7 @@ func TestUsageWithoutAPriceIsAFinding(t *testing.T) {
 	}
 }
 
-// A Stripe that answers only what it must is told all the same.
+// Usage is reported also to a Stripe that answers no other call.
 func TestFailedReadsStopNothing(t *testing.T) {
 	t.Parallel()
 	for name, refuse := range map[string]func(http.ResponseWriter){

@@ -129,7 +129,7 @@ func TestTenantWithoutCustomerIsParkedAndAFinding(t *testing.T) {
 	b.expectMeterTotal("inbox", 11)
 }
 
-// expectSettled looks whether the first period of a tenant is settled.
+// expectSettled checks whether the first period of a tenant is settled.
 func expectSettled(t *testing.T, a *tenant, want bool) {
 	t.Helper()
 	var settled bool

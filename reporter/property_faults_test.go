@@ -10,9 +10,9 @@ import (
 	"odometer/reporter/stripetest"
 )
 
-// weather is how requests fail during a pass.
+// faultPlan says how requests fail during a pass.
 type faultPlan struct {
-	faults, crashes, throttles uint64           // of a thousand requests, links, requests
+	faults, crashes, throttles uint64           // of a thousand requests, entries, requests
 	everyRequest               stripetest.Fault // of every request about a customer
 	killAfter                  int64            // reports after which the process dies; 0: it lives
 }
@@ -73,7 +73,7 @@ func (s *simulation) hashRand(words ...string) uint64 {
 	return n ^ n>>29
 }
 
-// draw draws the weather of a pass.
+// drawFaults draws the faults of a pass.
 func (s *simulation) drawFaults() faultPlan {
 	var w faultPlan
 	switch n := s.rng.IntN(100); {

@@ -16,7 +16,7 @@ type bill struct {
 	negative bool  // a span without a final invoice is below zero
 }
 
-// checkLaws looks whether what must hold at any time holds.
+// checkInvariants checks what must hold at any time.
 func (s *simulation) checkInvariants() {
 	for _, c := range s.tenants {
 		final := s.finalInvoices(c)
@@ -73,9 +73,9 @@ func (s *simulation) billOf(c *customer, agent string, final map[string]int64) (
 	return b
 }
 
-// Each law is a query for the links that break it.
+// Each invariant has a query for the entries that violate it.
 var ledgerInvariants = map[string]string{
-	"a link begins where the chain of its target stands": `
+	"an entry starts where the chain of its target stands": `
 select identifier from (
     select identifier, from_total,
         (array_remove(array_agg(case when state in ('accepted', 'verified') then to_total end) over before, null)) as stood
@@ -90,7 +90,7 @@ select min(identifier) from overage_reports
 group by tenant_id, agent, period_start having count(*) <> max(revision) or min(revision) <> 1`,
 	"what is sent is the difference": `
 select identifier from overage_reports where origin = 'reported' and value <> to_total - from_total`,
-	"at most one link of a target is undecided": `
+	"at most one entry of a target is undecided": `
 select min(identifier) from overage_reports where state in ('planned', 'sending', 'unknown')
 group by account, livemode, stripe_customer, meter having count(*) > 1`,
 	"a timestamp lies in the billed period, a minute from its ends": `
@@ -100,13 +100,13 @@ where not exists (
     where p.tenant_id = r.tenant_id and p.period_start = r.billed_period_start
       and r.reported_at between p.period_start + interval '1 minute' and p.period_end - interval '1 minute'
 )`,
-	"a planned link was never sent": `
+	"a planned entry was never sent": `
 select identifier from overage_reports where state = 'planned' and (first_attempt_at is not null or attempts <> 0)`,
-	"an undecided link keeps its period unsettled": `
+	"an undecided entry keeps its period unsettled": `
 select identifier from overage_reports r join billing_periods p using (tenant_id)
 where r.state in ('planned', 'sending', 'unknown') and p.settled_at is not null
   and p.period_start in (r.period_start, r.billed_period_start)`,
-	"a settled period was told its frozen overage": `
+	"the frozen overage of a settled period was reported": `
 select t.tenant_id || ' ' || t.agent || ' ' || t.period_start from period_totals t
 join billing_periods p using (tenant_id, period_start)
 where p.settled_at is not null and t.overage <> (
@@ -116,7 +116,7 @@ where p.settled_at is not null and t.overage <> (
 }
 
 func (s *simulation) checkLedger() {
-	for law, query := range ledgerInvariants {
+	for invariant, query := range ledgerInvariants {
 		rows, err := s.pool.Query(context.Background(), "select coalesce(string_agg(x.l, ' '), '') from ("+query+" limit 3) as x (l)")
 		s.must(err)
 		rows.Next()
@@ -124,13 +124,13 @@ func (s *simulation) checkLedger() {
 		s.must(rows.Scan(&broken))
 		rows.Close()
 		if broken != "" {
-			s.t.Errorf("step %d: %s: not %s", s.step, law, broken)
+			s.t.Errorf("step %d: %s: not %s", s.step, invariant, broken)
 			s.showEntries(broken)
 		}
 	}
 }
 
-// showLinks logs the tenant of a link.
+// showEntries logs the tenant of an entry.
 func (s *simulation) showEntries(identifiers string) {
 	for _, c := range s.tenants {
 		for _, e := range c.allEntries() {
@@ -142,7 +142,7 @@ func (s *simulation) showEntries(identifiers string) {
 	}
 }
 
-// checkCalm looks whether everything has come to what was used: at first except
+// checkFinalState checks that everything has come to what was used: at first except
 // for credits that wait for overage, and then, once there is some, of them too.
 func (s *simulation) checkFinalState() {
 	waiting := s.checkBilled(true)
@@ -196,7 +196,7 @@ func (s *simulation) checkBilled(mayWait bool) (waiting []credit) {
 	return waiting
 }
 
-// checkBooks looks whether the books are done with every period that is over:
+// checkAllSettled checks that every period that is over is settled:
 // only the running one may be unsettled.
 func (s *simulation) checkAllSettled() {
 	var undecided, unsettled int
@@ -209,7 +209,7 @@ select
 		s.time())
 	s.must(row.Scan(&undecided, &unsettled, &wrong))
 	if undecided+unsettled != 0 || wrong != "" {
-		s.t.Errorf("at the end %d links are undecided, %d periods not settled, findings open: %s", undecided, unsettled, wrong)
+		s.t.Errorf("at the end %d entries are undecided, %d periods not settled, findings open: %s", undecided, unsettled, wrong)
 	}
 }
 
@@ -227,7 +227,7 @@ func (s *simulation) fail(c *customer, format string, args ...any) {
 		}
 	}
 	for _, e := range c.allEntries() {
-		s.t.Logf("link %s %s %d billed %s: %d -> %d %s %s at %s, attempts %d (%s)", e.Agent, e.Period.Format(time.DateTime), e.Revision,
+		s.t.Logf("entry %s %s %d billed %s: %d -> %d %s %s at %s, attempts %d (%s)", e.Agent, e.Period.Format(time.DateTime), e.Revision,
 			e.Billed.Format(time.DateTime), e.From, e.To, e.Origin, e.State, e.ReportedAt.Format(time.DateTime), e.Attempts, e.Detail)
 	}
 	for _, i := range s.stripe.Invoices(c.customer) {

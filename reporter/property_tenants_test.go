@@ -17,7 +17,7 @@ import (
 	"odometer/reporter/stripetest"
 )
 
-// simulation is a world of many tenants who act at random.
+// simulation is a test environment of many tenants who act at random.
 type simulation struct {
 	*testEnv
 	seed    uint64

@@ -13,21 +13,21 @@ import (
 	"odometer/internal/soak"
 )
 
-// The property is tried in several worlds on this many tenants each, each of
-// which has a schedule of its own. The tenants of a world share its clock and
+// The property is tried in several simulations of this many tenants each, each of
+// which has a schedule of its own. The tenants of a simulation share its clock and
 // its passes.
 const (
 	propertyTenants = 500
 	propertySteps   = 8
 )
 
-// seedEnv names the environment variable that repeats a run. One of its worlds
+// seedEnv names the environment variable that repeats a run. One of its simulations
 // alone is repeated by -run 'TestAnyScheduleEndsInTheRightInvoice/^7$'.
 const seedEnv = "ODOMETER_PROPERTY_SEED"
 
 // TestAnyScheduleEndsInTheRightInvoice runs random interleavings of usage,
 // corrections, plan changes, passes, crashes, lost answers, hours and days,
-// verifications, closes and finalizations, and looks after each step that
+// verifications, closes and finalizations, and checks after each step that
 // no customer is billed more than was ever true; and at the end, that each is
 // billed what was used.
 func TestAnyScheduleEndsInTheRightInvoice(t *testing.T) {
@@ -40,10 +40,10 @@ func TestAnyScheduleEndsInTheRightInvoice(t *testing.T) {
 		}
 		seed = n
 	}
-	worlds := soak.Rounds(t, 1, 5)
-	t.Logf("seed %d: %d worlds of %d tenants, %d steps each; repeat by %s=%d",
-		seed, worlds, propertyTenants, propertySteps, seedEnv, seed)
-	for i := range worlds {
+	simulations := soak.Rounds(t, 1, 5)
+	t.Logf("seed %d: %d simulations of %d tenants, %d steps each; repeat by %s=%d",
+		seed, simulations, propertyTenants, propertySteps, seedEnv, seed)
+	for i := range simulations {
 		t.Run(strconv.Itoa(i), func(t *testing.T) {
 			t.Parallel()
 			s := newSimulation(t, seed+uint64(i), propertyTenants)
@@ -55,7 +55,7 @@ func TestAnyScheduleEndsInTheRightInvoice(t *testing.T) {
 	}
 }
 
-// run makes the steps, and then lets things calm down.
+// run makes the steps, and then some days without faults.
 func (s *simulation) run(steps int) {
 	for s.step = 1; s.step <= steps && !s.t.Failed(); s.step++ {
 		s.tenantsAct()
@@ -105,7 +105,7 @@ func (s *simulation) globalStep() {
 	}
 }
 
-// passOnce makes a pass in the weather of the day, by a process that may die.
+// passOnce makes a pass with random faults, by a process that may die.
 func (s *simulation) passOnce(scope Scope) {
 	s.faults = s.drawFaults()
 	s.note("at %s: pass %+v in %+v", s.time().Format(time.DateTime), scope, s.faults)
@@ -144,7 +144,7 @@ func (s *simulation) restart() {
 // calmDown lets days pass without faults, until what is unknown is decided and
 // what final invoices lack is carried.
 func (s *simulation) runWithoutFaults() {
-	s.note("calm")
+	s.note("no more faults")
 	s.faults = faultPlan{}
 	s.restart()
 	for range 4 {

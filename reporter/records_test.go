@@ -11,7 +11,7 @@ import (
 	"odometer/reporter/stripetest"
 )
 
-// newRecordsWorld is a world that tells by legacy usage records.
+// newUsageRecordsEnv reports by legacy usage records.
 func newUsageRecordsEnv(t *testing.T) (*testEnv, *tenant) {
 	t.Helper()
 	env := newTestEnv(t, nil)
@@ -117,11 +117,11 @@ func TestUsageRecordsAreSentBeforeTheEndAndCarriedAfter(t *testing.T) {
 	expectSettled(t, a, true)
 }
 
-func expectDue(t *testing.T, env *testEnv, told int) {
+func expectDue(t *testing.T, env *testEnv, reported int) {
 	t.Helper()
 	result, err := env.Pass(t.Context(), Scope{Due: true})
 	env.must(err)
-	env.expect(result, told, 0)
+	env.expect(result, reported, 0)
 }
 
 func TestSubscriptionWithoutTheItemIsParked(t *testing.T) {

@@ -22,7 +22,7 @@ delete from ledger; insert into ledger table kept_ledger`)
 	}
 }
 
-// expectStopped looks whether passes refuse to begin, and send nothing.
+// expectStopped checks that passes refuse to start, and send nothing.
 func (env *testEnv) expectStopped() {
 	env.t.Helper()
 	before := len(env.posts())
@@ -38,11 +38,11 @@ func (env *testEnv) verifyRestored(wantAppended int) {
 	env.t.Helper()
 	v, err := env.Verify(env.t.Context(), true)
 	if err != nil || !v.Released || v.Appended != wantAppended {
-		env.t.Errorf("verify came to %+v, %v; want a release with %d links", v, err, wantAppended)
+		env.t.Errorf("verify came to %+v, %v; want a release with %d entries", v, err, wantAppended)
 	}
 }
 
-// expectNotReleased looks whether a comparison leaves the reporter stopped.
+// expectStillStopped checks that a comparison leaves the reporter stopped.
 func (env *testEnv) expectStillStopped() {
 	env.t.Helper()
 	if v, err := env.Verify(env.t.Context(), true); !errors.Is(err, ErrRestored) || v.Released {
@@ -99,7 +99,7 @@ func TestRestoredUndecidedEntryIsDecidedByTheComparison(t *testing.T) {
 	}
 }
 
-// Summaries lag: what they do not show yet must not be told again.
+// Summaries lag: what they do not show yet must not be reported again.
 func TestRestoredBackupWaitsForLaggingSummaries(t *testing.T) {
 	t.Parallel()
 	for name, finished := range map[string]bool{"the last pass ended": true, "the last pass died": false} {
@@ -228,12 +228,12 @@ func TestEachPassThatSendsRaisesTheGeneration(t *testing.T) {
 	g, err := env.loadGeneration(t.Context())
 	env.must(err)
 	if len(numbers) != 4 || g.number != 4 || g.mirror.Generation != 4 || g.mirror.Units == nil || *g.mirror.Units != 40 {
-		t.Errorf("links of generations %v, ledger at %d, mirror %+v", numbers, g.number, g.mirror)
+		t.Errorf("entries of generations %v, ledger at %d, mirror %+v", numbers, g.number, g.mirror)
 	}
 }
 
-// A row is gone from the ledger's beginning, middle or end: what is left is not
-// told by, and Stripe's summary says what it was.
+// A row is gone from the ledger's beginning, middle or end: what is left is not used
+// for reports, and Stripe's summary says what it was.
 func TestLostEntryIsRestoredFromStripe(t *testing.T) {
 	t.Parallel()
 	for name, revision := range map[string]int{"first": 1, "middle": 2, "last": 3} {
@@ -257,7 +257,7 @@ func TestLostEntryIsRestoredFromStripe(t *testing.T) {
 			from := int64(0)
 			for _, e := range a.entries() {
 				if e.From != from {
-					t.Errorf("link %d goes from %d to %d, the one before ended at %d", e.Revision, e.From, e.To, from)
+					t.Errorf("entry %d goes from %d to %d, the one before ended at %d", e.Revision, e.From, e.To, from)
 				}
 				from = e.To
 			}
@@ -266,7 +266,7 @@ func TestLostEntryIsRestoredFromStripe(t *testing.T) {
 }
 
 // A row that was doubled or changed is no loss that Stripe's summary could make
-// good: nothing is told by it, and nothing appended.
+// good: nothing is reported by it, and nothing appended.
 func TestDuplicatedOrEditedEntryIsLeftToPeople(t *testing.T) {
 	t.Parallel()
 	for name, harm := range map[string]string{

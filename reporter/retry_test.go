@@ -1,8 +1,10 @@
 package reporter
 
 import (
+	"context"
 	"net/http"
 	"net/url"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -75,7 +77,7 @@ func TestUnansweredEntryWithoutAnInvoiceWaitsForTheSummary(t *testing.T) {
 	expectSettled(t, a, true)
 }
 
-// A subscription that ends in the past leaves a link in no period. It is
+// A subscription that ends in the past leaves an entry in no period. It is
 // decided all the same, and holds up nobody.
 func TestUnansweredEntryOutsideOfAllPeriodsIsDecided(t *testing.T) {
 	t.Parallel()
@@ -97,22 +99,29 @@ func TestUnansweredEntryOutsideOfAllPeriodsIsDecided(t *testing.T) {
 			b.expectMeterTotal("inbox", 12)
 			for _, e := range a.allEntries() {
 				if e.State.undecided() {
-					t.Errorf("link %d is %s: %s", e.Revision, e.State, e.Detail)
+					t.Errorf("entry %d is %s: %s", e.Revision, e.State, e.Detail)
 				}
 			}
 		})
 	}
 }
 
-// A pass that was ended by a signal has lost nothing and told nothing twice.
+// A pass that was ended by a signal has lost nothing and reported nothing twice.
 func TestInterruptedPassIsContinuedLater(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, func(o *stripetest.Options) { o.Latency = 10 * time.Millisecond })
 	all := env.tenantsOver(60)
 	env.posts()
-	ctx, cancel := contextUntil(t, func() bool { return len(env.posts()) > 20 })
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	var sent atomic.Int64
+	env.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
+		if r.Method == http.MethodPost && sent.Add(1) == 21 {
+			cancel()
+		}
+		return stripetest.NoFault
+	})
 	_, err := env.Pass(ctx, Scope{})
-	cancel()
 	if err == nil {
 		t.Error("the pass went through")
 	}
@@ -125,7 +134,7 @@ func TestInterruptedPassIsContinuedLater(t *testing.T) {
 	}
 }
 
-// While a call is under way, somebody else decides its link: that is no trouble
+// While a call is in progress, another process decides its entry: that is no error
 // of this pass.
 func TestEntryDecidedElsewhereEndsNoPass(t *testing.T) {
 	t.Parallel()

@@ -54,7 +54,7 @@ const (
 	page502      = "<html><head><title>502 Bad Gateway</title></head></html>"
 )
 
-// Each row is an answer, and what it means at the first call and for a link
+// Each row is an answer, and what it means at the first call and for an entry
 // that was sent before.
 var answerTable = []struct {
 	name          string
@@ -142,7 +142,7 @@ func TestRefusedConnectionIsUnknown(t *testing.T) {
 	}
 }
 
-// Whatever Stripe may answer, a link that was sent before is never taken for
+// Whatever Stripe may answer, an entry that was sent before is never taken for
 // lost by the answer to its repeat alone.
 func TestRepeatedSendIsNeverRejected(t *testing.T) {
 	t.Parallel()

@@ -13,7 +13,7 @@ var monthEnd = start.AddDate(0, 1, 0)
 
 func TestAPeriodEndsInADraftOfItsUsage(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(nil)
 	must(t, s.send("a", 7))
 	s.clock.set(monthEnd)
@@ -32,7 +32,7 @@ func TestAPeriodEndsInADraftOfItsUsage(t *testing.T) {
 
 func TestADraftTakesLateUsageWhenItBecomesFinal(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(nil)
 	s.clock.set(monthEnd.Add(30 * time.Minute))
 	s.sendAt(t, "late", 5, monthEnd.Add(-time.Minute))
@@ -46,9 +46,9 @@ func TestADraftTakesLateUsageWhenItBecomesFinal(t *testing.T) {
 
 func TestFinalInvoiceIgnoresLateUsage(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(nil)
-	s.clock.set(monthEnd.Add(time.Hour)) // nobody looked until now
+	s.clock.set(monthEnd.Add(time.Hour)) // no call until now
 	s.sendAt(t, "late", 5, monthEnd.Add(-time.Minute))
 	want(t, "usage", quantity(s.Invoices(acme)[0], inbox), 0)
 	s.clock.move(40 * 24 * time.Hour)
@@ -58,7 +58,7 @@ func TestFinalInvoiceIgnoresLateUsage(t *testing.T) {
 }
 
 // sendAt counts usage of a time that is over.
-func (s *stage) sendAt(t *testing.T, identifier string, value int64, at time.Time) {
+func (s *testEnv) sendAt(t *testing.T, identifier string, value int64, at time.Time) {
 	t.Helper()
 	p := s.event(identifier, value)
 	p.Timestamp = stripe.Int64(at.Unix())
@@ -68,7 +68,7 @@ func (s *stage) sendAt(t *testing.T, identifier string, value int64, at time.Tim
 
 func TestANegativeTotalBillsAsNothing(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(nil)
 	must(t, s.send("a", -7))
 	s.clock.set(monthEnd)
@@ -77,7 +77,7 @@ func TestANegativeTotalBillsAsNothing(t *testing.T) {
 
 func TestClockAdvancedByMonthsHasEveryPeriod(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	january := time.Date(2026, 1, 31, 9, 0, 0, 0, time.UTC)
 	s.clock.set(january)
 	s.subscribe(func(sub *Subscription) { sub.Start, sub.Status = january, "past_due" })
@@ -95,7 +95,7 @@ func TestClockAdvancedByMonthsHasEveryPeriod(t *testing.T) {
 
 func TestTrialUsageIsNotInvoiced(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	trialEnd := start.AddDate(0, 0, 14)
 	s.subscribe(func(sub *Subscription) { sub.Status, sub.TrialEnd = "trialing", &trialEnd })
 	must(t, s.send("a", 7))
@@ -109,7 +109,7 @@ func TestTrialUsageIsNotInvoiced(t *testing.T) {
 
 func TestCancelAtPeriodEndInvoicesTheUsage(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(func(sub *Subscription) { sub.CancelAtPeriodEnd = true })
 	must(t, s.send("a", 7))
 	s.clock.set(monthEnd.AddDate(0, 3, 0))
@@ -128,7 +128,7 @@ func TestImmediateCancelInvoicesOnlyWhenTold(t *testing.T) {
 	for _, invoiceNow := range []bool{false, true} {
 		t.Run(strconv.FormatBool(invoiceNow), func(t *testing.T) {
 			t.Parallel()
-			s := newStage(t, Options{})
+			s := newTestEnv(t, Options{})
 			s.subscribe(nil)
 			must(t, s.send("a", 7))
 			s.clock.move(time.Hour)
@@ -145,7 +145,7 @@ func TestImmediateCancelInvoicesOnlyWhenTold(t *testing.T) {
 
 func TestCancelAtEndsWithinThePeriod(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	at := start.AddDate(0, 0, 3)
 	s.subscribe(nil)
 	s.UpdateSubscription("sub_acme", func(sub *Subscription) { sub.CancelAt = &at })
@@ -158,7 +158,7 @@ func TestCancelAtEndsWithinThePeriod(t *testing.T) {
 
 func TestInvoicesAreListedNewestFirst(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(nil)
 	s.clock.set(start.AddDate(0, 3, 0))
 	list := &stripe.InvoiceListParams{Customer: stripe.String(acme), Subscription: stripe.String("sub_acme")}
@@ -179,7 +179,7 @@ func TestInvoicesAreListedNewestFirst(t *testing.T) {
 
 func TestAnInvoiceHasItsLinesInPages(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(func(sub *Subscription) {
 		for i := range 12 {
 			sub.Items = append(sub.Items, Item{LookupKey: "extra" + strconv.Itoa(i), Metered: true})
@@ -204,7 +204,7 @@ func TestAnInvoiceHasItsLinesInPages(t *testing.T) {
 
 func TestFinalizingTwiceIsRefused(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(nil)
 	s.clock.set(monthEnd)
 	id := s.Invoices(acme)[0].ID
@@ -217,7 +217,7 @@ func TestFinalizingTwiceIsRefused(t *testing.T) {
 
 func TestSubscriptionsAreListedInPagesWithCustomers(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	for i := range 25 {
 		s.subscribe(func(sub *Subscription) { sub.ID, sub.Items = "sub_"+strconv.Itoa(i), nil })
 	}
@@ -240,7 +240,7 @@ func TestSubscriptionsAreListedInPagesWithCustomers(t *testing.T) {
 
 func TestADeletedCustomerIsOnlyAnId(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(nil)
 	s.DeleteCustomer(acme)
 	c, err := s.stripe.Customers.Get(acme, nil)

@@ -5,6 +5,8 @@ import (
 	"net"
 	"net/http"
 	"net/url"
+	"sync"
+	"time"
 )
 
 // Fault is one way for a request to go wrong. Before means that nothing was
@@ -49,19 +51,22 @@ func (s *Server) faultFor(r *http.Request) Fault {
 	return NoFault
 }
 
-// Release lets the requests go on that hang now; later ones hang again.
+// Release lets the requests continue that hang now; later ones hang again.
 func (s *Server) Release() {
-	s.gate.Lock()
-	defer s.gate.Unlock()
+	s.releaseMu.Lock()
+	defer s.releaseMu.Unlock()
 	close(s.release)
 	s.release = make(chan struct{})
 }
 
-// hang waits for Release; it is false when the client left first.
+// hang waits for Release; it returns false when the client left first.
 func (s *Server) hang(ctx context.Context) bool {
-	s.gate.Lock()
+	s.releaseMu.Lock()
 	release := s.release
-	s.gate.Unlock()
+	s.releaseMu.Unlock()
+	if s.onHang != nil {
+		s.onHang()
+	}
 	select {
 	case <-release:
 		return true
@@ -70,8 +75,8 @@ func (s *Server) hang(ctx context.Context) bool {
 	}
 }
 
-// failBefore does the faults that keep a request from its endpoint without an
-// answer; it is false when the request is over.
+// failBefore applies the faults that keep a request from its endpoint without
+// an answer. goesOn is false when the request is over.
 func (s *Server) failBefore(w http.ResponseWriter, req *request, f Fault) (goesOn bool) {
 	switch f {
 	case HangBefore:
@@ -83,8 +88,8 @@ func (s *Server) failBefore(w http.ResponseWriter, req *request, f Fault) (goesO
 	return true
 }
 
-// failAfter does the faults that lose the answer of an executed request; it is
-// false when the request is over.
+// failAfter applies the faults that lose the answer of an executed request. It
+// returns false when the request is over.
 func (s *Server) failAfter(w http.ResponseWriter, req *request, f Fault, a answer) (answer, bool) {
 	switch f {
 	case HangAfter:
@@ -98,12 +103,12 @@ func (s *Server) failAfter(w http.ResponseWriter, req *request, f Fault, a answe
 		a.head(w, s.id("req"))
 		_, _ = w.Write(a.body[:len(a.body)/2])
 		_ = http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler) // net/http's way to break off an answer
+		panic(http.ErrAbortHandler) // how net/http aborts an answer
 	}
 	return a, true
 }
 
-// refusal is the answer of a fault that is one.
+// refusal is the answer of a fault that has one.
 func (f Fault) refusal() (a answer, refused bool) {
 	switch f {
 	case HTML502Before:
@@ -115,10 +120,10 @@ func (f Fault) refusal() (a answer, refused bool) {
 	case Unauthorized:
 		return invalidKey("sk_test_rolled"), true
 	case Forbidden:
-		return outside(http.StatusForbidden, apiError{Type: invalidRequest,
+		return notExecuted(http.StatusForbidden, apiError{Type: invalidRequest,
 			Message: "The provided key does not have the required permissions for this endpoint."}), true
 	case Unavailable503:
-		return outside(http.StatusServiceUnavailable, apiError{Type: "api_error",
+		return notExecuted(http.StatusServiceUnavailable, apiError{Type: "api_error",
 			Message: "Stripe is temporarily unavailable. Please try again."}), true
 	case InvalidRequest400:
 		return invalid("", "", "Invalid request."), true
@@ -136,4 +141,61 @@ func reset(w http.ResponseWriter) {
 		_ = tcp.SetLinger(0)
 	}
 	_ = conn.Close()
+}
+
+// Call is one request as it arrived. Status is 0 while it is in progress, and
+// stays so when it was never answered in full.
+type Call struct {
+	Method, Path   string
+	Form           url.Values
+	IdempotencyKey string
+	At             time.Time
+	Status         int
+}
+
+type calls struct {
+	mu     sync.Mutex
+	record bool
+	all    []*Call
+}
+
+// RecordCalls turns the record of requests on or off. It is off at first, since
+// it grows with every request.
+func (s *Server) RecordCalls(on bool) {
+	s.calls.mu.Lock()
+	defer s.calls.mu.Unlock()
+	s.calls.record = on
+}
+
+// Calls returns the recorded requests in the order of their arrival.
+func (s *Server) Calls() []Call {
+	s.calls.mu.Lock()
+	defer s.calls.mu.Unlock()
+	copied := make([]Call, len(s.calls.all))
+	for i, c := range s.calls.all {
+		copied[i] = *c
+	}
+	return copied
+}
+
+// begin records a request; it returns nil when nothing is recorded.
+func (c *calls) begin(req *request, at time.Time) *Call {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if !c.record {
+		return nil
+	}
+	call := &Call{Method: req.Method, Path: req.URL.Path, Form: req.form,
+		IdempotencyKey: req.Header.Get("Idempotency-Key"), At: at}
+	c.all = append(c.all, call)
+	return call
+}
+
+func (c *calls) end(call *Call, status int) {
+	if call == nil {
+		return
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	call.Status = status
 }

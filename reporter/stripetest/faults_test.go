@@ -14,7 +14,7 @@ import (
 )
 
 // fail lets the next request fail in a way, and only that.
-func (s *stage) fail(f Fault) {
+func (s *testEnv) fail(f Fault) {
 	var used atomic.Bool
 	s.SetFaults(func(*http.Request, url.Values) Fault {
 		if used.Swap(true) {
@@ -48,7 +48,7 @@ func TestEachFaultAsTheClientSeesIt(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			s := newStage(t, Options{})
+			s := newTestEnv(t, Options{})
 			s.fail(c.fault)
 			err := s.send("a", 1)
 			var e *stripe.Error
@@ -67,7 +67,7 @@ func TestEachFaultAsTheClientSeesIt(t *testing.T) {
 
 func TestARequestThatHangsBeforeIsNotApplied(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.fail(HangBefore)
 	wantTimeout(t, s)
 	want(t, "applied", s.allTime(), 0)
@@ -75,13 +75,13 @@ func TestARequestThatHangsBeforeIsNotApplied(t *testing.T) {
 
 func TestARequestThatHangsAfterIsApplied(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.fail(HangAfter)
 	wantTimeout(t, s)
 	want(t, "applied", s.allTime(), 1)
 }
 
-func wantTimeout(t *testing.T, s *stage) {
+func wantTimeout(t *testing.T, s *testEnv) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
@@ -95,15 +95,14 @@ func wantTimeout(t *testing.T, s *stage) {
 
 func TestReleaseLetsAHeldRequestLand(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.fail(HangBefore)
+	hangs := make(chan struct{})
+	s.onHang = func() { close(hangs) }
 	var wg sync.WaitGroup
 	var err error
 	wg.Go(func() { err = s.send("a", 1) })
-	for s.MaxInFlight() == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	time.Sleep(50 * time.Millisecond)
+	<-hangs
 	want(t, "held", s.allTime(), 0)
 	s.Release()
 	wg.Wait()
@@ -113,7 +112,7 @@ func TestReleaseLetsAHeldRequestLand(t *testing.T) {
 
 func TestStoredErrorIsReplayed(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.fail(StoredError500After)
 	keyed := func(key string) error {
 		p := s.event("a", 1)
@@ -124,7 +123,7 @@ func TestStoredErrorIsReplayed(t *testing.T) {
 	}
 	wantError(t, keyed("k1"), 500, stripe.ErrorTypeAPI, "")
 	wantError(t, keyed("k1"), 500, stripe.ErrorTypeAPI, "")
-	wantError(t, keyed("k2"), 400, badRequest, "") // the identifier tells that it was applied
+	wantError(t, keyed("k2"), 400, badRequest, "") // the identifier shows that it was applied
 	s.clock.move(24 * time.Hour)
 	must(t, keyed("k1")) // both are forgotten
 	want(t, "total", s.allTime(), 2)
@@ -132,7 +131,7 @@ func TestStoredErrorIsReplayed(t *testing.T) {
 
 func TestAKeyIsForOneSetOfParameters(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	keyed := func(value int64) error {
 		p := s.event("a", value)
 		p.SetIdempotencyKey("k")
@@ -147,7 +146,7 @@ func TestAKeyIsForOneSetOfParameters(t *testing.T) {
 
 func TestARefusedParameterIsNotKept(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	keyed := func(value string) error {
 		p := s.event("a", 0)
 		p.Payload["value"] = value
@@ -161,7 +160,8 @@ func TestARefusedParameterIsNotKept(t *testing.T) {
 
 func TestAKeyInUseIsAConflict(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{Latency: 300 * time.Millisecond})
+	s := newTestEnv(t, Options{})
+	executing, proceed := s.holdFirst()
 	keyed := func() error {
 		p := s.event("a", 1)
 		p.SetIdempotencyKey("k")
@@ -171,18 +171,16 @@ func TestAKeyInUseIsAConflict(t *testing.T) {
 	var wg sync.WaitGroup
 	var first error
 	wg.Go(func() { first = keyed() })
-	for s.MaxInFlight() == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	time.Sleep(50 * time.Millisecond)
+	<-executing
 	wantError(t, keyed(), 409, stripe.ErrorTypeIdempotency, "idempotency_key_in_use")
+	proceed()
 	wg.Wait()
 	must(t, first)
 }
 
 func TestAnotherKeyIsRefused(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{Key: key})
+	s := newTestEnv(t, Options{Key: key})
 	_, err := s.stripe.Accounts.Get()
 	must(t, err)
 	_, err = newClient(s.url, "sk_test_other_other_other").Accounts.Get()
@@ -191,7 +189,7 @@ func TestAnotherKeyIsRefused(t *testing.T) {
 
 func TestTheRateIsLimited(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{RateLimit: 2})
+	s := newTestEnv(t, Options{RateLimit: 2})
 	var refusal error
 	for range 4 {
 		if _, err := s.stripe.Accounts.Get(); err != nil {
@@ -204,7 +202,7 @@ func TestTheRateIsLimited(t *testing.T) {
 
 func TestAnUnknownPathIsUnrecognized(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	_, err := s.stripe.Products.Get("prod_1", nil)
 	e := wantError(t, err, 404, badRequest, "")
 	if len(e.Msg) < 24 || e.Msg[:24] != "Unrecognized request URL" {
@@ -214,7 +212,7 @@ func TestAnUnknownPathIsUnrecognized(t *testing.T) {
 
 func TestCallsAreRecordedWhenAsked(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	must(t, s.send("a", 1))
 	want(t, "calls", len(s.Calls()), 0)
 	s.RecordCalls(true)

@@ -11,6 +11,7 @@ import (
 	"io"
 	"net/http"
 	"slices"
+	"sync"
 	"time"
 )
 
@@ -20,34 +21,34 @@ type Hook struct {
 	Payload  []byte
 }
 
-// Hooks are all events so far, sent or not, so that a test can repeat, reorder,
-// delay or lose them.
+// Hooks returns all events so far, sent or not, so that a test can repeat,
+// reorder, delay or lose them.
 func (s *Server) Hooks() []Hook {
-	s.enter()
+	s.lockNow()
 	defer s.mu.Unlock()
 	return slices.Clone(s.hooks)
 }
 
-// emit makes an event with the object as it is at that time.
+// emit emits an event with the object in its state at that time.
 func (s *Server) emit(kind string, data object, at time.Time) {
 	id := s.id("evt")
-	s.happened(id, kind, object{"id": id, "object": "event", "type": kind, "api_version": apiVersion,
+	s.addHook(id, kind, object{"id": id, "object": "event", "type": kind, "api_version": apiVersion,
 		"created": at.Unix(), "livemode": s.options.Livemode, "pending_webhooks": 1,
 		"request": object{"id": nil, "idempotency_key": nil}, "data": object{"object": data}})
 }
 
-// emitErrorReport makes the thin event that tells of meter events which Stripe
-// took and could not aggregate. A thin event is of API v2: it names its object
-// and has no data, and its time is text.
+// emitErrorReport emits the thin event about meter events that Stripe accepted
+// and could not aggregate. A thin event is of API v2: it names its object and
+// has no data, and its time is text.
 func (s *Server) emitErrorReport(m *meter, at time.Time) {
 	const kind = "v1.billing.meter.error_report_triggered"
 	id := s.id("evt")
-	s.happened(id, kind, object{"id": id, "object": "v2.core.event", "type": kind,
+	s.addHook(id, kind, object{"id": id, "object": "v2.core.event", "type": kind,
 		"created": at.Format("2006-01-02T15:04:05.000Z"), "livemode": s.options.Livemode, "context": nil, "reason": nil,
 		"related_object": object{"id": m.id, "type": "billing.meter", "url": "/v1/billing/meters/" + m.id}})
 }
 
-func (s *Server) happened(id, kind string, event object) {
+func (s *Server) addHook(id, kind string, event object) {
 	payload, err := json.Marshal(event)
 	if err != nil {
 		panic("stripetest: " + err.Error())
@@ -61,8 +62,8 @@ func (s *Server) happened(id, kind string, event object) {
 	s.outbox.add(h)
 }
 
-// Deliver posts a hook once, signed for the secret. The signature's time is the
-// real one, since that is what stripe-go holds it against.
+// Deliver posts a hook once, signed with the secret. The signature has the real
+// time, since stripe-go checks it against the real clock.
 func (s *Server) Deliver(ctx context.Context, url, secret string, h Hook) (status int, err error) {
 	return deliver(ctx, url, secret, h)
 }
@@ -80,7 +81,7 @@ func deliver(ctx context.Context, url, secret string, h Hook) (status int, err e
 		return 0, err
 	}
 	defer resp.Body.Close()
-	_, _ = io.Copy(io.Discard, resp.Body) // so that the connection serves again
+	_, _ = io.Copy(io.Discard, resp.Body) // so that the connection can be reused
 	return resp.StatusCode, nil
 }
 
@@ -89,4 +90,90 @@ func signature(t time.Time, secret string, payload []byte) string {
 	mac := hmac.New(sha256.New, []byte(secret))
 	fmt.Fprintf(mac, "%d.%s", t.Unix(), payload)
 	return fmt.Sprintf("t=%d,v1=%s", t.Unix(), hex.EncodeToString(mac.Sum(nil)))
+}
+
+// Retries of a hook that was not answered by 2xx. Stripe takes days; here a
+// demo waits.
+const (
+	deliveryAttempts = 20
+	deliveryPause    = 250 * time.Millisecond
+	deliveryTimeout  = 10 * time.Second
+)
+
+// outbox sends hooks in the background, one after the other. One that fails
+// goes to the end, so order is not kept: Stripe does not promise it either.
+type outbox struct {
+	mu          sync.Mutex
+	url, secret string
+	waiting     []delivery
+	sending     bool
+}
+
+type delivery struct {
+	hook     Hook
+	attempts int
+}
+
+// SendHooksTo delivers every hook from now on to a webhook endpoint; an empty
+// URL ends that and drops what was not delivered yet.
+func (s *Server) SendHooksTo(url, secret string) {
+	o := &s.outbox
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	o.url, o.secret = url, secret
+	if url == "" {
+		o.waiting = nil
+	}
+}
+
+// add queues a hook, if there is an endpoint, and starts sending.
+func (o *outbox) add(h Hook) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.url == "" {
+		return
+	}
+	o.waiting = append(o.waiting, delivery{hook: h})
+	if !o.sending {
+		o.sending = true
+		go o.send()
+	}
+}
+
+// send ends when the queue is empty, so that a server needs no closing.
+func (o *outbox) send() {
+	for {
+		p, url, secret, some := o.next()
+		if !some {
+			return
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), deliveryTimeout)
+		status, err := deliver(ctx, url, secret, p.hook)
+		cancel()
+		if err == nil && status/100 == 2 {
+			continue
+		}
+		time.Sleep(deliveryPause)
+		o.again(p)
+	}
+}
+
+func (o *outbox) next() (p delivery, url, secret string, some bool) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if len(o.waiting) == 0 {
+		o.sending = false
+		return delivery{}, "", "", false
+	}
+	p = o.waiting[0]
+	o.waiting = o.waiting[1:]
+	return p, o.url, o.secret, true
+}
+
+func (o *outbox) again(p delivery) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if p.attempts++; p.attempts < deliveryAttempts && o.url != "" {
+		o.waiting = append(o.waiting, p)
+	}
 }

@@ -39,7 +39,7 @@ func webhookEndpoint(t *testing.T, failures int64) (url string, events chan stri
 	return server.URL, events
 }
 
-func (s *stage) hookTypes() (types []string) {
+func (s *testEnv) hookTypes() (types []string) {
 	for _, h := range s.Hooks() {
 		types = append(types, h.Type)
 	}
@@ -48,7 +48,7 @@ func (s *stage) hookTypes() (types []string) {
 
 func TestPeriodSendsItsHooks(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(func(sub *Subscription) { sub.CancelAtPeriodEnd = true })
 	s.UpdateSubscription("sub_acme", func(sub *Subscription) { sub.CancelAtPeriodEnd = false })
 	s.clock.set(monthEnd.Add(time.Hour))
@@ -64,7 +64,7 @@ func TestPeriodSendsItsHooks(t *testing.T) {
 
 func TestHooksAreSignedAndRetried(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	url, events := webhookEndpoint(t, 1)
 	s.SendHooksTo(url, secret)
 	s.subscribe(nil)
@@ -82,7 +82,7 @@ func TestHooksAreSignedAndRetried(t *testing.T) {
 
 func TestHookCanBeRepeatedAndForged(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	url, events := webhookEndpoint(t, 0)
 	s.subscribe(nil)
 	h := s.Hooks()[0]
@@ -99,7 +99,7 @@ func TestHookCanBeRepeatedAndForged(t *testing.T) {
 
 func TestAsyncRejectionIsReportedAndNotCounted(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.fail(RejectAsync)
 	must(t, s.send("a", 7))
 	want(t, "total", s.allTime(), 0)
@@ -121,7 +121,7 @@ func TestAsyncRejectionIsReportedAndNotCounted(t *testing.T) {
 // number. Their signature is the same.
 func TestAThinEventIsSignedButNotReadByTheClient(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.fail(RejectAsync)
 	must(t, s.send("a", 7))
 	h := s.Hooks()[0]
@@ -134,7 +134,7 @@ func TestAThinEventIsSignedButNotReadByTheClient(t *testing.T) {
 
 func TestHookHistoryIsBounded(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{HookHistory: 3})
+	s := newTestEnv(t, Options{HookHistory: 3})
 	s.subscribe(nil)
 	s.clock.set(start.AddDate(1, 0, 0))
 	want(t, "hooks", len(s.Hooks()), 3)

@@ -1,6 +1,7 @@
 package stripetest
 
 import (
+	"math/big"
 	"net/http"
 	"time"
 )
@@ -24,9 +25,9 @@ type Line struct {
 
 type invoice struct {
 	Invoice
-	lines  []*invoiceLine
-	number int
-	stays  bool // a draft until someone finalizes it
+	lines      []*invoiceLine
+	number     int
+	staysDraft bool // a draft until someone finalizes it
 }
 
 type invoiceLine struct {
@@ -37,12 +38,12 @@ type invoiceLine struct {
 }
 
 func (inv *invoice) key() string { return inv.ID }
-func (inv *invoice) place() int  { return inv.number }
+func (inv *invoice) index() int  { return inv.number }
 
-// draft makes the invoice of the period that ends at a time, and of the next
-// one's licensed items. It exists only once it is issued.
+// draft makes the invoice of the period that ends at a time, with the licensed
+// items of the next one. It exists only once it is issued.
 func (s *Server) draft(sub *subscription, end time.Time, next *period) *invoice {
-	inv := &invoice{stays: sub.Status == "unpaid", Invoice: Invoice{ID: s.id("in"), Customer: sub.Customer, Subscription: sub.ID,
+	inv := &invoice{staysDraft: sub.Status == "unpaid", Invoice: Invoice{ID: s.id("in"), Customer: sub.Customer, Subscription: sub.ID,
 		Status: "draft", PeriodStart: sub.Start, PeriodEnd: end, Created: end}}
 	for _, it := range sub.Items {
 		line := &invoiceLine{id: s.id("il"), item: it, free: sub.Status == "trialing", Line: Line{Item: it.ID, PriceID: it.PriceID,
@@ -60,7 +61,7 @@ func (s *Server) draft(sub *subscription, end time.Time, next *period) *invoice 
 }
 
 // refresh reads the quantities of the metered lines from the usage of their
-// period, as Stripe does when it makes an invoice and when it finalizes it.
+// period, as Stripe does when it creates an invoice and when it finalizes it.
 func (s *Server) refresh(inv *invoice) {
 	for _, line := range inv.lines {
 		switch {
@@ -75,20 +76,20 @@ func (s *Server) refresh(inv *invoice) {
 	}
 }
 
-// issue lets an invoice exist, and become final after its time as a draft.
+// issue makes an invoice exist, and become final after its time as a draft.
 func (s *Server) issue(inv *invoice, at time.Time) {
 	inv.number = len(s.invoices.all)
 	s.invoices.add(inv)
 	c, sub := s.customers[inv.Customer], s.mustSubscription(inv.Subscription)
 	c.invoices = append(c.invoices, inv)
 	sub.latest = inv
-	if !inv.stays {
-		s.agenda.at(at.Add(s.options.DraftTime), func(at time.Time) { s.finalize(inv, at) })
+	if !inv.staysDraft {
+		s.timers.at(at.Add(s.options.DraftTime), func(at time.Time) { s.finalize(inv, at) })
 	}
 	s.emit("invoice.created", s.showInvoice(inv, false), at)
 }
 
-// finalize seals a draft: from now on nothing changes its quantities.
+// finalize makes a draft final: nothing changes its quantities afterwards.
 func (s *Server) finalize(inv *invoice, at time.Time) {
 	if inv.Status != "draft" {
 		return
@@ -98,9 +99,9 @@ func (s *Server) finalize(inv *invoice, at time.Time) {
 	s.emit("invoice.finalized", s.showInvoice(inv, false), at)
 }
 
-// Invoices are a customer's invoices, oldest first.
+// Invoices returns a customer's invoices, oldest first.
 func (s *Server) Invoices(customer string) []Invoice {
-	s.enter()
+	s.lockNow()
 	defer s.mu.Unlock()
 	c := s.mustCustomer(customer)
 	all := make([]Invoice, 0, len(c.invoices))
@@ -116,7 +117,7 @@ func (s *Server) Invoices(customer string) []Invoice {
 
 // FinalizeInvoice ends an invoice's time as a draft now.
 func (s *Server) FinalizeInvoice(id string) {
-	now := s.enter()
+	now := s.lockNow()
 	defer s.mu.Unlock()
 	inv, found := s.invoices.get(id)
 	if !found {
@@ -126,7 +127,7 @@ func (s *Server) FinalizeInvoice(id string) {
 }
 
 func (s *Server) listInvoices(req *request) answer {
-	s.enter()
+	s.lockNow()
 	defer s.mu.Unlock()
 	among := s.invoices.all
 	if id := req.get("customer"); id != "" {
@@ -153,9 +154,9 @@ func (s *Server) listInvoices(req *request) answer {
 		func(inv *invoice) object { return s.showInvoice(inv, expanded) })
 }
 
-// withInvoice answers for the invoice in the path.
+// withInvoice answers with the invoice in the path.
 func (s *Server) withInvoice(req *request, show func(inv *invoice, now time.Time) answer) answer {
-	now := s.enter()
+	now := s.lockNow()
 	defer s.mu.Unlock()
 	inv, found := s.invoices.get(req.id)
 	if !found {
@@ -185,4 +186,47 @@ func (s *Server) postFinalize(req *request) answer {
 		s.finalize(inv, now)
 		return ok(s.showInvoice(inv, req.expands("customer")))
 	})
+}
+
+// showInvoice contains the first lines; all are at the invoice's lines.
+func (s *Server) showInvoice(inv *invoice, expanded bool) object {
+	lines := s.showLines(inv)
+	page := pageOf("/v1/invoices/"+inv.ID+"/lines", lines[:min(len(lines), defaultPageSize)], len(lines) > defaultPageSize)
+	page["total_count"] = len(lines)
+	total := int64(0)
+	for _, line := range inv.lines {
+		total += line.amount()
+	}
+	return object{"id": inv.ID, "object": "invoice", "livemode": s.options.Livemode, "status": inv.Status,
+		"customer": s.customerField(inv.Customer, expanded), "subscription": inv.Subscription, "lines": page,
+		"billing_reason": "subscription_cycle", "collection_method": "charge_automatically", "currency": "usd",
+		"auto_advance": inv.Status == "draft" && !inv.staysDraft, "metadata": object{}, "paid": false,
+		"created": inv.Created.Unix(), "period_start": inv.PeriodStart.Unix(), "period_end": inv.PeriodEnd.Unix(),
+		"status_transitions": object{"finalized_at": unixOrNull(inv.FinalizedAt), "marked_uncollectible_at": nil,
+			"paid_at": nil, "voided_at": nil},
+		"subtotal": total, "total": total, "amount_due": total, "amount_paid": 0, "amount_remaining": total}
+}
+
+func (s *Server) showLines(inv *invoice) []object {
+	sub := s.mustSubscription(inv.Subscription)
+	rows := make([]object, len(inv.lines))
+	for i, line := range inv.lines {
+		rows[i] = object{"id": line.id, "object": "line_item", "livemode": s.options.Livemode, "invoice": inv.ID,
+			"subscription": inv.Subscription, "subscription_item": line.Item, "type": "subscription",
+			"quantity": line.Quantity, "amount": line.amount(), "currency": "usd", "proration": false,
+			"period":   object{"start": line.PeriodStart.Unix(), "end": line.PeriodEnd.Unix()},
+			"metadata": object{}, "price": s.showPrice(sub, line.item)}
+	}
+	return rows
+}
+
+// amount is in cents, with half a cent rounded up.
+func (line *invoiceLine) amount() int64 {
+	unit, valid := new(big.Rat).SetString(line.item.UnitAmountDecimal)
+	if !valid {
+		return 0
+	}
+	twice := unit.Mul(unit, big.NewRat(2*line.Quantity, 1))
+	twice.Add(twice, big.NewRat(1, 1))
+	return new(big.Int).Div(twice.Num(), new(big.Int).Lsh(twice.Denom(), 1)).Int64()
 }

@@ -1,15 +1,17 @@
 package stripetest
 
 import (
+	"crypto/sha256"
+	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
 )
 
-// flight counts the requests that are under way.
-type flight struct{ now, most atomic.Int64 }
+// inFlight counts the requests in progress.
+type inFlight struct{ now, most atomic.Int64 }
 
-func (f *flight) enter() {
+func (f *inFlight) enter() {
 	n := f.now.Add(1)
 	for {
 		most := f.most.Load()
@@ -19,12 +21,12 @@ func (f *flight) enter() {
 	}
 }
 
-func (f *flight) leave() { f.now.Add(-1) }
+func (f *inFlight) leave() { f.now.Add(-1) }
 
-// MaxInFlight is the most requests that were under way at once.
-func (s *Server) MaxInFlight() int { return int(s.flight.most.Load()) }
+// MaxInFlight is the most requests that were in progress at once.
+func (s *Server) MaxInFlight() int { return int(s.inFlight.most.Load()) }
 
-// locks hold what one request at a time may touch. Nobody waits for one.
+// locks hold what one request at a time may use. Nobody waits for one.
 type locks struct {
 	mu   sync.Mutex
 	held map[string]struct{}
@@ -49,16 +51,16 @@ func (l *locks) free(name string) {
 	l.mu.Unlock()
 }
 
-// bucket is the token bucket of the rate limit: a second's worth at once.
-type bucket struct {
+// tokenBucket is the rate limit: a second's worth at once.
+type tokenBucket struct {
 	mu           sync.Mutex
 	rate, tokens float64
 	last         time.Time
 }
 
-func newBucket(rate float64) *bucket { return &bucket{rate: rate, tokens: max(1, rate)} }
+func newBucket(rate float64) *tokenBucket { return &tokenBucket{rate: rate, tokens: max(1, rate)} }
 
-func (b *bucket) take(now time.Time) bool {
+func (b *tokenBucket) take(now time.Time) bool {
 	if b.rate <= 0 {
 		return true
 	}
@@ -73,4 +75,166 @@ func (b *bucket) take(now time.Time) bool {
 	}
 	b.tokens--
 	return true
+}
+
+// authorize lets a request with the account's key pass.
+func (s *Server) authorize(req *request) (a answer, ok bool) {
+	key := bearer(req)
+	switch {
+	case key == "":
+		return notExecuted(http.StatusUnauthorized, apiError{Type: invalidRequest,
+			Message: "You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY'). See https://stripe.com/docs/api#authentication for details, or we can help at https://support.stripe.com/."}), false
+	case s.options.Key != "" && key != s.options.Key:
+		return invalidKey(key), false
+	}
+	return answer{}, true
+}
+
+// bearer reads the key; as in Stripe it may also be the user of basic auth.
+func bearer(req *request) string {
+	const scheme = "Bearer "
+	if h := req.Header.Get("Authorization"); len(h) > len(scheme) && h[:len(scheme)] == scheme {
+		return h[len(scheme):]
+	}
+	user, _, _ := req.BasicAuth()
+	return user
+}
+
+func invalidKey(key string) answer {
+	return notExecuted(http.StatusUnauthorized, apiError{Type: invalidRequest,
+		Message: "Invalid API Key provided: " + maskKey(key)})
+}
+
+// maskKey shows the ends of a key, as Stripe does.
+func maskKey(key string) string {
+	if len(key) <= 12 {
+		return "********"
+	}
+	return key[:8] + "********" + key[len(key)-4:]
+}
+
+func (s *Server) getAccount(*request) answer {
+	return ok(object{"id": s.options.Account, "object": "account", "type": "standard", "country": "US",
+		"default_currency": "usd", "charges_enabled": true, "details_submitted": true, "payouts_enabled": true})
+}
+
+// storedAnswer is the first answer to an Idempotency-Key. An unanswered one
+// belongs to a request in progress.
+type storedAnswer struct {
+	path     string
+	params   [sha256.Size]byte
+	answered bool
+	answer   answer
+}
+
+// idempotent runs a request unless its Idempotency-Key has an answer already.
+// Stripe stores the first answer of an endpoint that began to execute, whatever
+// it was, so a stored 500 comes again although the work may have been done.
+func (s *Server) idempotent(req *request, run func() answer) answer {
+	key := req.idempotencyKey()
+	if key == "" {
+		return run()
+	}
+	if len(key) > 255 {
+		return invalid("", "", "Idempotency keys can be at most 255 characters.")
+	}
+	first, claimed := s.claim(key, req)
+	if !claimed {
+		return first
+	}
+	a := run()
+	s.storeAnswer(key, a)
+	return a
+}
+
+// claim takes a key for a request, or says what to answer instead.
+func (s *Server) claim(key string, req *request) (instead answer, claimed bool) {
+	params := sha256.Sum256([]byte(req.form.Encode()))
+	now := s.lockNow()
+	defer s.mu.Unlock()
+	first, known := s.keys.get(key, now)
+	switch {
+	case !known:
+		s.keys.put(key, &storedAnswer{path: req.URL.Path, params: params}, now)
+		return answer{}, true
+	case first.path != req.URL.Path:
+		return idempotencyError("for the same endpoint they were first used for ('"+first.path+"')", key), false
+	case first.params != params:
+		return idempotencyError("with the same parameters they were first used with", key), false
+	case !first.answered:
+		return notExecuted(http.StatusConflict, apiError{Type: "idempotency_error", Code: "idempotency_key_in_use",
+			Message: "There is currently another in-progress request using this Idempotent Key (that probably means you submitted twice, and the other request is still going through): " + key + ". If you see this error frequently and are making multiple concurrent requests, make your requests serially or at a lower rate."}), false
+	}
+	replay := first.answer
+	replay.replayed = true
+	return replay, false
+}
+
+// storeAnswer stores the answer of a claimed key, or frees the key when nothing
+// was executed.
+func (s *Server) storeAnswer(key string, a answer) {
+	now := s.lockNow()
+	defer s.mu.Unlock()
+	if !a.began {
+		s.keys.drop(key)
+		return
+	}
+	if first, known := s.keys.get(key, now); known {
+		first.answered, first.answer = true, a
+	}
+}
+
+func idempotencyError(rule, key string) answer {
+	return notExecuted(http.StatusBadRequest, apiError{Type: "idempotency_error",
+		Message: "Keys for idempotent requests can only be used " + rule + ". Try using a key other than '" + key + "' if you meant to execute a different request."})
+}
+
+// rememberedFor is how long Stripe remembers identifiers and Idempotency-Keys.
+// It promises at least 24 hours; forgetting at once tests what must hold after
+// that.
+const rememberedFor = 24 * time.Hour
+
+// dayCache keeps values for 24 hours, so that it holds no more than a day of
+// traffic.
+type dayCache[V any] struct {
+	entries map[string]dated[V]
+	order   []arrival // oldest first
+}
+
+type dated[V any] struct {
+	at    time.Time
+	value V
+}
+
+type arrival struct {
+	key string
+	at  time.Time
+}
+
+func newDayCache[V any]() dayCache[V] {
+	return dayCache[V]{entries: map[string]dated[V]{}}
+}
+
+func (m *dayCache[V]) get(key string, now time.Time) (value V, known bool) {
+	m.forget(now)
+	e, known := m.entries[key]
+	return e.value, known
+}
+
+func (m *dayCache[V]) put(key string, value V, now time.Time) {
+	m.entries[key] = dated[V]{now, value}
+	m.order = append(m.order, arrival{key, now})
+}
+
+func (m *dayCache[V]) drop(key string) { delete(m.entries, key) }
+
+func (m *dayCache[V]) forget(now time.Time) {
+	for len(m.order) > 0 && now.Sub(m.order[0].at) >= rememberedFor {
+		first := m.order[0]
+		if e, ok := m.entries[first.key]; ok && e.at.Equal(first.at) {
+			delete(m.entries, first.key)
+		}
+		m.order[0] = arrival{}
+		m.order = m.order[1:]
+	}
 }

@@ -14,7 +14,7 @@ const badRequest = stripe.ErrorTypeInvalidRequest
 
 func TestAnEventCountsOnce(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	e, err := s.stripe.BillingMeterEvents.New(s.event("a", 7))
 	must(t, err)
 	want(t, "identifier", e.Identifier, "a")
@@ -26,7 +26,7 @@ func TestAnEventCountsOnce(t *testing.T) {
 
 func TestIdentifierIsRefusedFor24Hours(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	must(t, s.send("a", 7))
 	s.clock.move(24*time.Hour - time.Second)
 	wantError(t, s.send("a", 7), 400, badRequest, "")
@@ -37,7 +37,7 @@ func TestIdentifierIsRefusedFor24Hours(t *testing.T) {
 
 func TestForgottenIdentifiersFreeMemory(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	for i := range 50 {
 		must(t, s.send(strconv.Itoa(i), 1))
 	}
@@ -49,7 +49,7 @@ func TestForgottenIdentifiersFreeMemory(t *testing.T) {
 
 func TestInvalidEventsAreRefusedByCode(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.CreateMeter("old")
 	s.ArchiveMeter("old")
 	s.CreateCustomer("cus_gone", nil)
@@ -83,7 +83,7 @@ func TestInvalidEventsAreRefusedByCode(t *testing.T) {
 
 func TestValuesMayBeNegativeAndHave15Digits(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	must(t, s.send("big", 999_999_999_999_999))
 	must(t, s.send("less", -999_999_999_999_990))
 	want(t, "total", s.allTime(), 9)
@@ -91,15 +91,14 @@ func TestValuesMayBeNegativeAndHave15Digits(t *testing.T) {
 
 func TestOneCallAtATimeForACustomerAndMeter(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{Latency: 300 * time.Millisecond})
+	s := newTestEnv(t, Options{})
+	executing, proceed := s.holdFirst()
 	var wg sync.WaitGroup
 	var first error
 	wg.Go(func() { first = s.send("first", 1) })
-	for s.MaxInFlight() == 0 {
-		time.Sleep(time.Millisecond)
-	}
-	time.Sleep(50 * time.Millisecond)
+	<-executing
 	wantError(t, s.send("second", 1), 429, badRequest, "lock_timeout")
+	proceed()
 	wg.Wait()
 	must(t, first)
 	want(t, "in flight", s.MaxInFlight(), 2)
@@ -109,7 +108,7 @@ func TestOneCallAtATimeForACustomerAndMeter(t *testing.T) {
 
 func TestTotalsGoByTheTimestamp(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	p := s.event("early", 5)
 	p.Timestamp = stripe.Int64(start.Add(-time.Hour).Unix())
 	_, err := s.stripe.BillingMeterEvents.New(p)
@@ -120,7 +119,7 @@ func TestTotalsGoByTheTimestamp(t *testing.T) {
 }
 
 // summaries are the sums that Stripe shows for acme's inbox on a day.
-func (s *stage) summaries(t *testing.T, grouping *string) (sums []float64) {
+func (s *testEnv) summaries(t *testing.T, grouping *string) (sums []float64) {
 	t.Helper()
 	day := start.Truncate(24 * time.Hour)
 	i := s.stripe.BillingMeterEventSummaries.List(&stripe.BillingMeterEventSummaryListParams{ID: stripe.String("mtr_" + inbox),
@@ -135,7 +134,7 @@ func (s *stage) summaries(t *testing.T, grouping *string) (sums []float64) {
 
 func TestSummariesLag(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{SummaryLag: 10 * time.Minute})
+	s := newTestEnv(t, Options{SummaryLag: 10 * time.Minute})
 	must(t, s.send("a", 7))
 	s.clock.move(10*time.Minute - time.Second)
 	want(t, "rows before the lag", len(s.summaries(t, nil)), 0)
@@ -148,7 +147,7 @@ func TestSummariesLag(t *testing.T) {
 
 func TestSummariesGroupByWindow(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	for i := range 13 { // over two hours, and more than a page in ten-minute steps
 		must(t, s.send(strconv.Itoa(i), 1))
 		s.clock.move(10 * time.Minute)
@@ -161,7 +160,7 @@ func TestSummariesGroupByWindow(t *testing.T) {
 
 func TestSummariesRefuseBrokenMinutes(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	i := s.stripe.BillingMeterEventSummaries.List(&stripe.BillingMeterEventSummaryListParams{ID: stripe.String("mtr_" + inbox),
 		Customer: stripe.String(acme), StartTime: stripe.Int64(start.Unix() + 1), EndTime: stripe.Int64(start.Unix() + 60)})
 	want(t, "rows", i.Next(), false)
@@ -170,7 +169,7 @@ func TestSummariesRefuseBrokenMinutes(t *testing.T) {
 
 func TestMetersAreListedByStatus(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{Livemode: true})
+	s := newTestEnv(t, Options{Livemode: true})
 	made, err := s.stripe.BillingMeters.New(&stripe.BillingMeterParams{EventName: stripe.String("spam_overage"), DisplayName: stripe.String("Spam"),
 		DefaultAggregation: &stripe.BillingMeterDefaultAggregationParams{Formula: stripe.String("sum")}})
 	must(t, err)

@@ -1,7 +1,12 @@
 package stripetest
 
 import (
+	"fmt"
+	"maps"
 	"net/http"
+	"slices"
+	"strconv"
+	"strings"
 	"time"
 )
 
@@ -14,12 +19,12 @@ type meter struct {
 }
 
 func (m *meter) key() string { return m.id }
-func (m *meter) place() int  { return m.number }
+func (m *meter) index() int  { return m.number }
 
 // CreateMeter makes an active meter for an event name. The id comes from the
 // name, so that making it again reactivates it.
 func (s *Server) CreateMeter(eventName string) (meterID string) {
-	now := s.enter()
+	now := s.lockNow()
 	defer s.mu.Unlock()
 	return s.createMeter(eventName, eventName, now).id
 }
@@ -38,7 +43,7 @@ func (s *Server) createMeter(eventName, displayName string, now time.Time) *mete
 // ArchiveMeter deactivates a meter: it takes no more events, and invoices still
 // bill the ones it has.
 func (s *Server) ArchiveMeter(eventName string) {
-	now := s.enter()
+	now := s.lockNow()
 	defer s.mu.Unlock()
 	m := s.meterOf[eventName]
 	if m == nil {
@@ -57,7 +62,7 @@ func (s *Server) postMeter(req *request) answer {
 	case req.get("default_aggregation[formula]") != "sum" || req.get("event_time_window") != "":
 		return invalid("default_aggregation[formula]", "", "This stand-in has only meters that sum raw events.")
 	}
-	now := s.enter()
+	now := s.lockNow()
 	defer s.mu.Unlock()
 	if m := s.meterOf[name]; m != nil && m.archivedAt == nil {
 		return refused(http.StatusBadRequest, apiError{invalidRequest, "",
@@ -67,7 +72,7 @@ func (s *Server) postMeter(req *request) answer {
 }
 
 func (s *Server) listMeters(req *request) answer {
-	s.enter()
+	s.lockNow()
 	defer s.mu.Unlock()
 	status := req.get("status")
 	if status != "" && status != "active" && status != "inactive" {
@@ -78,7 +83,7 @@ func (s *Server) listMeters(req *request) answer {
 }
 
 func (s *Server) getMeter(req *request) answer {
-	s.enter()
+	s.lockNow()
 	defer s.mu.Unlock()
 	m, found := s.meters.get(req.id)
 	if !found {
@@ -104,10 +109,250 @@ func (s *Server) showMeter(m *meter) object {
 		"created":             m.created.Unix(), "updated": m.created.Unix()}
 }
 
-// unixOrNull is a time as Stripe writes it.
+// unixOrNull is a time in Stripe's form.
 func unixOrNull(t *time.Time) any {
 	if t == nil {
 		return nil
 	}
 	return t.Unix()
+}
+
+// Stripe's limits for a meter event.
+const (
+	identifierLength = 100
+	valueDigits      = 15 // what a double holds exactly
+	oldestTimestamp  = 35 * 24 * time.Hour
+	clockDrift       = 5 * time.Minute
+
+	payloadCustomer = "payload[stripe_customer_id]"
+	payloadValue    = "payload[value]"
+)
+
+// ledgerKey names the usage of a customer on a meter, by its event name.
+type ledgerKey struct{ customer, meter string }
+
+// usageEvent is an accepted event. There may be millions, so it holds numbers
+// only.
+type usageEvent struct {
+	timestamp int64 // seconds
+	received  int64 // nanoseconds
+	value     int64
+}
+
+// meterEvent is a request to count something, with its parameters read.
+type meterEvent struct {
+	name, identifier, customer string
+	value                      int64
+	timestamp                  time.Time
+}
+
+func (s *Server) postMeterEvent(req *request) answer {
+	now := s.lockNow()
+	defer s.mu.Unlock()
+	e, bad, valid := s.readMeterEvent(req, now)
+	if !valid {
+		return bad
+	}
+	// Identifiers come first: Stripe checks them on receipt, and the rest of
+	// an event later. So a repeat is recognised even when its meter was
+	// archived or its timestamp has become too old since.
+	if _, known := s.identifiers.get(e.identifier, now); known {
+		return refused(http.StatusBadRequest, apiError{Type: invalidRequest,
+			Message: "An event already exists with identifier " + e.identifier + "."})
+	}
+	if no, fine := s.validate(e, now); !fine {
+		return no
+	}
+	s.identifiers.put(e.identifier, struct{}{}, now)
+	if req.rejectAsync {
+		s.emitErrorReport(s.meterOf[e.name], now)
+	} else {
+		s.addUsage(e, now)
+	}
+	return ok(object{"object": "billing.meter_event", "created": now.Unix(), "event_name": e.name,
+		"identifier": e.identifier, "livemode": s.options.Livemode, "timestamp": e.timestamp.Unix(),
+		"payload": object{"stripe_customer_id": e.customer, "value": req.get(payloadValue)}})
+}
+
+// readMeterEvent reads the parameters and refuses invalid ones.
+func (s *Server) readMeterEvent(req *request, now time.Time) (e meterEvent, bad answer, valid bool) {
+	e = meterEvent{name: req.get("event_name"), identifier: req.get("identifier"),
+		customer: req.get(payloadCustomer), timestamp: now}
+	if e.name == "" {
+		return e, missing("event_name"), false
+	}
+	if e.customer == "" {
+		return e, invalid(payloadCustomer, "meter_event_no_customer_defined", "Missing customer mapping payload key: stripe_customer_id."), false
+	}
+	if len(e.identifier) > identifierLength {
+		return e, invalid("identifier", "", "Invalid string: "+e.identifier+"; must be at most 100 characters"), false
+	}
+	if e.identifier == "" {
+		e.identifier = s.id("mev")
+	}
+	if req.form.Has("timestamp") {
+		seconds, whole := req.integer("timestamp")
+		if !whole {
+			return e, invalid("timestamp", "parameter_invalid_integer", "Invalid integer: "+req.get("timestamp")), false
+		}
+		e.timestamp = time.Unix(seconds, 0)
+	}
+	e.value, bad, valid = readValue(req.get(payloadValue))
+	return e, bad, valid
+}
+
+func readValue(text string) (value int64, bad answer, valid bool) {
+	value, err := strconv.ParseInt(text, 10, 64)
+	digits := len(strings.TrimLeft(strings.TrimPrefix(text, "-"), "0"))
+	switch {
+	case text == "":
+		return 0, missing(payloadValue), false
+	case digits > valueDigits:
+		return 0, invalid(payloadValue, "meter_event_value_too_many_digits", "The value has more than 15 digits: "+text), false
+	case err != nil || strings.HasPrefix(text, "+"):
+		return 0, invalid(payloadValue, "meter_event_invalid_value", "The value must be a whole number: "+text), false
+	}
+	return value, answer{}, true
+}
+
+// validate refuses an event because of the account or the clock.
+func (s *Server) validate(e meterEvent, now time.Time) (no answer, fine bool) {
+	no400 := func(code, param, message string) answer {
+		return refused(http.StatusBadRequest, apiError{invalidRequest, code, message, param})
+	}
+	m, c := s.meterOf[e.name], s.customers[e.customer]
+	switch {
+	case m == nil:
+		return no400("no_meter", "event_name", "No active meter found for event name '"+e.name+"'."), false
+	case m.archivedAt != nil:
+		return no400("archived_meter", "event_name", "The meter for event name '"+e.name+"' is archived."), false
+	case c == nil || c.deleted:
+		return noSuch(http.StatusBadRequest, "customer", e.customer, payloadCustomer), false
+	case e.timestamp.Before(now.Add(-oldestTimestamp)):
+		return no400("timestamp_too_far_in_past", "timestamp", "The timestamp must be within the past 35 calendar days."), false
+	case e.timestamp.After(now.Add(clockDrift)):
+		return no400("timestamp_in_future", "timestamp", "The timestamp must be no more than 5 minutes in the future."), false
+	}
+	return answer{}, true
+}
+
+// addUsage adds an event to the ledger. It uses the strings that the server
+// holds already, to save memory.
+func (s *Server) addUsage(e meterEvent, now time.Time) {
+	key := ledgerKey{s.customers[e.customer].id, s.meterOf[e.name].eventName}
+	s.ledger[key] = append(s.ledger[key], usageEvent{e.timestamp.Unix(), now.UnixNano(), e.value})
+}
+
+// total sums the usage in [from, to), without any lag.
+func (s *Server) total(key ledgerKey, from, to time.Time) (sum int64) {
+	for _, u := range s.ledger[key] {
+		if within(u.timestamp, from, to) {
+			sum += u.value
+		}
+	}
+	return sum
+}
+
+// within reports whether a timestamp lies in [from, to).
+func within(timestamp int64, from, to time.Time) bool {
+	t := time.Unix(timestamp, 0)
+	return !t.Before(from) && t.Before(to)
+}
+
+// Total is the sum of a customer's accepted events with timestamps in [from,
+// to): exact, and without the lag of the summaries.
+func (s *Server) Total(customer, eventName string, from, to time.Time) int64 {
+	s.lockNow()
+	defer s.mu.Unlock()
+	return s.total(ledgerKey{customer, eventName}, from, to)
+}
+
+// summaryQuery asks for the sums of a customer on a meter over [start, end), in
+// one row or a row for each window.
+type summaryQuery struct {
+	meter      *meter
+	customer   string
+	start, end int64
+	window     int64 // seconds; 0 is one row
+}
+
+// listEventSummaries lists the events that Stripe has aggregated by now, newest
+// window first. A window without events has no row.
+func (s *Server) listEventSummaries(req *request) answer {
+	now := s.lockNow()
+	defer s.mu.Unlock()
+	m, found := s.meters.get(req.id)
+	if !found {
+		return noSuch(http.StatusNotFound, "meter", req.id, "id")
+	}
+	q, bad, valid := readSummaryQuery(req)
+	if !valid {
+		return bad
+	}
+	if s.customers[q.customer] == nil {
+		return noSuch(http.StatusBadRequest, "customer", q.customer, "customer")
+	}
+	q.meter = m
+	return listRows(req, s.summaryRows(q, now))
+}
+
+func readSummaryQuery(req *request) (q summaryQuery, bad answer, valid bool) {
+	q.customer = req.get("customer")
+	if q.customer == "" {
+		return q, missing("customer"), false
+	}
+	unit := int64(60)
+	switch grouping := req.get("value_grouping_window"); grouping {
+	case "":
+	case "hour":
+		q.window, unit = 3600, 3600
+	case "day":
+		q.window, unit = 86400, 86400
+	default:
+		return q, invalid("value_grouping_window", "", "Invalid value_grouping_window: must be one of hour or day"), false
+	}
+	for name, t := range map[string]*int64{"start_time": &q.start, "end_time": &q.end} {
+		seconds, whole := req.integer(name)
+		switch {
+		case !req.form.Has(name):
+			return q, missing(name), false
+		case !whole:
+			return q, invalid(name, "parameter_invalid_integer", "Invalid integer: "+req.get(name)), false
+		case seconds%unit != 0:
+			return q, invalid(name, "", fmt.Sprintf("The %s must be aligned with %s boundaries.", name, unitName[unit])), false
+		}
+		*t = seconds
+	}
+	if q.start >= q.end {
+		return q, invalid("end_time", "", "The end_time must be after the start_time."), false
+	}
+	return q, answer{}, true
+}
+
+var unitName = map[int64]string{60: "minute", 3600: "hour", 86400: "UTC day"}
+
+func (s *Server) summaryRows(q summaryQuery, now time.Time) []object {
+	aggregated := now.Add(-s.options.SummaryLag).UnixNano()
+	sums := map[int64]int64{} // by the start of the window
+	for _, u := range s.ledger[ledgerKey{q.customer, q.meter.eventName}] {
+		if u.received > aggregated || u.timestamp < q.start || u.timestamp >= q.end {
+			continue
+		}
+		window := q.start
+		if q.window > 0 {
+			window = u.timestamp - u.timestamp%q.window
+		}
+		sums[window] += u.value
+	}
+	rows := make([]object, 0, len(sums))
+	for _, start := range slices.Backward(slices.Sorted(maps.Keys(sums))) {
+		end := q.end
+		if q.window > 0 {
+			end = start + q.window
+		}
+		rows = append(rows, object{"id": fmt.Sprintf("mtrusg_%s_%s_%d", q.meter.eventName, q.customer, start),
+			"object": "billing.meter_event_summary", "livemode": s.options.Livemode, "meter": q.meter.id,
+			"start_time": start, "end_time": end, "aggregated_value": sums[start]})
+	}
+	return rows
 }

@@ -1,9 +1,42 @@
+// Package stripetest is a Stripe that keeps state.
+//
+// stripe-mock answers every request with a fixture: it accepts an identifier
+// twice, knows no periods and never fails, so nothing that matters about
+// billing can be shown with it. This stand-in keeps state and follows the rules
+// by which usage becomes money, on a clock that the caller holds. Tests, the
+// demo and the benchmark use it through the ordinary stripe-go client.
+//
+// What it guarantees, and the rule of Stripe each stands for:
+//
+//   - A meter event counts exactly once: an identifier is refused for 24 hours
+//     after it was received (with an error), and may be used again after that.
+//   - One call at a time for a customer and a meter, else 429 lock_timeout.
+//   - An Idempotency-Key replays its first answer for 24 hours, a 500 included,
+//     once execution began; an invalid parameter, a 429 and a 401 are not stored.
+//   - Event summaries are eventually consistent: they lag by Options.SummaryLag.
+//     Invoices do not lag.
+//   - At the end of a period a draft invoice appears. Its quantities are read
+//     again when it becomes final, and nothing changes them afterwards.
+//   - Usage inside a trial is not invoiced, a negative total bills as 0, and an
+//     immediate cancel invoices usage only on request.
+//   - A legacy usage record lies in the current period and not in the future.
+//   - Hooks are signed as Stripe signs them, and may come in any order.
+//
+// Time passes only by Options.Now. What has become due (ends of periods,
+// finalizations, hooks) happens in its order when a request or an exported call
+// arrives; Advance is the call that does nothing else. Only Latency, RateLimit and
+// hook signatures use the real clock: the first two concern the speed of the
+// caller, and stripe-go verifies the third against it.
+//
+// It leaves out what the product does not use: prorations, payments, taxes,
+// discounts, meters that do not sum raw events, test clocks, and API v2.
 package stripetest
 
 import (
 	"net/http"
 	"net/url"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -14,42 +47,44 @@ import (
 type Options struct {
 	Key         string           // the only accepted API key; "" accepts any
 	Account     string           // default "acct_test"
-	Livemode    bool             // told in every object that has the flag
+	Livemode    bool             // shown in every object that has the flag
 	Now         func() time.Time // default time.Now; safe for concurrent use
 	SummaryLag  time.Duration    // summaries show an event this long after it was received
 	DraftTime   time.Duration    // how long an invoice stays a draft; default 1h
 	Latency     time.Duration    // each answer takes this long, in real time
-	RateLimit   float64          // requests per real second over all; 0 is none
+	RateLimit   float64          // requests per real second in total; 0: no limit
 	HookHistory int              // how many of the newest hooks Hooks keeps; 0 keeps all
 }
 
 // Server is the stand-in: an http.Handler, safe for concurrent use.
 type Server struct {
-	options Options
-	birth   string // sets the ids of this server apart from those of another
-	serial  atomic.Uint64
+	options  Options
+	idPrefix string // makes the ids of this server differ from another's
+	serial   atomic.Uint64
 
-	flight  flight
-	bucket  *bucket
-	locks   locks
-	calls   calls
-	release chan struct{} // closed by Release; guarded by gate
-	gate    sync.Mutex
-	faults  atomic.Pointer[func(*http.Request, url.Values) Fault]
-	outbox  outbox
+	inFlight  inFlight
+	bucket    *tokenBucket
+	locks     locks
+	calls     calls
+	release   chan struct{} // closed by Release; guarded by releaseMu
+	releaseMu sync.Mutex
+	faults    atomic.Pointer[func(*http.Request, url.Values) Fault]
+	outbox    outbox
+	onHang    func() // for tests: runs when a request hangs
+	onExecute func() // for tests: runs while an endpoint executes
 
 	mu            sync.Mutex // guards what follows
 	customers     map[string]*customer
 	meters        register[*meter]
 	meterOf       map[string]*meter // by event name
-	ledger        map[ledgerKey][]usage
-	identifiers   dayMemory[struct{}]
-	keys          dayMemory[*firstAnswer]
+	ledger        map[ledgerKey][]usageEvent
+	identifiers   dayCache[struct{}]
+	keys          dayCache[*storedAnswer]
 	subscriptions register[*subscription]
 	items         map[string]*subscription // by item
 	records       map[string]usageRecords  // by item
 	invoices      register[*invoice]
-	agenda        agenda
+	timers        timerQueue
 	hooks         []Hook
 }
 
@@ -66,25 +101,25 @@ func New(o Options) *Server {
 	}
 	return &Server{
 		options:     o,
-		birth:       strconv.FormatInt(o.Now().UnixMilli(), 36),
+		idPrefix:    strconv.FormatInt(o.Now().UnixMilli(), 36),
 		bucket:      newBucket(o.RateLimit),
 		release:     make(chan struct{}),
 		customers:   map[string]*customer{},
 		meterOf:     map[string]*meter{},
-		ledger:      map[ledgerKey][]usage{},
-		identifiers: newDayMemory[struct{}](),
-		keys:        newDayMemory[*firstAnswer](),
+		ledger:      map[ledgerKey][]usageEvent{},
+		identifiers: newDayCache[struct{}](),
+		keys:        newDayCache[*storedAnswer](),
 		items:       map[string]*subscription{},
 		records:     map[string]usageRecords{},
 	}
 }
 
-// ServeHTTP answers one request of the API, or fails it as the fault chosen for
-// it says.
+// ServeHTTP answers one request of the API, or fails as the fault chosen for it
+// says.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.flight.enter()
-	defer s.flight.leave()
-	_ = r.ParseForm() // what cannot be read is missing, and is refused as that
+	s.inFlight.enter()
+	defer s.inFlight.leave()
+	_ = r.ParseForm() // an unreadable parameter is missing, and refused as that
 	req := &request{Request: r, form: r.Form}
 	call := s.calls.begin(req, s.options.Now())
 
@@ -104,7 +139,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	a.writeTo(w, s.id("req"))
 }
 
-// answer is what Stripe says when nothing is in its way.
+// answer is the answer without a fault.
 func (s *Server) answer(req *request, fault Fault) answer {
 	if a, ok := s.authorize(req); !ok {
 		return a
@@ -117,11 +152,11 @@ func (s *Server) answer(req *request, fault Fault) answer {
 		return unrecognized(req.Method, req.URL.Path)
 	}
 	req.id = id
-	return s.once(req, func() answer { return s.execute(req, handle, fault) })
+	return s.idempotent(req, func() answer { return s.execute(req, handle, fault) })
 }
 
-// execute runs the endpoint. What may not run twice at once is locked for as
-// long as the answer takes.
+// execute runs the endpoint, under a lock where Stripe allows one call at a
+// time.
 func (s *Server) execute(req *request, handle handler, fault Fault) answer {
 	if name := req.exclusive(); name != "" {
 		if !s.locks.take(name) {
@@ -129,11 +164,14 @@ func (s *Server) execute(req *request, handle handler, fault Fault) answer {
 		}
 		defer s.locks.free(name)
 	}
+	if s.onExecute != nil {
+		s.onExecute()
+	}
 	time.Sleep(s.options.Latency)
 	if fault == StoredError500Before {
 		return internalError()
 	}
-	req.discarded = fault == RejectAsync
+	req.rejectAsync = fault == RejectAsync
 	a := handle(s, req)
 	if fault == StoredError500After {
 		return internalError()
@@ -141,24 +179,77 @@ func (s *Server) execute(req *request, handle handler, fault Fault) answer {
 	return a
 }
 
-// enter takes the lock and lets happen what has become due; the time it returns
-// is the time of the call. The caller unlocks.
-func (s *Server) enter() time.Time {
+// lockNow takes the lock, runs what has become due and returns the time of the
+// call. The caller unlocks.
+func (s *Server) lockNow() time.Time {
 	s.mu.Lock()
 	now := s.options.Now().UTC()
 	s.advance(now)
 	return now
 }
 
-// Advance lets happen what has become due by the clock: ends of periods,
-// finalizations and their hooks. Every other call does so too.
+// Advance runs what has become due by the clock: ends of periods, finalizations
+// and their hooks. Every other call does so too.
 func (s *Server) Advance() {
-	s.enter()
+	s.lockNow()
 	s.mu.Unlock()
 }
 
-// id makes a new identifier in Stripe's manner.
+// id makes a new identifier in Stripe's format.
 func (s *Server) id(prefix string) string {
 	n := strconv.FormatUint(s.serial.Add(1), 10)
-	return prefix + "_" + s.birth + "00000000"[:max(0, 8-len(n))] + n
+	return prefix + "_" + s.idPrefix + "00000000"[:max(0, 8-len(n))] + n
+}
+
+type handler func(*Server, *request) answer
+
+type endpoint struct {
+	method, path string // {id} in the path matches one segment
+	handle       handler
+}
+
+const meterEventsPath = "/v1/billing/meter_events"
+
+var endpoints = []endpoint{
+	{http.MethodPost, meterEventsPath, (*Server).postMeterEvent},
+	{http.MethodGet, "/v1/billing/meters/{id}/event_summaries", (*Server).listEventSummaries},
+	{http.MethodPost, "/v1/subscription_items/{id}/usage_records", (*Server).postUsageRecord},
+	{http.MethodGet, "/v1/subscription_items/{id}/usage_record_summaries", (*Server).listUsageRecordSummaries},
+	{http.MethodGet, "/v1/account", (*Server).getAccount},
+	{http.MethodPost, "/v1/billing/meters", (*Server).postMeter},
+	{http.MethodGet, "/v1/billing/meters", (*Server).listMeters},
+	{http.MethodGet, "/v1/billing/meters/{id}", (*Server).getMeter},
+	{http.MethodGet, "/v1/subscriptions", (*Server).listSubscriptions},
+	{http.MethodGet, "/v1/subscriptions/{id}", (*Server).getSubscription},
+	{http.MethodGet, "/v1/customers/{id}", (*Server).getCustomer},
+	{http.MethodGet, "/v1/invoices", (*Server).listInvoices},
+	{http.MethodGet, "/v1/invoices/{id}", (*Server).getInvoice},
+	{http.MethodGet, "/v1/invoices/{id}/lines", (*Server).listInvoiceLines},
+	{http.MethodPost, "/v1/invoices/{id}/finalize", (*Server).postFinalize},
+}
+
+// route finds the endpoint of a request and the id in its path.
+func route(method, path string) (handle handler, id string, ok bool) {
+	for _, e := range endpoints {
+		if e.method != method {
+			continue
+		}
+		if id, ok := match(e.path, path); ok {
+			return e.handle, id, true
+		}
+	}
+	return nil, "", false
+}
+
+func match(pattern, path string) (id string, ok bool) {
+	before, after, named := strings.Cut(pattern, "{id}")
+	if !named {
+		return "", pattern == path
+	}
+	rest, ok := strings.CutPrefix(path, before)
+	if !ok {
+		return "", false
+	}
+	id, ok = strings.CutSuffix(rest, after)
+	return id, ok && id != "" && !strings.Contains(id, "/")
 }

@@ -5,6 +5,7 @@ import (
 	"maps"
 	"net/http"
 	"slices"
+	"strconv"
 	"time"
 )
 
@@ -34,14 +35,14 @@ type Subscription struct {
 
 type subscription struct {
 	Subscription
-	number     int
-	plan       int // what the agenda holds of an older plan does not happen
-	canceledAt *time.Time
-	latest     *invoice
+	number          int
+	scheduleVersion int // timers of an older version do nothing
+	canceledAt      *time.Time
+	latest          *invoice
 }
 
 func (sub *subscription) key() string { return sub.ID }
-func (sub *subscription) place() int  { return sub.number }
+func (sub *subscription) index() int  { return sub.number }
 
 func (sub *subscription) cycle() cycle {
 	return cycle{sub.Anchor, sub.Interval, sub.IntervalCount}
@@ -51,11 +52,11 @@ func (sub *subscription) ended() bool {
 	return sub.Status == "canceled" || sub.Status == "incomplete_expired"
 }
 
-// CreateSubscription starts a subscription. What is left zero is set: active,
+// CreateSubscription starts a subscription. Zero fields get defaults: active,
 // monthly, created and starting now, anchored at its start or at the end of its
-// trial, ids made from what is known. Its customer and meters must exist.
+// trial, ids derived from what is known. Its customer and meters must exist.
 func (s *Server) CreateSubscription(given Subscription) {
-	now := s.enter()
+	now := s.lockNow()
 	defer s.mu.Unlock()
 	c := s.mustCustomer(given.Customer)
 	sub := &subscription{Subscription: cloned(given), number: len(s.subscriptions.all)}
@@ -68,7 +69,7 @@ func (s *Server) CreateSubscription(given Subscription) {
 	sub.setDefaults(now)
 	s.subscriptions.add(sub)
 	c.subscriptions = append(c.subscriptions, sub)
-	s.takeItems(sub)
+	s.indexItems(sub)
 	s.schedule(sub, now)
 	s.emit("customer.subscription.created", s.showSubscription(sub, false), now)
 }
@@ -76,7 +77,7 @@ func (s *Server) CreateSubscription(given Subscription) {
 // UpdateSubscription changes a subscription as an operator would. It makes no
 // invoice: there are no prorations here.
 func (s *Server) UpdateSubscription(id string, change func(*Subscription)) {
-	now := s.enter()
+	now := s.lockNow()
 	defer s.mu.Unlock()
 	sub := s.mustSubscription(id)
 	changed := cloned(sub.Subscription)
@@ -87,7 +88,7 @@ func (s *Server) UpdateSubscription(id string, change func(*Subscription)) {
 	}
 	sub.Subscription = cloned(changed)
 	sub.setDefaults(now)
-	s.takeItems(sub)
+	s.indexItems(sub)
 	s.schedule(sub, now)
 	if sub.ended() && !wasEnded {
 		s.end(sub, now)
@@ -99,7 +100,7 @@ func (s *Server) UpdateSubscription(id string, change func(*Subscription)) {
 // CancelSubscription cancels at once. The usage of the period so far is invoiced
 // only with invoiceNow; otherwise it is never billed.
 func (s *Server) CancelSubscription(id string, invoiceNow bool) {
-	now := s.enter()
+	now := s.lockNow()
 	defer s.mu.Unlock()
 	sub := s.mustSubscription(id)
 	if sub.ended() {
@@ -111,9 +112,9 @@ func (s *Server) CancelSubscription(id string, invoiceNow bool) {
 	s.cancel(sub, now)
 }
 
-// Subscription is a subscription as it is now.
+// Subscription returns a subscription in its current state.
 func (s *Server) Subscription(id string) (sub Subscription, ok bool) {
-	s.enter()
+	s.lockNow()
 	defer s.mu.Unlock()
 	held, ok := s.subscriptions.get(id)
 	if !ok {
@@ -164,8 +165,8 @@ func setIfZero[T comparable](v *T, value T) {
 	}
 }
 
-// takeItems lets the subscription's items be found by id.
-func (s *Server) takeItems(sub *subscription) {
+// indexItems makes the subscription's items known by id.
+func (s *Server) indexItems(sub *subscription) {
 	for _, it := range sub.Items {
 		if it.Meter != "" && s.meterOf[it.Meter] == nil {
 			panic("stripetest: no such meter: " + it.Meter)
@@ -189,7 +190,7 @@ func cloned(sub Subscription) Subscription {
 
 // listSubscriptions leaves out canceled ones unless they are asked for.
 func (s *Server) listSubscriptions(req *request) answer {
-	s.enter()
+	s.lockNow()
 	defer s.mu.Unlock()
 	among := s.subscriptions.all
 	if id := req.get("customer"); id != "" {
@@ -218,11 +219,152 @@ func (sub *subscription) matches(status string) bool {
 }
 
 func (s *Server) getSubscription(req *request) answer {
-	s.enter()
+	s.lockNow()
 	defer s.mu.Unlock()
 	sub, found := s.subscriptions.get(req.id)
 	if !found {
 		return noSuch(http.StatusNotFound, "subscription", req.id, "id")
 	}
 	return ok(s.showSubscription(sub, req.expands("customer")))
+}
+
+type customer struct {
+	id            string
+	metadata      map[string]string
+	created       time.Time
+	deleted       bool
+	subscriptions []*subscription
+	invoices      []*invoice
+}
+
+// CreateCustomer makes a customer, or gives an existing one new metadata and
+// undoes its deletion.
+func (s *Server) CreateCustomer(id string, metadata map[string]string) {
+	now := s.lockNow()
+	defer s.mu.Unlock()
+	c := s.customers[id]
+	if c == nil {
+		c = &customer{id: id, created: now}
+		s.customers[id] = c
+	}
+	c.metadata, c.deleted = maps.Clone(metadata), false
+}
+
+// DeleteCustomer deletes a customer and cancels its subscriptions at once,
+// without invoicing their usage.
+func (s *Server) DeleteCustomer(id string) {
+	now := s.lockNow()
+	defer s.mu.Unlock()
+	c := s.mustCustomer(id)
+	c.deleted = true
+	for _, sub := range c.subscriptions {
+		if !sub.ended() {
+			s.cancel(sub, now)
+		}
+	}
+	s.emit("customer.deleted", s.showCustomer(c), now)
+}
+
+// mustCustomer is for exported calls, where an unknown customer is a mistake in
+// the test.
+func (s *Server) mustCustomer(id string) *customer {
+	c := s.customers[id]
+	if c == nil {
+		panic("stripetest: no such customer: " + id)
+	}
+	return c
+}
+
+func (s *Server) getCustomer(req *request) answer {
+	s.lockNow()
+	defer s.mu.Unlock()
+	c := s.customers[req.id]
+	switch {
+	case c == nil:
+		return noSuch(http.StatusNotFound, "customer", req.id, "id")
+	case c.deleted:
+		return ok(object{"id": c.id, "object": "customer", "deleted": true})
+	}
+	return ok(s.showCustomer(c))
+}
+
+func (s *Server) showCustomer(c *customer) object {
+	return object{"id": c.id, "object": "customer", "created": c.created.Unix(), "livemode": s.options.Livemode,
+		"metadata": orEmpty(c.metadata), "currency": "usd", "balance": 0, "delinquent": false}
+}
+
+// customerField is a customer as a field of another object: its id, or all of
+// it when the request expands it.
+func (s *Server) customerField(id string, expanded bool) any {
+	if c := s.customers[id]; c != nil && expanded {
+		return s.showCustomer(c)
+	}
+	return id
+}
+
+func orEmpty(metadata map[string]string) map[string]string {
+	if metadata == nil {
+		return map[string]string{}
+	}
+	return metadata
+}
+
+// The JSON is that of API version 2023-10-16: a subscription has its period
+// itself, and an item its price.
+
+func (s *Server) showSubscription(sub *subscription, expanded bool) object {
+	items := make([]object, len(sub.Items))
+	for i, it := range sub.Items {
+		items[i] = s.showItem(sub, it)
+	}
+	page := pageOf("/v1/subscription_items?subscription="+sub.ID, items, false)
+	page["total_count"] = len(items)
+	o := object{"id": sub.ID, "object": "subscription", "livemode": s.options.Livemode, "status": sub.Status,
+		"customer": s.customerField(sub.Customer, expanded), "items": page, "metadata": orEmpty(sub.Metadata),
+		"current_period_start": sub.Start.Unix(), "current_period_end": sub.End.Unix(),
+		"billing_cycle_anchor": sub.Anchor.Unix(), "collection_method": "charge_automatically", "currency": "usd",
+		"created": sub.Created.Unix(), "start_date": sub.Created.Unix(), "ended_at": unixOrNull(sub.EndedAt),
+		"cancel_at": unixOrNull(sub.CancelAt), "cancel_at_period_end": sub.CancelAtPeriodEnd,
+		"canceled_at": unixOrNull(sub.canceledAt), "trial_start": nil, "trial_end": unixOrNull(sub.TrialEnd),
+		"latest_invoice": nil}
+	if sub.TrialEnd != nil {
+		o["trial_start"] = sub.Created.Unix()
+	}
+	if sub.latest != nil {
+		o["latest_invoice"] = sub.latest.ID
+	}
+	return o
+}
+
+func (s *Server) showItem(sub *subscription, it Item) object {
+	o := object{"id": it.ID, "object": "subscription_item", "subscription": sub.ID, "created": sub.Created.Unix(),
+		"metadata": object{}, "price": s.showPrice(sub, it)}
+	if !it.Metered {
+		o["quantity"] = 1
+	}
+	return o
+}
+
+func (s *Server) showPrice(sub *subscription, it Item) object {
+	recurring := object{"interval": sub.Interval, "interval_count": sub.IntervalCount,
+		"usage_type": "licensed", "aggregate_usage": nil, "meter": nil}
+	if it.Metered {
+		recurring["usage_type"] = "metered"
+	}
+	if m := s.meterOf[it.Meter]; m != nil {
+		recurring["meter"] = m.id
+	} else if it.Metered {
+		recurring["aggregate_usage"] = "sum"
+	}
+	o := object{"id": it.PriceID, "object": "price", "active": true, "livemode": s.options.Livemode,
+		"billing_scheme": "per_unit", "created": sub.Created.Unix(), "currency": "usd", "metadata": object{},
+		"product": "prod_" + it.PriceID, "recurring": recurring, "type": "recurring", "lookup_key": nil,
+		"unit_amount": nil, "unit_amount_decimal": it.UnitAmountDecimal}
+	if it.LookupKey != "" {
+		o["lookup_key"] = it.LookupKey
+	}
+	if cents, err := strconv.ParseInt(it.UnitAmountDecimal, 10, 64); err == nil {
+		o["unit_amount"] = cents
+	}
+	return o
 }

@@ -9,7 +9,7 @@ import (
 )
 
 // record sends a legacy usage record.
-func (s *stage) record(action string, quantity int64, at time.Time) error {
+func (s *testEnv) record(action string, quantity int64, at time.Time) error {
 	_, err := s.stripe.UsageRecords.New(&stripe.UsageRecordParams{SubscriptionItem: stripe.String("si_legacy"),
 		Action: stripe.String(action), Quantity: stripe.Int64(quantity), Timestamp: stripe.Int64(at.Unix())})
 	return err
@@ -17,7 +17,7 @@ func (s *stage) record(action string, quantity int64, at time.Time) error {
 
 func TestSetOverwritesAndIncrementAdds(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(nil)
 	s.clock.move(time.Hour)
 	must(t, s.record("set", 5, start))
@@ -31,7 +31,7 @@ func TestSetOverwritesAndIncrementAdds(t *testing.T) {
 
 func TestUsageRecordsLieInTheCurrentPeriod(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(nil)
 	wantError(t, s.record("set", 1, start.Add(-time.Second)), 400, badRequest, "")
 	wantError(t, s.record("set", 1, start.Add(time.Second)), 400, badRequest, "")
@@ -43,7 +43,7 @@ func TestUsageRecordsLieInTheCurrentPeriod(t *testing.T) {
 
 func TestUsageRecordSummariesGoByPeriod(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(nil)
 	must(t, s.record("set", 5, start))
 	s.clock.set(monthEnd)
@@ -61,7 +61,7 @@ func TestUsageRecordSummariesGoByPeriod(t *testing.T) {
 
 func TestAMeteredPriceTakesNoUsageRecords(t *testing.T) {
 	t.Parallel()
-	s := newStage(t, Options{})
+	s := newTestEnv(t, Options{})
 	s.subscribe(nil)
 	_, err := s.stripe.UsageRecords.New(&stripe.UsageRecordParams{SubscriptionItem: stripe.String("si_sub_acme_2"),
 		Quantity: stripe.Int64(1)})

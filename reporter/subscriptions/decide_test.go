@@ -64,7 +64,7 @@ func TestStripeSubscriptionToChange(t *testing.T) {
 			}},
 		"canceled at once": {func(s *stripe.Subscription) { s.Status, s.EndedAt, s.CanceledAt = "canceled", unix("2026-11-10"), 1 },
 			func(change *billing.SubscriptionChange) { change.Status, change.End = odometer.Canceled, mid }},
-		"canceled, end not told": {func(s *stripe.Subscription) { s.Status, s.CanceledAt = "canceled", unix("2026-11-10") },
+		"canceled, without an end": {func(s *stripe.Subscription) { s.Status, s.CanceledAt = "canceled", unix("2026-11-10") },
 			func(change *billing.SubscriptionChange) { change.Status, change.End = odometer.Canceled, mid }},
 		"canceled after its end": {func(s *stripe.Subscription) { s.Status, s.EndedAt = "canceled", unix("2026-12-01")+60 },
 			func(change *billing.SubscriptionChange) { change.Status = odometer.Canceled }},

@@ -40,7 +40,7 @@ func day(s string) time.Time {
 	return t
 }
 
-// world is a Stripe and us, on one clock.
+// testEnv is a Stripe and us, on one clock.
 type testEnv struct {
 	t      testing.TB
 	pool   *pgxpool.Pool

@@ -41,7 +41,7 @@ func TestInvoiceHookSyncsSubscriptionAndRechecks(t *testing.T) {
 	env.want("hooks of a rollover", kinds, "invoice.upcoming", "invoice.created", "customer.subscription.updated", "invoice.finalized")
 	env.work()
 	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01", "2026-12-01 2027-01-01")
-	env.want("looked at", env.recheckedCustomers(), "cus_1")
+	env.want("rechecked", env.recheckedCustomers(), "cus_1")
 }
 
 func TestEveryInvoiceHookRechecks(t *testing.T) {
@@ -53,7 +53,7 @@ func TestEveryInvoiceHookRechecks(t *testing.T) {
 	env.follow()
 	env.deliver(stripetest.Hook{Payload: []byte(`{"id":"evt_c","type":"invoice.upcoming","data":{"object":{"customer":"cus_only"}}}`)})
 	env.work()
-	env.want("looked at", env.recheckedCustomers(), "cus_1", "cus_1", "cus_1", "cus_only")
+	env.want("rechecked", env.recheckedCustomers(), "cus_1", "cus_1", "cus_1", "cus_only")
 }
 
 func TestMeterErrorIsAFindingAndRechecksAll(t *testing.T) {
@@ -70,7 +70,7 @@ func TestMeterErrorIsAFindingAndRechecksAll(t *testing.T) {
 		}
 	}
 	env.wantFindings("stripe_meter_error evt_1", "stripe_meter_error evt_2", "stripe_meter_error evt_3")
-	env.want("looked at", env.recheckedCustomers(), "", "", "")
+	env.want("rechecked", env.recheckedCustomers(), "", "", "")
 	const where, what = ": samples are in Stripe's dashboard and at /v2/core/events/", "; what is missing is found by: odometer jobs run verify"
 	env.want("details", env.texts(`select detail from audit_findings order by subject`),
 		"Stripe could not count some meter events of meter mtr_1"+where+"evt_1"+what,
@@ -82,12 +82,12 @@ func TestFailedRecheckKeepsTheHook(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, "2026-11-01")
 	env.deliver(stripetest.Hook{Payload: []byte(`{"id":"evt_c","type":"invoice.upcoming","data":{"object":{"customer":"cus_only"}}}`)})
-	look := env.sync.recheck
+	recheck := env.sync.recheck
 	env.sync.recheck = func(context.Context, string) error { return http.ErrServerClosed }
 	if n, err := env.sync.Work(t.Context()); n != 0 || err == nil {
 		t.Errorf("%d done, %v", n, err)
 	}
-	env.sync.recheck = look
+	env.sync.recheck = recheck
 	if n := env.work(); n != 0 {
 		t.Errorf("%d done before its time", n)
 	}
@@ -224,10 +224,10 @@ func TestSeveralProcessesShareTheHooks(t *testing.T) {
 	if done != n {
 		t.Errorf("%d done, want %d", done, n)
 	}
-	env.want("looked at", env.recheckedCustomers(), want...)
+	env.want("rechecked", env.recheckedCustomers(), want...)
 }
 
-// Two workers that were told of one subscription must not write an older
+// Two workers with hooks of one subscription must not write an older
 // answer over a newer one: the first holds the lock while it waits for Stripe.
 func TestOlderAnswerIsNotWrittenOverNewerOne(t *testing.T) {
 	t.Parallel()
@@ -268,8 +268,8 @@ func (env *testEnv) waitForLock() {
 func TestRunWorksOffHooksWhenWoken(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, "2026-11-01")
-	looked := make(chan string, 2)
-	env.sync.recheck = func(_ context.Context, customer string) error { looked <- customer; return nil }
+	rechecked := make(chan string, 2)
+	env.sync.recheck = func(_ context.Context, customer string) error { rechecked <- customer; return nil }
 	ctx, stop := context.WithCancel(t.Context())
 	wake, over := make(chan struct{}), make(chan struct{})
 	go func() { defer close(over); env.sync.Run(ctx, wake) }()
@@ -277,9 +277,9 @@ func TestRunWorksOffHooksWhenWoken(t *testing.T) {
 		env.deliver(stripetest.Hook{Payload: fmt.Appendf(nil, `{"id":%q,"type":"invoice.upcoming","data":{"object":{"customer":%q}}}`, uuid.NewString(), customer)})
 		wake <- struct{}{}
 		select {
-		case got := <-looked:
+		case got := <-rechecked:
 			if got != customer {
-				t.Errorf("looked at %s, want %s", got, customer)
+				t.Errorf("rechecked %s, want %s", got, customer)
 			}
 		case <-time.After(pollInterval / 2):
 			t.Fatal("not woken")

@@ -5,6 +5,7 @@ import (
 	"net/http/httptest"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -37,7 +38,7 @@ func (c *clock) set(t time.Time) {
 }
 
 // stage is a stand-in with a customer, a meter and the real client.
-type stage struct {
+type testEnv struct {
 	*Server
 	clock  *clock
 	stripe *client.API
@@ -52,7 +53,7 @@ const (
 
 var start = time.Date(2026, 3, 10, 12, 0, 0, 0, time.UTC)
 
-func newStage(t *testing.T, o Options) *stage {
+func newTestEnv(t *testing.T, o Options) *testEnv {
 	t.Helper()
 	c := &clock{now: start}
 	o.Now = c.Now
@@ -62,7 +63,21 @@ func newStage(t *testing.T, o Options) *stage {
 	server := httptest.NewServer(s)
 	t.Cleanup(server.Close)
 	t.Cleanup(s.Release)
-	return &stage{Server: s, clock: c, stripe: newClient(server.URL, key), url: server.URL}
+	return &testEnv{Server: s, clock: c, stripe: newClient(server.URL, key), url: server.URL}
+}
+
+// holdFirst holds the first request that executes until proceed is called;
+// executing is closed once it is held.
+func (s *testEnv) holdFirst() (executing <-chan struct{}, proceed func()) {
+	held, released := make(chan struct{}), make(chan struct{})
+	var requests atomic.Int64
+	s.onExecute = func() {
+		if requests.Add(1) == 1 {
+			close(held)
+			<-released
+		}
+	}
+	return held, func() { close(released) }
 }
 
 func newClient(url, key string) *client.API {
@@ -72,23 +87,23 @@ func newClient(url, key string) *client.API {
 }
 
 // event is a meter event for acme's inbox, now.
-func (s *stage) event(identifier string, value int64) *stripe.BillingMeterEventParams {
+func (s *testEnv) event(identifier string, value int64) *stripe.BillingMeterEventParams {
 	return &stripe.BillingMeterEventParams{EventName: stripe.String(inbox), Identifier: stripe.String(identifier),
 		Payload:   map[string]string{"stripe_customer_id": acme, "value": strconv.FormatInt(value, 10)},
 		Timestamp: stripe.Int64(s.clock.Now().Unix())}
 }
 
-func (s *stage) send(identifier string, value int64) error {
+func (s *testEnv) send(identifier string, value int64) error {
 	_, err := s.stripe.BillingMeterEvents.New(s.event(identifier, value))
 	return err
 }
 
 // allTime is what was counted for acme's inbox.
-func (s *stage) allTime() int64 {
+func (s *testEnv) allTime() int64 {
 	return s.Total(acme, inbox, start.AddDate(-1, 0, 0), start.AddDate(1, 0, 0))
 }
 
-func (s *stage) subscribe(change func(*Subscription)) {
+func (s *testEnv) subscribe(change func(*Subscription)) {
 	sub := Subscription{ID: "sub_acme", Customer: acme, Start: start, Items: []Item{
 		{LookupKey: "base", UnitAmountDecimal: "9900"},
 		{LookupKey: inbox, Meter: inbox, Metered: true, UnitAmountDecimal: "0.5"},

@@ -22,7 +22,7 @@ func (u usageRecords) total(from, to time.Time) (sum int64) {
 
 // UsageRecordTotal is the sum of an item's usage records in [from, to).
 func (s *Server) UsageRecordTotal(item string, from, to time.Time) int64 {
-	s.enter()
+	s.lockNow()
 	defer s.mu.Unlock()
 	return s.records[item].total(from, to)
 }
@@ -43,7 +43,7 @@ func (s *Server) legacyItem(req *request) (sub *subscription, no answer, found b
 }
 
 func (s *Server) postUsageRecord(req *request) answer {
-	now := s.enter()
+	now := s.lockNow()
 	defer s.mu.Unlock()
 	quantity, timestamp, bad, valid := readUsageRecord(req, now)
 	if !valid {
@@ -53,7 +53,7 @@ func (s *Server) postUsageRecord(req *request) answer {
 	if !found {
 		return no
 	}
-	if no, fine := sub.takes(time.Unix(timestamp, 0), now); !fine {
+	if no, fine := sub.accepts(time.Unix(timestamp, 0), now); !fine {
 		return no
 	}
 	records := s.records[req.id]
@@ -94,10 +94,10 @@ func readUsageRecord(req *request, now time.Time) (quantity, timestamp int64, ba
 	return quantity, timestamp, answer{}, true
 }
 
-// takes tells whether usage may still be recorded at a time: within the current
-// period and not in the future. A period that ended takes nothing, so the legacy
-// way has no hour of grace after it.
-func (sub *subscription) takes(t, now time.Time) (no answer, fine bool) {
+// accepts refuses usage outside of the current period or in the future. A
+// period that ended accepts nothing, so the legacy API has no hour of grace
+// after it.
+func (sub *subscription) accepts(t, now time.Time) (no answer, fine bool) {
 	cannot := func(why string) (answer, bool) {
 		return refused(http.StatusBadRequest, apiError{Type: invalidRequest, Param: "timestamp",
 			Message: "Cannot create the usage record with this timestamp because " + why}), false
@@ -116,10 +116,10 @@ func (sub *subscription) takes(t, now time.Time) (no answer, fine bool) {
 	return answer{}, true
 }
 
-// listUsageRecordSummaries shows the current period first, then those that were
+// listUsageRecordSummaries lists the current period first, then those that were
 // invoiced, newest first.
 func (s *Server) listUsageRecordSummaries(req *request) answer {
-	s.enter()
+	s.lockNow()
 	defer s.mu.Unlock()
 	sub, no, found := s.legacyItem(req)
 	if !found {
