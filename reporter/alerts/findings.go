@@ -95,6 +95,9 @@ select
 // lateDelivery finds records that Slack has refused for 25 hours.
 func (a *Alerts) lateDelivery(ctx context.Context, now time.Time) ([]findings.Finding, error) {
 	var late int64
+	if a.SlackURL == "" {
+		return nil, nil
+	}
 	if err := a.Pool.QueryRow(ctx, lateDeliverySQL, now.Add(-maxAge), now.Add(-staleAfter)).Scan(&late); err != nil {
 		return nil, fmt.Errorf("count late deliveries: %w", err)
 	}
