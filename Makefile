@@ -30,7 +30,7 @@ generate:
 SOAK = 20
 CHECKS = 5000
 FUZZTIME = 5m
-RAPID = $(shell go list -f '{{$$p := .ImportPath}}{{range .TestImports}}{{if eq . "pgregory.net/rapid"}}{{$$p}}{{end}}{{end}}' ./...)
+RAPID = $(shell go list -f '{{$$p := .ImportPath}}{{range .TestImports}}{{if eq . "pgregory.net/rapid"}}{{$$p}} {{end}}{{end}}{{range .XTestImports}}{{if eq . "pgregory.net/rapid"}}{{$$p}}{{end}}{{end}}' ./...)
 soak:
 	ODOMETER_SOAK=$(SOAK) go test -count=1 -timeout 12h ./...
 	go test -count=1 -timeout 12h $(RAPID) -rapid.checks=$(CHECKS)

@@ -12,7 +12,7 @@ import (
 	"odometer/ingest"
 )
 
-func TestMalformedGoesBeforeEveryOtherReason(t *testing.T) {
+func TestMalformedPrecedesEveryOtherReason(t *testing.T) {
 	t.Parallel()
 	for name, payload := range map[string]string{
 		"empty":                   "",
@@ -77,7 +77,7 @@ func wantRejected(t *testing.T, name string, got *odometer.Rejection, reason odo
 	}
 }
 
-func TestAFieldOutOfItsRangeIsNamed(t *testing.T) {
+func TestInvalidFieldIsNamed(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		field string
@@ -176,7 +176,7 @@ func TestAFieldOutOfItsRangeIsNamed(t *testing.T) {
 	}
 }
 
-func TestASubjectThatIsNotWellFormedHasNoTenant(t *testing.T) {
+func TestInvalidSubjectHasNoTenant(t *testing.T) {
 	t.Parallel()
 	valid := with(`"tenant_id":"other"`)
 	for _, c := range []struct{ tenant, agent, word string }{
@@ -196,7 +196,7 @@ func TestASubjectThatIsNotWellFormedHasNoTenant(t *testing.T) {
 	}
 }
 
-func TestPayloadAndSubjectNameTheSameTenantAndAgent(t *testing.T) {
+func TestPayloadThatContradictsTheSubjectIsRejected(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		word string

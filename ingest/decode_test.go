@@ -59,7 +59,7 @@ func nested(depth int) string {
 	return strings.Repeat(`{"a":`, depth-1) + `{}` + strings.Repeat(`}`, depth-1)
 }
 
-func TestEveryFieldOfAnEventIsRead(t *testing.T) {
+func TestDecodeReadsEveryField(t *testing.T) {
 	t.Parallel()
 	event, rejection := ingest.Decode(stored(`{"idempotency_key":"k1","action_type":"email_processed","quantity":3,"resource_id":"r1",` +
 		`"occurred_at":"2026-11-23T09:15:33.1234567+02:00","metadata":{"a":[1,2.5e3,"x"]},"tenant_id":"` + tenantToken + `","agent":"inbox","more":[null]}`))
@@ -82,7 +82,7 @@ func TestEveryFieldOfAnEventIsRead(t *testing.T) {
 	}
 }
 
-func TestWhatIsAbsentHasItsDefault(t *testing.T) {
+func TestAbsentFieldsHaveDefaults(t *testing.T) {
 	t.Parallel()
 	for _, payload := range []string{
 		`{"idempotency_key":"k1","action_type":"email_processed"}`,
@@ -100,7 +100,7 @@ func TestWhatIsAbsentHasItsDefault(t *testing.T) {
 	}
 }
 
-func TestACloudEventIsTheSameEvent(t *testing.T) {
+func TestCloudEventIsTheSameEvent(t *testing.T) {
 	t.Parallel()
 	payload := validCloud(`,"time":"2026-11-23T07:15:33Z","datacontenttype":"application/json","data":{"quantity":3,"resource_id":"r1","metadata":{"a":1},"idempotency_key":7}`)
 	plain, rejection := ingest.Decode(stored(with(`"quantity":3,"resource_id":"r1","occurred_at":"2026-11-23T07:15:33Z","metadata":{"a":1}`)))
@@ -129,7 +129,7 @@ func TestACloudEventIsTheSameEvent(t *testing.T) {
 	}
 }
 
-func TestACorrectionNeedsAQuantityOfEitherSign(t *testing.T) {
+func TestCorrectionNeedsAQuantityOfEitherSign(t *testing.T) {
 	t.Parallel()
 	for payload, want := range map[string]int64{
 		adjust(`"quantity":-5`): -5, adjust(`"quantity":1000000000,"action_type":"adjustment"`): 1_000_000_000, adjust(`"quantity":-1000000000`): -1_000_000_000,
@@ -141,7 +141,7 @@ func TestACorrectionNeedsAQuantityOfEitherSign(t *testing.T) {
 	}
 }
 
-func TestValidEventsAreTaken(t *testing.T) {
+func TestValidEventsAreAccepted(t *testing.T) {
 	t.Parallel()
 	for _, m := range []*ingest.Message{
 		stored(with(`"quantity":1`)), stored(with(`"quantity":1000000000`)),
@@ -169,7 +169,7 @@ func pad(format string, bytes int) string {
 	return fmt.Sprintf(format, strings.Repeat("x", bytes-len(format)+len("%s")))
 }
 
-func TestAgeIsJudgedByTheStreamsTimeInclusively(t *testing.T) {
+func TestAgeLimitsAreInclusive(t *testing.T) {
 	t.Parallel()
 	recorded := storedAt.Truncate(time.Microsecond)
 	for _, c := range []struct {

@@ -26,7 +26,7 @@ func publishFile(t *testing.T, p *publisher.Publisher, text string) (ingest.File
 	return ingest.PublishFile(soon(t), p, strings.NewReader(text), nil)
 }
 
-func TestALinesOwnBytesAreThePayload(t *testing.T) {
+func TestLinesOwnBytesAreThePayload(t *testing.T) {
 	t.Parallel()
 	_, stream, p := started(t, ingest.StreamConfig{})
 	line := `{ "agent":"inbox" , "more":[1, 2],"idempotency_key":"k1","action_type":"a","tenant_id":"` + tenantToken + `"}`
@@ -103,7 +103,7 @@ func generated(n int, text func(i int) string) io.Reader {
 	return r
 }
 
-func TestAFileOfManyBatchesIsStoredWholeAndReportsItsWay(t *testing.T) {
+func TestFileOfManyBatchesIsStoredAndReportsProgress(t *testing.T) {
 	t.Parallel()
 	_, stream, p := started(t, ingest.StreamConfig{})
 	const lines = 6500
@@ -135,7 +135,7 @@ func TestAFileOfManyBatchesIsStoredWholeAndReportsItsWay(t *testing.T) {
 	}
 }
 
-func TestAFileCanBePublishedAgain(t *testing.T) {
+func TestFileCanBePublishedAgain(t *testing.T) {
 	t.Parallel()
 	_, stream, p := started(t, ingest.StreamConfig{})
 	file := fileLine("k1") + "\n" + fileLine("k2") + "\n" + fileLine("k1") + "\n"
@@ -150,7 +150,7 @@ func TestAFileCanBePublishedAgain(t *testing.T) {
 	}
 }
 
-func TestAFullStreamStopsAFileAtALineThatIsKnown(t *testing.T) {
+func TestFullStreamStopsFileAtKnownLine(t *testing.T) {
 	t.Parallel()
 	_, stream, p := started(t, ingest.StreamConfig{MaxBytes: 2 << 20})
 	report, err := ingest.PublishFile(soon(t), p, generated(50_000, func(i int) string { return fileLine(fmt.Sprintf("k%06d", i)) }), nil)
@@ -184,7 +184,7 @@ func keys(t *testing.T, stream *ingest.Stream) map[string]bool {
 	return held
 }
 
-func TestAnUnreadableFileIsAnErrorAfterWhatWasRead(t *testing.T) {
+func TestUnreadableFileIsAnErrorAfterWhatWasRead(t *testing.T) {
 	t.Parallel()
 	_, stream, p := started(t, ingest.StreamConfig{})
 	broken := errors.New("disk")
@@ -198,7 +198,7 @@ func TestAnUnreadableFileIsAnErrorAfterWhatWasRead(t *testing.T) {
 	}
 }
 
-func TestAFileEndsWithItsContext(t *testing.T) {
+func TestFilePublishingEndsWithItsContext(t *testing.T) {
 	t.Parallel()
 	s, _, p := started(t, ingest.StreamConfig{})
 	s.Stop()

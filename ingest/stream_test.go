@@ -44,7 +44,7 @@ func ensure(t *testing.T, nc *nats.Conn, c ingest.StreamConfig) *ingest.Stream {
 	return stream
 }
 
-func TestTheStreamIsMadeOnceAndFoundAgain(t *testing.T) {
+func TestStreamIsCreatedOnce(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	nc := server.Connect(t)
@@ -61,7 +61,7 @@ func TestTheStreamIsMadeOnceAndFoundAgain(t *testing.T) {
 	}
 }
 
-func TestManyProcessesMayMakeTheStreamAtOnce(t *testing.T) {
+func TestProcessesCreateTheStreamConcurrently(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t)
 	ctx := soon(t)
@@ -95,7 +95,7 @@ func made(t *testing.T, js jetstream.JetStream, change func(*jetstream.StreamCon
 	}
 }
 
-func TestAStreamThatBreaksAPromiseIsRefused(t *testing.T) {
+func TestUnfitStreamIsRefused(t *testing.T) {
 	t.Parallel()
 	for want, change := range map[string]func(*jetstream.StreamConfig){
 		"retention is WorkQueue, should be Limits":    func(c *jetstream.StreamConfig) { c.Retention = jetstream.WorkQueuePolicy },
@@ -136,7 +136,7 @@ func TestAStreamThatBreaksAPromiseIsRefused(t *testing.T) {
 	}
 }
 
-func TestAHarmlessDifferenceIsNamedAndLeftAsItIs(t *testing.T) {
+func TestHarmlessDifferenceIsReportedAndKept(t *testing.T) {
 	t.Parallel()
 	js := jetStream(t, natstest.Run(t).Connect(t))
 	made(t, js, func(c *jetstream.StreamConfig) {
@@ -162,7 +162,7 @@ func TestAHarmlessDifferenceIsNamedAndLeftAsItIs(t *testing.T) {
 	}
 }
 
-func TestWithoutAServerWithJetStreamTheErrorSaysSo(t *testing.T) {
+func TestMissingJetStreamIsNamedInTheError(t *testing.T) {
 	t.Parallel()
 	server := natstest.Run(t, natstest.WithoutJetStream())
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
@@ -173,7 +173,7 @@ func TestWithoutAServerWithJetStreamTheErrorSaysSo(t *testing.T) {
 	}
 }
 
-func TestAnotherStreamOnTheSubjectsIsNamed(t *testing.T) {
+func TestForeignStreamOnTheSubjectsIsNamed(t *testing.T) {
 	t.Parallel()
 	js := jetStream(t, natstest.Run(t).Connect(t))
 	if _, err := js.CreateStream(soon(t), jetstream.StreamConfig{Name: "OTHER", Subjects: []string{"usage.>"}}); err != nil {
@@ -185,7 +185,7 @@ func TestAnotherStreamOnTheSubjectsIsNamed(t *testing.T) {
 	}
 }
 
-func TestTheServerDealsTenantsAsPartitionOfDoes(t *testing.T) {
+func TestServerPartitionsTenantsAsPartitionOfDoes(t *testing.T) {
 	t.Parallel()
 	for _, partitions := range []int{1, 4, 7} {
 		server := natstest.Run(t)
@@ -252,7 +252,7 @@ func TestOnlyStoredSubjectsAreParsed(t *testing.T) {
 	}
 }
 
-func TestWhetherTheServerSyncsIsAsked(t *testing.T) {
+func TestSyncAlwaysReadsTheServersSetting(t *testing.T) {
 	t.Parallel()
 	for want, opts := range map[bool][]natstest.Option{false: nil, true: {natstest.SyncAlways()}} {
 		got, err := ingest.SyncAlways(soon(t), natstest.Run(t, opts...).MonitorURL()+"/")

@@ -54,8 +54,8 @@ func mediaNames() string {
 	return strings.Join(names, ", ")
 }
 
-// mediaOf reads a request's headers, and refuses what they announce and nobody
-// here can read.
+// mediaOf reads a request's headers, and refuses a body that is announced in a form
+// that is not accepted.
 func mediaOf(h http.Header) (*media, error) {
 	if coding := strings.Join(h.Values("Content-Encoding"), ", "); coding != "" && !strings.EqualFold(coding, "identity") {
 		return nil, api.NewProblem(api.UnsupportedMediaType, "Content-Encoding is %.60q: send the body without one.", coding)

@@ -131,7 +131,7 @@ var (
 
 // splitLines returns the lines of NDJSON, without the white space around them.
 // Blank lines are passed over, and take no index. Whether a line is an object
-// is not looked at.
+// is not checked.
 func splitLines(body []byte) (parts [][]byte, err error) {
 	for len(body) > 0 {
 		line, rest, _ := bytes.Cut(body, []byte{'\n'})

@@ -30,7 +30,7 @@ func published(t *testing.T, nc *nats.Conn, want uint64) {
 	}
 }
 
-func TestTheStoreAndTheAddressOutliveTheServer(t *testing.T) {
+func TestStoreAndAddressOutliveTheServer(t *testing.T) {
 	t.Parallel()
 	s := natstest.Run(t)
 	url := s.URL()
@@ -55,7 +55,7 @@ func TestTheStoreAndTheAddressOutliveTheServer(t *testing.T) {
 	}
 }
 
-func TestATailCanBeCutOff(t *testing.T) {
+func TestTailCanBeCutOff(t *testing.T) {
 	t.Parallel()
 	s := natstest.Run(t, natstest.SyncAlways())
 	nc := s.Connect(t)

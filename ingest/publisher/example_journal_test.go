@@ -40,7 +40,7 @@ func openJournal(path string) (*journal, error) {
 	if err != nil {
 		return nil, err
 	}
-	// A line without its end was cut off by a crash: nobody acted on it.
+	// A line without its end was cut off by a crash: no action followed it.
 	text = text[:bytes.LastIndexByte(text, '\n')+1]
 	j := &journal{file: file, index: map[string]int{}}
 	for line := range bytes.Lines(text) {

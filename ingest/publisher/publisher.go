@@ -158,7 +158,7 @@ func (p *Publisher) sendOnce(ctx context.Context, m message) (Ack, error) {
 	defer cancel()
 	var wire nats.Msg
 	m.write(&wire)
-	// The library's own retry would hide from ours that nobody listens.
+	// The library's own retry would hide from ours that no stream listens.
 	ack, err := p.js.PublishMsg(ctx, &wire, jetstream.WithRetryAttempts(0))
 	if err != nil {
 		return Ack{}, err

@@ -18,7 +18,7 @@ import (
 	"odometer/ingest/publisher"
 )
 
-func TestWhenTheContextEndsTheOutcomeIsSaidToBeUnknown(t *testing.T) {
+func TestEndedContextMeansUnknownOutcome(t *testing.T) {
 	t.Parallel()
 	s, _, p := started(t, ingest.StreamConfig{})
 	s.Stop()
@@ -34,7 +34,7 @@ func TestWhenTheContextEndsTheOutcomeIsSaidToBeUnknown(t *testing.T) {
 	}
 }
 
-func TestAFullStreamRefusesAndDropsNothing(t *testing.T) {
+func TestFullStreamRefusesAndDropsNothing(t *testing.T) {
 	t.Parallel()
 	_, stream, p := started(t, ingest.StreamConfig{MaxBytes: 64 << 10})
 	acked := 0
@@ -62,7 +62,7 @@ func TestAFullStreamRefusesAndDropsNothing(t *testing.T) {
 	}
 }
 
-func TestWithoutAStreamTheErrorSaysWhatToStart(t *testing.T) {
+func TestMissingStreamErrorSaysWhatToStart(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Run(t).Connect(t)
 	p := newPublisher(t, nc, publisher.AttemptTimeout(20*time.Millisecond))
@@ -81,7 +81,7 @@ func TestWithoutAStreamTheErrorSaysWhatToStart(t *testing.T) {
 	}
 }
 
-func TestPublishWaitsForAStreamThatIsAboutToBeMade(t *testing.T) {
+func TestPublishWaitsForStreamBeingCreated(t *testing.T) {
 	t.Parallel()
 	nc := natstest.Run(t).Connect(t)
 	p := newPublisher(t, nc)
@@ -107,7 +107,7 @@ func tenantsOnly(o *server.Options) {
 	}
 }
 
-func TestAMissingPermissionIsToldAtOnce(t *testing.T) {
+func TestMissingPermissionIsReportedAtOnce(t *testing.T) {
 	t.Parallel()
 	s := natstest.Run(t, tenantsOnly)
 	stream := ensure(t, s.Connect(t, nats.UserInfo("admin", "x")), ingest.StreamConfig{})
@@ -147,7 +147,7 @@ func TestAMissingPermissionIsToldAtOnce(t *testing.T) {
 	}
 }
 
-func TestWhatTheServerCanNeverTakeIsReturnedAtOnce(t *testing.T) {
+func TestPermanentServerErrorIsReturnedAtOnce(t *testing.T) {
 	t.Parallel()
 	_, _, p := started(t, ingest.StreamConfig{}, func(o *server.Options) { o.MaxPayload = 1 << 10 })
 	big := event("k1")
@@ -170,7 +170,7 @@ func TestWhatTheServerCanNeverTakeIsReturnedAtOnce(t *testing.T) {
 	}
 }
 
-func TestASealedStreamsRefusalIsReturnedAtOnce(t *testing.T) {
+func TestSealedStreamErrorIsReturnedAtOnce(t *testing.T) {
 	t.Parallel()
 	s, stream, p := started(t, ingest.StreamConfig{})
 	c := stream.CachedInfo().Config
