@@ -118,15 +118,11 @@ const (
 // `usage.<tenant>.<agent>`, or `adjust.<tenant>.<agent>` for a correction.
 // The agent must have the form odometer.ValidAgent asks for.
 func Subject(kind odometer.Kind, tenant uuid.UUID, agent string) string {
-	return subjectOf(kind, tenant.String(), agent)
-}
-
-func subjectOf(kind odometer.Kind, tenantToken, agentToken string) string {
 	first := usageToken
 	if kind == odometer.Adjustment {
 		first = adjustToken
 	}
-	return first + "." + tenantToken + "." + agentToken
+	return first + "." + tenant.String() + "." + agent
 }
 
 // ParseStored takes a subject apart as the stream stores it,
