@@ -84,13 +84,13 @@ func killEach(t *testing.T, newDatabase func(*testing.T) string, do func(context
 func killsOf(t *testing.T, statements []string) (kills []int) {
 	t.Helper()
 	step := max(1, len(statements)/soak.Rounds(t, 5, 15))
-	committed := false
+	after := false
 	for i, s := range statements {
-		s = strings.ToLower(s)
-		if committed || s == "commit" || strings.Contains(s, "concurrently") || i%step == 0 {
+		commits := s == "commit" || strings.Contains(strings.ToLower(s), "concurrently")
+		if commits || after || i%step == 0 {
 			kills = append(kills, i+1)
 		}
-		committed = s == "commit"
+		after = commits
 	}
 	if !slices.Contains(statements, "commit") || len(kills) < 15 {
 		t.Fatalf("only %d of %q are killed", len(kills), statements)
