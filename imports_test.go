@@ -40,9 +40,21 @@ var allowedImports = map[string][]string{
 	"migrations/localpg": {},
 	"cmd/internal/jobs":  {"", "query/admin"},
 	"cmd/odometer": {
-		"cmd/internal/jobs",
+		"cmd/internal/cli", "cmd/internal/app", "cmd/internal/jobs", "cmd/internal/demo",
 		"", "ingest", "ingest/publisher", "billing", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
 		"aggregator/position", "aggregator/apply", "aggregator/replay", "aggregator/deadletter", "aggregator/retention", "api", "query", "query/admin", "query/web", "ingest/httpingest", "audit", "migrations", "migrations/localpg",
+	},
+
+	// What the commands share. Nothing of the product depends on the demo or on
+	// the benchmarks, and neither of these depends on the other.
+	"cmd/internal/cli": {"", "ingest", "ingest/publisher", "billing", "aggregator", "aggregator/position", "aggregator/replay", "reporter", "query", "migrations", "api"},
+	"cmd/internal/app": {
+		"cmd/internal/cli", "cmd/internal/jobs",
+		"", "ingest", "ingest/publisher", "billing", "aggregator", "aggregator/retention", "aggregator/apply", "aggregator/deadletter", "reporter", "reporter/subscriptions", "reporter/alerts", "api", "query", "query/admin", "query/web", "ingest/httpingest", "audit", "migrations",
+	},
+	"cmd/internal/demo": {
+		"cmd/internal/cli", "cmd/internal/app",
+		"", "ingest", "ingest/publisher", "billing", "reporter", "reporter/stripetest", "api", "query", "query/web", "audit", "migrations", "migrations/localpg",
 	},
 
 	// What people see: pages and scripts that ask the API like any client.

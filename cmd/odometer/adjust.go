@@ -16,15 +16,16 @@ import (
 
 	"odometer"
 	"odometer/billing"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest"
 	"odometer/ingest/publisher"
 )
 
 type adjustCmd struct {
-	databaseSettings
-	natsSettings
-	streamSettings
-	Tenant     tenant        `required:"" help:"The tenant's UUID." placeholder:"UUID"`
+	cli.DatabaseSettings
+	cli.NATSSettings
+	cli.StreamSettings
+	Tenant     cli.Tenant    `required:"" help:"The tenant's UUID." placeholder:"UUID"`
 	Agent      string        `required:"" help:"The agent's id." placeholder:"ID"`
 	Quantity   units         `required:"" help:"Units to add, or with a minus to take away." placeholder:"±N"`
 	Reason     string        `required:"" help:"Why; it is kept with the correction." placeholder:"TEXT"`
@@ -54,25 +55,25 @@ const maxReasonBytes = 4 << 10
 func (c *adjustCmd) check() error {
 	switch {
 	case !odometer.ValidAgent(c.Agent):
-		return usagef("--agent %q: want a lower-case letter, then up to 31 of a-z, 0-9, _ and -", c.Agent)
+		return cli.Usagef("--agent %q: want a lower-case letter, then up to 31 of a-z, 0-9, _ and -", c.Agent)
 	case strings.TrimSpace(c.Reason) == "":
-		return usagef("--reason is empty: say why, it is kept with the correction")
+		return cli.Usagef("--reason is empty: say why, it is kept with the correction")
 	case len(c.Reason) > maxReasonBytes:
-		return usagef("--reason has %d bytes: want at most %d", len(c.Reason), maxReasonBytes)
+		return cli.Usagef("--reason has %d bytes: want at most %d", len(c.Reason), maxReasonBytes)
 	case c.Key != nil && *c.Key == "":
-		return usagef("--key is empty: give a key, or leave the flag out for a new one")
+		return cli.Usagef("--key is empty: give a key, or leave the flag out for a new one")
 	case c.Wait <= 0:
-		return usagef("--wait %s: want more than 0", c.Wait)
+		return cli.Usagef("--wait %s: want more than 0", c.Wait)
 	}
 	return nil
 }
 
 // Run sends a correction through the stream and waits for what becomes of it.
-func (c *adjustCmd) Run(ctx context.Context, t *terminal) error {
+func (c *adjustCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	config, err := c.streamConfig()
+	config, err := c.StreamConfig()
 	if err != nil {
 		return err
 	}
@@ -80,7 +81,7 @@ func (c *adjustCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	pool, err := c.openMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
@@ -98,9 +99,9 @@ func (c *adjustCmd) Run(ctx context.Context, t *terminal) error {
 
 // event is the correction that the flags say.
 func (c *adjustCmd) event() (publisher.Event, error) {
-	metadata, err := json.Marshal(map[string]string{"reason": strings.TrimSpace(c.Reason), "by": operator()})
+	metadata, err := json.Marshal(map[string]string{"reason": strings.TrimSpace(c.Reason), "by": cli.Operator()})
 	if err != nil {
-		return publisher.Event{}, usagef("--reason: %w", err)
+		return publisher.Event{}, cli.Usagef("--reason: %w", err)
 	}
 	e := publisher.Event{
 		Adjustment: true, Tenant: uuid.UUID(c.Tenant), Agent: c.Agent,
@@ -116,27 +117,27 @@ func (c *adjustCmd) event() (publisher.Event, error) {
 }
 
 func (c *adjustCmd) publish(ctx context.Context, config ingest.StreamConfig, e publisher.Event) (publisher.Ack, error) {
-	nc, err := c.connect("adjust", false)
+	nc, err := c.Connect("adjust", false)
 	if err != nil {
 		return publisher.Ack{}, err
 	}
 	defer nc.Close()
-	if err := ensureStream(ctx, nc, config); err != nil {
+	if err := cli.EnsureStream(ctx, nc, config); err != nil {
 		return publisher.Ack{}, err
 	}
 	pub, err := publisher.New(nc)
 	if err != nil {
 		return publisher.Ack{}, err
 	}
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, cli.DependencyTimeout)
 	defer cancel()
 	ack, err := pub.Publish(ctx, e)
 	var rejection *publisher.Rejection
 	switch {
 	case errors.As(err, &rejection):
-		return ack, usageError{fmt.Errorf("the correction is not valid: %w", rejection)}
+		return ack, cli.UsageError{Err: fmt.Errorf("the correction is not valid: %w", rejection)}
 	case errors.Is(err, context.DeadlineExceeded):
-		return ack, unreachable{fmt.Errorf("%w: repeat the command with --key %s, which is safe", err, e.IdempotencyKey)}
+		return ack, cli.Unreachable{Err: fmt.Errorf("%w: repeat the command with --key %s, which is safe", err, e.IdempotencyKey)}
 	}
 	return ack, err
 }
@@ -163,10 +164,10 @@ func (c *adjustCmd) await(ctx context.Context, pool *pgxpool.Pool, e publisher.E
 			return became, err
 		}
 		if time.Now().After(deadline) {
-			return nil, unreachable{fmt.Errorf("the correction is stored at sequence %d and not counted yet after %s; its partition is read through %d: check that odometer run aggregator runs and that no replay is under way, then repeat the command with --key %s, which is safe",
+			return nil, cli.Unreachable{Err: fmt.Errorf("the correction is stored at sequence %d and not counted yet after %s; its partition is read through %d: check that odometer run aggregator runs and that no replay is under way, then repeat the command with --key %s, which is safe",
 				ack.Seq, c.Wait, through, e.IdempotencyKey)}
 		}
-		if err := pauseFor(ctx, 20*time.Millisecond); err != nil {
+		if err := cli.PauseFor(ctx, 20*time.Millisecond); err != nil {
 			return nil, fmt.Errorf("interrupted: the correction is stored at sequence %d and will be counted; see what became of it with --key %s", ack.Seq, e.IdempotencyKey)
 		}
 	}
@@ -238,25 +239,25 @@ func outcome(ctx context.Context, tx pgx.Tx, e publisher.Event, ack publisher.Ac
 	return became, nil
 }
 
-func (c *adjustCmd) say(t *terminal, e publisher.Event, became *correction) error {
+func (c *adjustCmd) say(t *cli.Terminal, e publisher.Event, became *correction) error {
 	if c.JSON {
-		if err := t.json(became); err != nil {
+		if err := t.JSON(became); err != nil {
 			return err
 		}
 	}
 	switch {
 	case became.State == "refused" && c.JSON:
-		return errSaid
+		return cli.ErrFindings
 	case became.State == "refused":
 		return fmt.Errorf("the correction is refused: %s: %s: nothing was counted; its message is kept as dead letter %s%s",
 			became.Reason, became.Detail, became.ID, countsLater(became))
 	case c.JSON:
 		return nil
 	case became.State == "duplicate":
-		fmt.Fprintf(t.out, "key %s was counted before: nothing has changed, %s/%s stands at %d in the period from %s\n",
+		fmt.Fprintf(t.Out, "key %s was counted before: nothing has changed, %s/%s stands at %d in the period from %s\n",
 			became.Key, e.Tenant, e.Agent, *became.After, became.PeriodStart.Format(time.RFC3339))
 	default:
-		fmt.Fprintf(t.out, "key %s sequence %d: %s/%s stood at %d, stands at %d in the period from %s\n",
+		fmt.Fprintf(t.Out, "key %s sequence %d: %s/%s stood at %d, stands at %d in the period from %s\n",
 			became.Key, became.Seq, e.Tenant, e.Agent, *became.Before, *became.After, became.PeriodStart.Format(time.RFC3339))
 	}
 	return nil

@@ -18,6 +18,8 @@ import (
 	"odometer/api"
 	"odometer/api/apitest"
 	"odometer/billing"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest"
 	"odometer/query/admin"
 )
@@ -45,7 +47,7 @@ func (o *office) desk() *desk {
 		o.t.Fatal(err)
 	}
 	door := api.New(api.Options{Keys: keys, Log: apitest.Quiet})
-	admin.Register(door, adminOptions(openPool(o.t, o.database), nc))
+	admin.Register(door, app.AdminOptions(openPool(o.t, o.database), nc))
 	return &desk{o, door.Handler(), token}
 }
 
@@ -73,7 +75,7 @@ func TestAnOperatorRetriesOverHTTP(t *testing.T) {
 	if r := retry(`{"reason":"unknown_action"}`); r.Counts != (admin.DeadLetterCounts{Open: 2}) || r.Letters[0].ID != "1-2" || r.Letters[0].Reason != "unknown_action" {
 		t.Errorf("by the old catalogue: %+v", r)
 	}
-	d.expect(exitDone, nil, "deadletters", "discard", "1-3", "--why", "a test")
+	d.expect(cli.ExitDone, nil, "deadletters", "discard", "1-3", "--why", "a test")
 	file := filepath.Join(t.TempDir(), "c.yaml")
 	catalogue := strings.Replace(string(billing.SampleYAML), "email_processed", "email_processed, email_replied", 1)
 	if err := os.WriteFile(file, []byte(catalogue), 0o600); err != nil {
@@ -141,7 +143,7 @@ func TestAnOperatorPausesJobsOverHTTP(t *testing.T) {
 		t.Errorf("at first: %+v", j)
 	}
 	apitest.Decode[admin.JobState](t, d.acts("jobs/alerts/pause", ""))
-	d.expect(exitDone, []string{"pause by ops"}, "jobs", "list")
+	d.expect(cli.ExitDone, []string{"pause by ops"}, "jobs", "list")
 	if j := job("alerts"); !j.Paused || j.LastAct.Who != "ops" || j.LastAct.Act != "pause" || *j.LastAct.Result != "done" {
 		t.Errorf("after a pause: %+v", j)
 	}
@@ -164,7 +166,7 @@ func TestTheLastAuditIsShownAsItWasMade(t *testing.T) {
 	d.publish("email_processed", "good", 3)
 	d.read(1)
 	d.exec(damageSQL)
-	d.expect(exitFound, nil, "jobs", "run", "reconcile", "--nats-url", d.server)
+	d.expect(cli.ExitFound, nil, "jobs", "run", "reconcile", "--nats-url", d.server)
 	var kept []byte
 	if err := openPool(t, d.database).QueryRow(t.Context(), `select report from audits`).Scan(&kept); err != nil {
 		t.Fatal(err)
@@ -176,7 +178,7 @@ func TestTheLastAuditIsShownAsItWasMade(t *testing.T) {
 		t.Errorf("the API does not know all of a report: %v", err)
 	}
 	last := apitest.Decode[admin.LastAudit](t, d.reads("audits/latest")).Audit
-	if last == nil || last.By != operator() || last.Different != 1 || last.Report.Differences[0].Kind != "counter_differs" ||
+	if last == nil || last.By != cli.Operator() || last.Different != 1 || last.Report.Differences[0].Kind != "counter_differs" ||
 		last.Report.Stream.Messages != 1 || len(last.Report.Comparisons) != 4 {
 		t.Errorf("the last audit: %+v", last)
 	}

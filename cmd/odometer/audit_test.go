@@ -12,6 +12,8 @@ import (
 	"github.com/alecthomas/kong"
 
 	"odometer/aggregator"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
@@ -20,27 +22,27 @@ import (
 // audits runs audit or reconcile with the flags as the command line would.
 func audits(t *testing.T, args ...string) answer {
 	t.Helper()
-	var cli struct {
+	var parsed struct {
 		Audit     auditCmd     `cmd:""`
 		Reconcile reconcileCmd `cmd:""`
 	}
-	parser, err := kong.New(&cli)
+	parser, err := kong.New(&parsed)
 	if err != nil {
 		t.Fatal(err)
 	}
 	command, err := parser.Parse(args)
 	if err != nil {
-		return answer{code: exitUsage, err: err.Error()}
+		return answer{code: cli.ExitUsage, err: err.Error()}
 	}
 	var out, said bytes.Buffer
 	command.BindTo(t.Context(), (*context.Context)(nil))
-	err = command.Run(newTerminal(&out, &said, "text", "warn"))
-	if err != nil && !errors.Is(err, errSaid) {
-		fmt.Fprintf(&said, "odometer: %s\n", oneLine(err))
+	err = command.Run(cli.NewTerminal(&out, &said, "text", "warn"))
+	if err != nil && !errors.Is(err, cli.ErrFindings) {
+		fmt.Fprintf(&said, "odometer: %s\n", cli.OneLine(err))
 	}
-	code := exitDone
+	code := cli.ExitDone
 	if err != nil {
-		code = exitCode(err)
+		code = cli.ExitCode(err)
 	}
 	return answer{code, out.String(), said.String()}
 }
@@ -50,18 +52,18 @@ func audited(t *testing.T) *till {
 	t.Helper()
 	w := newTill(t)
 	w.exec(`delete from usage_counters`)
-	nc, err := (&natsSettings{NATSURL: w.flags[3]}).connect("test", false)
+	nc, err := (&cli.NATSSettings{NATSURL: w.flags[3]}).Connect("test", false)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(nc.Close)
-	if _, err := ingest.EnsureStream(t.Context(), mustJetStream(nc), ingest.StreamConfig{}); err != nil {
+	if _, err := ingest.EnsureStream(t.Context(), cli.JetStream(nc), ingest.StreamConfig{}); err != nil {
 		t.Fatal(err)
 	}
 	must(t, "publish", "--nats-url", w.flags[3], "--tenant", w.tenant, "--agent", "inbox", "--action", "email_processed", "--quantity", "520", "--key", "one")
 	pool := openPool(t, w.database)
 	ctx, cancel := context.WithCancel(t.Context())
-	a, err := aggregator.New(aggregator.Options{Pool: pool, NATS: nc, Log: newTerminal(t.Output(), t.Output(), "text", "warn").log, Metrics: aggregator.NewMetrics(newRegistry(), false)})
+	a, err := aggregator.New(aggregator.Options{Pool: pool, NATS: nc, Log: cli.NewTerminal(t.Output(), t.Output(), "text", "warn").Log, Metrics: aggregator.NewMetrics(app.NewRegistry(), false)})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -83,19 +85,19 @@ func TestAuditExitsByWhatItFinds(t *testing.T) {
 	t.Parallel()
 	w := audited(t)
 	with := func(args ...string) []string { return append(args, w.flags...) }
-	w.expect(audits(t, with("audit")...), exitDone, "no difference", "unsettled: overage that is not reported yet")
-	w.expect(w.does("report"), exitDone, "told 1 reports (20 units)")
-	w.expect(audits(t, with("audit")...), exitDone, "no difference")
+	w.expect(audits(t, with("audit")...), cli.ExitDone, "no difference", "unsettled: overage that is not reported yet")
+	w.expect(w.does("report"), cli.ExitDone, "told 1 reports (20 units)")
+	w.expect(audits(t, with("audit")...), cli.ExitDone, "no difference")
 	w.exec(`update usage_counters set count = count + 1`)
-	w.expect(audits(t, with("audit", "--tenant", w.tenant)...), exitFound, "counter_differs", w.tenant, "520, the sum", "found 521", "odometer reconcile --tenant "+w.tenant)
-	w.expect(audits(t, with("reconcile")...), exitDone, "repaired 1 counters, left 0")
-	w.expect(audits(t, with("audit")...), exitDone, "no difference")
+	w.expect(audits(t, with("audit", "--tenant", w.tenant)...), cli.ExitFound, "counter_differs", w.tenant, "520, the sum", "found 521", "odometer reconcile --tenant "+w.tenant)
+	w.expect(audits(t, with("reconcile")...), cli.ExitDone, "repaired 1 counters, left 0")
+	w.expect(audits(t, with("audit")...), cli.ExitDone, "no difference")
 	w.exec(`update usage_counters set count = count * 2`)
-	w.expect(audits(t, with("reconcile")...), exitFound, "--force", "left 1")
-	w.expect(audits(t, with("reconcile", "--force")...), exitDone, "repaired 1")
+	w.expect(audits(t, with("reconcile")...), cli.ExitFound, "--force", "left 1")
+	w.expect(audits(t, with("reconcile", "--force")...), cli.ExitDone, "repaired 1")
 	w.exec(`delete from usage_events`)
-	w.expect(audits(t, with("audit")...), exitFound, "event_missing", "odometer replay --tenant ")
-	w.expect(audits(t, with("reconcile", "--force")...), exitFound, "odometer replay", "repaired 0")
+	w.expect(audits(t, with("audit")...), cli.ExitFound, "event_missing", "odometer replay --tenant ")
+	w.expect(audits(t, with("reconcile", "--force")...), cli.ExitFound, "odometer replay", "repaired 0")
 }
 
 func TestAuditSpeaksJSON(t *testing.T) {
@@ -119,12 +121,12 @@ func TestAuditExitsByWhoIsToMendIt(t *testing.T) {
 		code int
 		says string
 	}{
-		{[]string{"audit", "--nats-url", "nats://127.0.0.1:1"}, exitUsage, "--database-url"},
-		{[]string{"audit", "--database-url", database}, exitUsage, "--nats-url"},
-		{[]string{"audit", "--database-url", database, "--nats-url", "nats://127.0.0.1:1"}, exitUnreachable, "check --nats-url"},
-		{[]string{"reconcile", "--database-url", "postgres://127.0.0.1:1/none?connect_timeout=1", "--nats-url", "nats://127.0.0.1:1"}, exitUnreachable, "check --database-url"},
-		{[]string{"audit", "--since", "yesterday"}, exitUsage, "yesterday"},
-		{[]string{"audit", "--tenant", "ACME"}, exitUsage, "lower-case"},
+		{[]string{"audit", "--nats-url", "nats://127.0.0.1:1"}, cli.ExitUsage, "--database-url"},
+		{[]string{"audit", "--database-url", database}, cli.ExitUsage, "--nats-url"},
+		{[]string{"audit", "--database-url", database, "--nats-url", "nats://127.0.0.1:1"}, cli.ExitUnreachable, "check --nats-url"},
+		{[]string{"reconcile", "--database-url", "postgres://127.0.0.1:1/none?connect_timeout=1", "--nats-url", "nats://127.0.0.1:1"}, cli.ExitUnreachable, "check --database-url"},
+		{[]string{"audit", "--since", "yesterday"}, cli.ExitUsage, "yesterday"},
+		{[]string{"audit", "--tenant", "ACME"}, cli.ExitUsage, "lower-case"},
 	} {
 		got := audits(t, c.args...)
 		if got.code != c.code || !strings.Contains(got.err, c.says) {
@@ -132,7 +134,7 @@ func TestAuditExitsByWhoIsToMendIt(t *testing.T) {
 		}
 	}
 	got := audits(t, "audit", "--database-url", database, "--nats-url", natstest.Run(t).URL())
-	if got.code != exitDone || !strings.Contains(got.out, "never read") {
+	if got.code != cli.ExitDone || !strings.Contains(got.out, "never read") {
 		t.Errorf("before anything ran: exit %d: %s%s", got.code, got.out, got.err)
 	}
 }
@@ -143,13 +145,13 @@ func TestDamageToTheLedgerIsFound(t *testing.T) {
 	t.Parallel()
 	w := audited(t)
 	flags := w.flags
-	w.expect(w.does("report"), exitDone, "(20 units)")
+	w.expect(w.does("report"), cli.ExitDone, "(20 units)")
 	w.exec(`update usage_counters set count = 530`)
-	w.expect(w.does("report"), exitDone, "(10 units)")
+	w.expect(w.does("report"), cli.ExitDone, "(10 units)")
 	w.exec(`update usage_counters set count = 540`)
-	w.expect(w.does("report"), exitDone, "(10 units)")
+	w.expect(w.does("report"), cli.ExitDone, "(10 units)")
 	w.exec(`update usage_counters set count = 520`) // the rest is for the next pass to take back
-	w.expect(audits(t, append([]string{"audit"}, flags...)...), exitDone, "no difference", "the next pass takes it back")
+	w.expect(audits(t, append([]string{"audit"}, flags...)...), cli.ExitDone, "no difference", "the next pass takes it back")
 	w.exec(`create table saved as table overage_reports`)
 	for _, c := range []struct{ name, sql, says string }{
 		{"the first row deleted", `delete from overage_reports where revision = 1`, "ledger_chain_broken"},
@@ -163,12 +165,12 @@ func TestDamageToTheLedgerIsFound(t *testing.T) {
 	} {
 		w.exec(c.sql)
 		got := audits(t, append([]string{"audit"}, flags...)...)
-		if got.code != exitFound || !strings.Contains(got.out, c.says) {
+		if got.code != cli.ExitFound || !strings.Contains(got.out, c.says) {
 			t.Errorf("%s: exit %d, nothing says %q:\n%s%s", c.name, got.code, c.says, got.out, got.err)
 		}
 		w.exec(`truncate overage_reports`)
 		w.exec(`insert into overage_reports table saved`)
 	}
 	w.exec(`update ledger set generation = generation + 1`)
-	w.expect(audits(t, append([]string{"audit"}, flags...)...), exitDone, "no difference")
+	w.expect(audits(t, append([]string{"audit"}, flags...)...), cli.ExitDone, "no difference")
 }

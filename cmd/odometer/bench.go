@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"odometer/cmd/internal/cli"
 	"slices"
 	"time"
 )
@@ -51,7 +52,7 @@ Takes about six minutes on two cores, with --full twenty-five.`
 
 // Run runs the races and prints a table for each. A figure whose books do not
 // add up is no figure: then it fails.
-func (c *benchCmd) Run(ctx context.Context, t *terminal) error {
+func (c *benchCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	switch {
 	case c.Contestant.tells():
 		return c.Contestant.runTelling(ctx, t)
@@ -67,14 +68,14 @@ func (c *benchCmd) Run(ctx context.Context, t *terminal) error {
 	}
 	report, err := c.race(ctx, t)
 	if ctx.Err() != nil {
-		t.log.Warn("stopped before the end: there are no results")
-		return errSaid
+		t.Log.Warn("stopped before the end: there are no results")
+		return cli.ErrFindings
 	}
 	if err != nil {
 		return err
 	}
 	if c.JSON {
-		return t.json(report)
+		return t.JSON(report)
 	}
 	report.print(t)
 	return nil
@@ -83,25 +84,25 @@ func (c *benchCmd) Run(ctx context.Context, t *terminal) error {
 func (c *benchCmd) check() error {
 	switch {
 	case c.Events < 1000 || c.Events > 10_000_000:
-		return usagef("--events %d: want 1000 to 10000000", c.Events)
+		return cli.Usagef("--events %d: want 1000 to 10000000", c.Events)
 	case c.Rounds < 1 || c.Rounds > 100:
-		return usagef("--rounds %d: want 1 to 100", c.Rounds)
+		return cli.Usagef("--rounds %d: want 1 to 100", c.Rounds)
 	case c.Span < 100*time.Millisecond:
-		return usagef("--span %s: want 100ms or more", c.Span)
+		return cli.Usagef("--span %s: want 100ms or more", c.Span)
 	}
 	for _, n := range c.Stored {
 		if n < 1000 || n > 100_000_000 {
-			return usagef("--stored %d: want 1000 to 100000000", n)
+			return cli.Usagef("--stored %d: want 1000 to 100000000", n)
 		}
 	}
 	for _, n := range c.Customers {
 		if n < 1 || n > 1_000_000 {
-			return usagef("--customers %d: want 1 to 1000000", n)
+			return cli.Usagef("--customers %d: want 1 to 1000000", n)
 		}
 	}
 	for _, n := range c.Audited {
 		if n < 1000 || n > 100_000_000 {
-			return usagef("--audited %d: want 1000 to 100000000", n)
+			return cli.Usagef("--audited %d: want 1000 to 100000000", n)
 		}
 	}
 	if c.Full && !slices.Contains(c.Only, growthRace) {
@@ -112,7 +113,7 @@ func (c *benchCmd) check() error {
 
 // race brings up the servers, runs the races that were asked for and takes the
 // servers down again.
-func (c *benchCmd) race(ctx context.Context, t *terminal) (_ *benchReport, err error) {
+func (c *benchCmd) race(ctx context.Context, t *cli.Terminal) (_ *benchReport, err error) {
 	g, err := openGround(ctx, t, c.DataDir)
 	if err != nil {
 		return nil, err

@@ -58,7 +58,7 @@ func (c *benchCmd) raceAudit(ctx context.Context, g *ground, report *benchReport
 	sizes := c.auditSizes()
 	laps := make([][]auditLap, len(sizes))
 	for i, events := range sizes {
-		g.t.log.Info("publishing and counting", "events", events-a.held)
+		g.t.Log.Info("publishing and counting", "events", events-a.held)
 		if err := a.grow(ctx, events); err != nil {
 			return fmt.Errorf("%d events: %w", events, err)
 		}
@@ -68,7 +68,7 @@ func (c *benchCmd) raceAudit(ctx context.Context, g *ground, report *benchReport
 				return fmt.Errorf("%d events: %w", events, err)
 			}
 			laps[i] = append(laps[i], l)
-			g.t.log.Info("audit", "round", round+1, "events", events, "read", int(l.readRate()), "stream_side", int(l.streamRate()),
+			g.t.Log.Info("audit", "round", round+1, "events", events, "read", int(l.readRate()), "stream_side", int(l.streamRate()),
 				"sum", int(l.sumRate()), "counters_side", int(l.sumsRate()), "peak_mib", l.peak>>20)
 		}
 	}

@@ -13,6 +13,8 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"odometer/audit"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest"
 )
 
@@ -32,13 +34,13 @@ type auditTimes struct {
 }
 
 // runAuditing takes part in the audit race.
-func (c *contestant) runAuditing(ctx context.Context, t *terminal) error {
+func (c *contestant) runAuditing(ctx context.Context, t *cli.Terminal) error {
 	begin, done, err := c.prepareAudit(ctx, t)
 	if err != nil {
 		return err
 	}
 	defer done()
-	fmt.Fprintln(t.out, readyWord)
+	fmt.Fprintln(t.Out, readyWord)
 	words := bufio.NewReader(os.Stdin)
 	if word, err := words.ReadString('\n'); err != nil || word != goWord+"\n" {
 		return nil // the races were given up
@@ -53,13 +55,13 @@ func (c *contestant) runAuditing(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(t.out, said)
+	fmt.Fprintln(t.Out, said)
 	<-ctx.Done()
 	return nil
 }
 
 // prepareAudit connects. What it returns does the work, and then has a word to say.
-func (c *contestant) prepareAudit(ctx context.Context, t *terminal) (begin func(context.Context) (string, error), done func(), err error) {
+func (c *contestant) prepareAudit(ctx context.Context, t *cli.Terminal) (begin func(context.Context) (string, error), done func(), err error) {
 	if c.Role == orderedRole {
 		nc, err := nats.Connect(c.NATSURL)
 		if err != nil {
@@ -67,7 +69,7 @@ func (c *contestant) prepareAudit(ctx context.Context, t *terminal) (begin func(
 		}
 		return func(ctx context.Context) (string, error) { return doneWord, c.readInOrder(ctx, nc) }, nc.Close, nil
 	}
-	settings := auditSettings{databaseSettings: databaseSettings{DatabaseURL: c.DatabaseURL}, natsSettings: natsSettings{NATSURL: c.NATSURL}}
+	settings := auditSettings{DatabaseSettings: cli.DatabaseSettings{DatabaseURL: c.DatabaseURL}, NATSSettings: cli.NATSSettings{NATSURL: c.NATSURL}}
 	options, done, err := settings.open(ctx, t)
 	if err != nil {
 		return nil, nil, err
@@ -88,7 +90,7 @@ const orderedAtOnce = 8000
 // readInOrder is an ordered consumer, as the NATS client has it: it looks at
 // each message's place in the stream, and at nothing else.
 func (c *contestant) readInOrder(ctx context.Context, nc *nats.Conn) error {
-	consumer, err := mustJetStream(nc).OrderedConsumer(ctx, ingest.StreamName, jetstream.OrderedConsumerConfig{})
+	consumer, err := cli.JetStream(nc).OrderedConsumer(ctx, ingest.StreamName, jetstream.OrderedConsumerConfig{})
 	if err != nil {
 		return fmt.Errorf("read the stream: %w", err)
 	}
@@ -121,7 +123,7 @@ func (c *contestant) audit(ctx context.Context, o audit.Options) (auditTimes, er
 	stream, sums, next := r.Comparisons[0], r.Comparisons[1], r.Comparisons[2]
 	switch {
 	case r.Different > 0:
-		return auditTimes{}, fmt.Errorf("WRONG BOOKS: %s", differenceLine(&r.Differences[0]))
+		return auditTimes{}, fmt.Errorf("WRONG BOOKS: %s", app.DifferenceLine(&r.Differences[0]))
 	case stream.Equal != int64(c.Messages), r.Stream.Events != int64(c.Messages), sums.Equal == 0,
 		r.Stream.Waiting+stream.Unsettled+stream.Unknown+sums.Unsettled+sums.Unknown > 0:
 		return auditTimes{}, fmt.Errorf("WRONG BOOKS: %d of %d messages are events, %d counters agree, %q", r.Stream.Events, c.Messages, sums.Equal, r.Notes)

@@ -3,6 +3,8 @@ package main
 import (
 	"fmt"
 
+	"odometer/cmd/internal/cli"
+
 	"github.com/jedib0t/go-pretty/v6/table"
 )
 
@@ -43,7 +45,7 @@ func auditTable(all [][]auditLap) []auditLine {
 	return lines
 }
 
-func printAuditRace(t *terminal, lines []auditLine) {
+func printAuditRace(t *cli.Terminal, lines []auditLine) {
 	if lines == nil {
 		return
 	}
@@ -52,9 +54,9 @@ func printAuditRace(t *terminal, lines []auditLine) {
 		rows = append(rows, table.Row{thousands(float64(l.Events)), thousands(l.ReadPerSecond), thousands(l.StreamPerSecond), ratioText(l.StreamOfRead),
 			thousands(l.SumPerSecond), thousands(l.CountersPerSecond), ratioText(l.CountersOfSum), memoryText(l.PeakMemory), orDash(l.MemoryOfLeast, "%.2f")})
 	}
-	t.table(table.Row{"audit, events", "ordered read, messages/s", "stream side, messages/s", "of the read", "bare sum, rows/s", "counters side, rows/s", "of the sum", "peak memory", "ratio"},
+	t.Table(table.Row{"audit, events", "ordered read, messages/s", "stream side, messages/s", "of the read", "bare sum, rows/s", "counters side, rows/s", "of the sum", "peak memory", "ratio"},
 		rows, 1, 2, 3, 4, 5, 6, 7, 8, 9)
-	fmt.Fprint(t.out, "The read takes every message in order and looks into none. The stream side of the audit reads the same messages and\n"+
+	fmt.Fprint(t.Out, "The read takes every message in order and looks into none. The stream side of the audit reads the same messages and\n"+
 		"compares each with its event in Postgres, metadata included. The sum is a bare select of the quantities by tenant,\n"+
 		"agent and period; the counters side sums the same rows, looks at their times and places, and compares each sum with\n"+
 		"its counter. Peak memory is the auditing process, with NATS and Postgres outside of it; its ratio is to the first\n"+

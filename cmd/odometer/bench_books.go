@@ -5,6 +5,8 @@ import (
 	"fmt"
 	"time"
 
+	"odometer/cmd/internal/cli"
+
 	"github.com/jackc/pgx/v5"
 )
 
@@ -56,7 +58,7 @@ func (d *database) waitFor(ctx context.Context, last tails) error {
 		if time.Since(moved) > stuckTime {
 			return fmt.Errorf("the positions have stood at %v for %s; the partitions end at %v", seen, stuckTime, last)
 		}
-		if err := pauseFor(ctx, lookPause); err != nil {
+		if err := cli.PauseFor(ctx, lookPause); err != nil {
 			return err
 		}
 	}
@@ -80,7 +82,7 @@ func (d *database) waitUntilRead(ctx context.Context) error {
 		if time.Now().After(deadline) {
 			return fmt.Errorf("the aggregator has not read the stream to its end after %s", stuckTime)
 		}
-		if err := pauseFor(ctx, lookPause); err != nil {
+		if err := cli.PauseFor(ctx, lookPause); err != nil {
 			return err
 		}
 	}

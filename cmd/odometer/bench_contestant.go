@@ -17,6 +17,8 @@ import (
 
 	"odometer"
 	"odometer/aggregator"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest"
 )
 
@@ -46,7 +48,7 @@ type contestant struct {
 	Connections int    `hidden:""` // that the naive way takes
 }
 
-func (c *contestant) run(ctx context.Context, t *terminal) error {
+func (c *contestant) run(ctx context.Context, t *cli.Terminal) error {
 	nc, err := nats.Connect(c.NATSURL)
 	if err != nil {
 		return fmt.Errorf("connect to NATS: %w", err)
@@ -56,7 +58,7 @@ func (c *contestant) run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(t.out, readyWord)
+	fmt.Fprintln(t.Out, readyWord)
 	words := bufio.NewReader(os.Stdin)
 	if word, err := words.ReadString('\n'); err != nil || word != goWord+"\n" {
 		return nil // the races were given up
@@ -72,8 +74,8 @@ func (c *contestant) run(ctx context.Context, t *terminal) error {
 	return group.Wait()
 }
 
-func (c *contestant) prepare(ctx context.Context, t *terminal, nc *nats.Conn) (func(context.Context) error, error) {
-	stream, err := ingest.EnsureStream(ctx, mustJetStream(nc), ingest.StreamConfig{})
+func (c *contestant) prepare(ctx context.Context, t *cli.Terminal, nc *nats.Conn) (func(context.Context) error, error) {
+	stream, err := ingest.EnsureStream(ctx, cli.JetStream(nc), ingest.StreamConfig{})
 	if err != nil {
 		return nil, err
 	}
@@ -93,9 +95,9 @@ func (c *contestant) prepare(ctx context.Context, t *terminal, nc *nats.Conn) (f
 			return c.countNaively(ctx, stream, pool)
 		}, nil
 	}
-	collectOften()
+	app.LowerGCPercent()
 	a, err := aggregator.New(aggregator.Options{
-		Pool: pool, NATS: nc, Log: t.log, Metrics: aggregator.NewMetrics(newRegistry(), false),
+		Pool: pool, NATS: nc, Log: t.Log, Metrics: aggregator.NewMetrics(app.NewRegistry(), false),
 	})
 	if err != nil {
 		return nil, err
@@ -108,7 +110,7 @@ func (c *contestant) prepare(ctx context.Context, t *terminal, nc *nats.Conn) (f
 
 // read reads the stream as the aggregator does, by one consumer without filter
 // and acknowledgements, and decodes every message.
-func (c *contestant) read(ctx context.Context, t *terminal, stream *ingest.Stream) error {
+func (c *contestant) read(ctx context.Context, t *cli.Terminal, stream *ingest.Stream) error {
 	consumer, err := stream.CreateConsumer(ctx, jetstream.ConsumerConfig{
 		AckPolicy: jetstream.AckNonePolicy, MemoryStorage: true, InactiveThreshold: time.Minute,
 	})
@@ -130,7 +132,7 @@ func (c *contestant) read(ctx context.Context, t *terminal, stream *ingest.Strea
 			return err
 		}
 	}
-	fmt.Fprintln(t.out, doneWord)
+	fmt.Fprintln(t.Out, doneWord)
 	<-ctx.Done()
 	return nil
 }
@@ -170,7 +172,7 @@ func (g *ground) enter(ctx context.Context, c contestant) (*runner, error) {
 		"--contestant-role", c.Role, "--contestant-database-url", c.DatabaseURL,
 		"--contestant-nats-url", c.NATSURL, "--contestant-messages", strconv.Itoa(c.Messages),
 		"--contestant-connections", strconv.Itoa(c.Connections))}
-	r.cmd.Stderr = g.t.err
+	r.cmd.Stderr = g.t.Err
 	r.cmd.WaitDelay = 10 * time.Second
 	if r.in, err = r.cmd.StdinPipe(); err != nil {
 		return nil, err

@@ -16,6 +16,8 @@ import (
 
 	"odometer"
 	"odometer/billing"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest"
 	"odometer/migrations"
 	"odometer/migrations/localpg"
@@ -24,7 +26,7 @@ import (
 // ground is where the races are run: a directory, a Postgres, and the NATS
 // servers and databases that the races open.
 type ground struct {
-	t        *terminal
+	t        *cli.Terminal
 	dir      string
 	postgres *localpg.Server
 	admin    *pgxpool.Pool // database postgres
@@ -32,10 +34,10 @@ type ground struct {
 
 // openGround starts Postgres as a careful operator would: it syncs, and has
 // room enough that checkpoints do not decide the races.
-func openGround(ctx context.Context, t *terminal, dir string) (_ *ground, err error) {
+func openGround(ctx context.Context, t *cli.Terminal, dir string) (_ *ground, err error) {
 	g := &ground{t: t}
 	if g.dir, err = os.MkdirTemp(dir, "odometer-bench-"); err != nil {
-		return nil, usagef("make a directory to work in: %w: give another --data-dir", err)
+		return nil, cli.Usagef("make a directory to work in: %w: give another --data-dir", err)
 	}
 	defer func() {
 		if err != nil {
@@ -49,7 +51,7 @@ func openGround(ctx context.Context, t *terminal, dir string) (_ *ground, err er
 	if g.dir, err = filepath.Abs(g.dir); err != nil {
 		return nil, err
 	}
-	t.log.Info("starting Postgres", "dir", g.dir)
+	t.Log.Info("starting Postgres", "dir", g.dir)
 	g.postgres, err = localpg.Start(ctx, localpg.Options{
 		Dir: filepath.Join(g.dir, "postgres"),
 		Settings: map[string]string{
@@ -57,7 +59,7 @@ func openGround(ctx context.Context, t *terminal, dir string) (_ *ground, err er
 			"max_wal_size":       "16GB",
 			"checkpoint_timeout": "15min",
 		},
-		Log: func(format string, args ...any) { fmt.Fprintf(t.err, format+"\n", args...) },
+		Log: func(format string, args ...any) { fmt.Fprintf(t.Err, format+"\n", args...) },
 	})
 	if err != nil {
 		return nil, err
@@ -80,7 +82,7 @@ func (g *ground) close() error {
 }
 
 func benchPool(ctx context.Context, url string) (*pgxpool.Pool, error) {
-	config, err := poolConfigOf(url, 24)
+	config, err := cli.NewPoolConfig(url, 24)
 	if err != nil {
 		return nil, err
 	}
@@ -198,7 +200,7 @@ type benchStream struct {
 
 func (g *ground) openStream(ctx context.Context, name string) (_ *benchStream, err error) {
 	s := &benchStream{}
-	if s.server, err = startNATS(filepath.Join(g.dir, "nats-"+name)); err != nil {
+	if s.server, err = app.StartNATS(filepath.Join(g.dir, "nats-"+name)); err != nil {
 		return nil, err
 	}
 	defer func() {
@@ -206,12 +208,12 @@ func (g *ground) openStream(ctx context.Context, name string) (_ *benchStream, e
 			s.close()
 		}
 	}()
-	if s.nc, err = connectInside(s.server); err != nil {
+	if s.nc, err = app.ConnectInProcess(s.server); err != nil {
 		return nil, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	s.Stream, err = ingest.EnsureStream(ctx, mustJetStream(s.nc), ingest.StreamConfig{})
+	s.Stream, err = ingest.EnsureStream(ctx, cli.JetStream(s.nc), ingest.StreamConfig{})
 	return s, err
 }
 

@@ -10,6 +10,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer/billing"
+	"odometer/cmd/internal/cli"
 )
 
 // growthFactor times the write race's events are counted on top of what is
@@ -36,7 +37,7 @@ func (c *benchCmd) raceGrowth(ctx context.Context, g *ground, report *benchRepor
 	}
 	defer s.close()
 	events := c.Events * growthFactor
-	g.t.log.Info("filling the stream", "events", events)
+	g.t.Log.Info("filling the stream", "events", events)
 	last, err := s.fill(ctx, work, events, func(i int) int { return i })
 	if err != nil {
 		return err
@@ -44,13 +45,13 @@ func (c *benchCmd) raceGrowth(ctx context.Context, g *ground, report *benchRepor
 	all := make([][]climb, len(c.Stored))
 	for round := range c.Rounds {
 		for i, stored := range c.Stored {
-			g.t.log.Info("storing events", "round", round+1, "events", stored)
+			g.t.Log.Info("storing events", "round", round+1, "events", stored)
 			found, err := c.climb(ctx, g, s, work, stored, last)
 			if err != nil {
 				return fmt.Errorf("with %d events stored: %w", stored, err)
 			}
 			all[i] = append(all[i], found)
-			g.t.log.Info("growth", "round", round+1, "stored", stored, "first", int(found.first()), "steady", int(found.steady))
+			g.t.Log.Info("growth", "round", round+1, "stored", stored, "first", int(found.first()), "steady", int(found.steady))
 		}
 	}
 	report.Growth = growthTable(c.Stored, all)
@@ -99,7 +100,7 @@ func (d *database) watchClimb(ctx context.Context, events int, window time.Durat
 	from := reading{at: begin} // where the window began
 	var half, last reading     // where the second half began; the one before
 	for last.at = begin; last.count < events; {
-		if err := pauseFor(ctx, window/50); err != nil {
+		if err := cli.PauseFor(ctx, window/50); err != nil {
 			return climb{}, err
 		}
 		now := reading{}

@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"odometer/cmd/internal/cli"
 	"os"
 	"strings"
 	"time"
@@ -59,7 +60,7 @@ func (c *benchCmd) raceIngest(ctx context.Context, g *ground, report *benchRepor
 		return err
 	}
 	defer func() { err = errors.Join(err, m.d.drop(context.WithoutCancel(ctx))) }()
-	g.t.log.Info("writing requests", "events", c.Events)
+	g.t.Log.Info("writing requests", "events", c.Events)
 	for i := range mails {
 		if err := m.write(&mails[i]); err != nil {
 			return err
@@ -73,7 +74,7 @@ func (c *benchCmd) raceIngest(ctx context.Context, g *ground, report *benchRepor
 				return fmt.Errorf("%s: %w", mails[i].name, err)
 			}
 			laps[mails[i].name] = append(laps[mails[i].name], l)
-			g.t.log.Info("ingest", "round", round+1, "contestant", mails[i].name,
+			g.t.Log.Info("ingest", "round", round+1, "contestant", mails[i].name,
 				"acknowledged_per_second", int(l.ackedRate()), "counted_per_second", int(l.countedRate()), "p99", l.p99)
 		}
 	}
@@ -215,7 +216,7 @@ func (d *database) waitForMessages(ctx context.Context, n int) error {
 		case time.Since(moved) > stuckTime:
 			return fmt.Errorf("nothing was counted for %s after %d events", stuckTime, seen)
 		}
-		if err := pauseFor(ctx, lookPause); err != nil {
+		if err := cli.PauseFor(ctx, lookPause); err != nil {
 			return err
 		}
 	}

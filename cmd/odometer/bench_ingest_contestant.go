@@ -23,6 +23,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer/api"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest/httpingest"
 	"odometer/ingest/publisher"
 )
@@ -37,7 +39,7 @@ const (
 func (c *contestant) mails() bool { return c.Role == takeRole || c.Role == sendRole }
 
 // runMailing takes part in the ingest race.
-func (c *contestant) runMailing(ctx context.Context, t *terminal) error {
+func (c *contestant) runMailing(ctx context.Context, t *cli.Terminal) error {
 	if c.Role == sendRole {
 		return c.send(ctx, t)
 	}
@@ -54,7 +56,7 @@ func (r *runner) tell(word string) error {
 
 // take serves the API. It says ready; told the tokens' secret, it says where
 // it is, and serves until its input ends.
-func (c *contestant) take(ctx context.Context, t *terminal) error {
+func (c *contestant) take(ctx context.Context, t *cli.Terminal) error {
 	nc, err := nats.Connect(c.NATSURL)
 	if err != nil {
 		return fmt.Errorf("connect to NATS: %w", err)
@@ -64,7 +66,7 @@ func (c *contestant) take(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(t.out, readyWord)
+	fmt.Fprintln(t.Out, readyWord)
 	words := bufio.NewScanner(os.Stdin)
 	if !words.Scan() {
 		return nil // the races were given up
@@ -78,20 +80,20 @@ func (c *contestant) take(ctx context.Context, t *terminal) error {
 		return err
 	}
 	// Every request is logged, as in life, to where nobody reads it.
-	door := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Registerer: newRegistry()})
-	httpingest.Register(door, httpingest.Options{Publisher: pub, Log: t.log})
+	door := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Registerer: app.NewRegistry()})
+	httpingest.Register(door, httpingest.Options{Publisher: pub, Log: t.Log})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		return fmt.Errorf("serve the API: %w", err)
 	}
-	fmt.Fprintf(t.out, "http://%s%s\n", l.Addr(), httpingest.Path)
+	fmt.Fprintf(t.Out, "http://%s%s\n", l.Addr(), httpingest.Path)
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	go func() {
 		words.Scan() // until the races want no more
 		cancel()
 	}()
-	return serve(ctx, l, door.Handler())
+	return app.Serve(ctx, l, door.Handler())
 }
 
 // sendClients are the clients, each with a connection that it keeps.
@@ -108,8 +110,8 @@ type delivery struct {
 // send is all clients. It says ready twice: the second time when it has read
 // the file of requests that it is told. Told where the API is, it begins, and
 // says what came of it.
-func (c *contestant) send(ctx context.Context, t *terminal) error {
-	fmt.Fprintln(t.out, readyWord)
+func (c *contestant) send(ctx context.Context, t *cli.Terminal) error {
+	fmt.Fprintln(t.Out, readyWord)
 	words := bufio.NewScanner(os.Stdin)
 	if !words.Scan() {
 		return nil // the races were given up
@@ -118,7 +120,7 @@ func (c *contestant) send(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintln(t.out, readyWord)
+	fmt.Fprintln(t.Out, readyWord)
 	if !words.Scan() {
 		return nil
 	}
@@ -130,7 +132,7 @@ func (c *contestant) send(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(t.out, "%s\n", said)
+	fmt.Fprintf(t.Out, "%s\n", said)
 	words.Scan() // until the races want no more
 	return nil
 }

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"time"
 
+	"odometer/cmd/internal/cli"
+
 	"github.com/jedib0t/go-pretty/v6/table"
 )
 
@@ -57,7 +59,7 @@ func ingestTable(laps map[string][]mailLap) []ingestLine {
 	return lines
 }
 
-func printIngest(t *terminal, lines []ingestLine) {
+func printIngest(t *cli.Terminal, lines []ingestLine) {
 	if lines == nil {
 		return
 	}
@@ -71,9 +73,9 @@ func printIngest(t *terminal, lines []ingestLine) {
 			orDash(l.CPUMicros, "%.1f"), orDash(l.SendMicros, "%.1f"), orDash(l.TakeMicros, "%.1f"), orDash(l.NATSMicros, "%.1f"),
 			orDash(l.CountMicros, "%.1f"), orDash(l.PostgresMicros, "%.1f"), memoryText(l.PeakMemory)})
 	}
-	t.table(table.Row{"ingest by HTTP", "counted/s", "acknowledged/s", "x 12 000", "request p50 ms", "p99", "CPU µs/event", "clients", "handler", "NATS", "aggregator", "Postgres", "peak memory"},
+	t.Table(table.Row{"ingest by HTTP", "counted/s", "acknowledged/s", "x 12 000", "request p50 ms", "p99", "CPU µs/event", "clients", "handler", "NATS", "aggregator", "Postgres", "peak memory"},
 		rows, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13)
-	fmt.Fprintf(t.out, "POST /api/v1/events with events of about 350 bytes, from %d clients on connections that they keep, %s tenants; the token\n"+
+	fmt.Fprintf(t.Out, "POST /api/v1/events with events of about 350 bytes, from %d clients on connections that they keep, %s tenants; the token\n"+
 		"is checked with each request. Counted per second: from the first request until the last event is in its counter. Clients,\n"+
 		"handler, NATS and aggregator are a process each and share this machine with Postgres; requests were made up before. %s\n"+
 		"events a second, inserted and not counted, is what the nearest peer reached on two cores. Peak memory is the handler's.\n"+

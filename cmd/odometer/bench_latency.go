@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest/publisher"
 )
 
@@ -110,7 +111,7 @@ type beat struct {
 
 // rounds runs each pacing in turn. Before them goes a run that is not measured:
 // in it statements are prepared and the tenants' terms are read.
-func (b *beat) rounds(ctx context.Context, t *terminal, rounds int, span time.Duration) ([][]delays, error) {
+func (b *beat) rounds(ctx context.Context, t *cli.Terminal, rounds int, span time.Duration) ([][]delays, error) {
 	if _, err := b.run(ctx, pacings[0], span/warmShare); err != nil {
 		return nil, err
 	}
@@ -122,7 +123,7 @@ func (b *beat) rounds(ctx context.Context, t *terminal, rounds int, span time.Du
 				return nil, err
 			}
 			all[i] = append(all[i], found)
-			t.log.Info("latency", "round", round+1, "published", p.name,
+			t.Log.Info("latency", "round", round+1, "published", p.name,
 				"acknowledged_p50", found.acked[0], "p50", found.visible[0], "p99", found.visible[1])
 		}
 	}
@@ -203,7 +204,7 @@ func (d *database) watchPositions(ctx context.Context, seen [][]sighting) error 
 		case <-ticker.C:
 		}
 	}
-	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), patience)
+	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cli.DependencyTimeout)
 	defer cancel()
 	return d.lookAtPositions(last, seen)
 }
@@ -235,7 +236,7 @@ func (b *beat) publish(ctx context.Context, pub *publisher.Publisher, p pacing, 
 		group.Go(func() error {
 			var own []publication
 			for call := one; call < calls; call += p.publishers {
-				if err := pauseFor(ctx, time.Until(begin.Add(time.Duration(call)*slot))); err != nil {
+				if err := cli.PauseFor(ctx, time.Until(begin.Add(time.Duration(call)*slot))); err != nil {
 					return err
 				}
 				sent, err := b.publishOnce(ctx, pub, b.published+call*p.batch, p.batch)

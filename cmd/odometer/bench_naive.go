@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest"
 )
 
@@ -138,7 +139,7 @@ func (w *writing) runNaive(ctx context.Context, connections int) (l lap, err err
 		return lap{}, err
 	}
 	effort, begin := w.effort(r.pid()), time.Now()
-	if err := errors.Join(r.start(), pauseFor(ctx, w.Span/naiveShare)); err != nil {
+	if err := errors.Join(r.start(), cli.PauseFor(ctx, w.Span/naiveShare)); err != nil {
 		return lap{}, errors.Join(err, r.leave())
 	}
 	err = w.naive.QueryRow(ctx, eventsSQL).Scan(&l.events)

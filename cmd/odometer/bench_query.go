@@ -16,6 +16,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer/api"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest/publisher"
 	"odometer/query"
 )
@@ -121,7 +123,7 @@ func (a *asking) serve(ctx context.Context, group *errgroup.Group) error {
 	// Every request is logged, as in life, to where nobody reads it.
 	door := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
 	query.Register(door, query.Options{Pool: a.d.Pool})
-	group.Go(func() error { return serve(ctx, l, door.Handler()) })
+	group.Go(func() error { return app.Serve(ctx, l, door.Handler()) })
 	a.url = "http://" + l.Addr().String() + "/api/v1/usage"
 	a.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: queryClients}, Timeout: 30 * time.Second}
 	return nil
@@ -144,7 +146,7 @@ func (a *asking) ask(ctx context.Context, report *benchReport) error {
 				return fmt.Errorf("%s: %w", contestant.name, err)
 			}
 			all[contestant.name] = append(all[contestant.name], found)
-			a.t.log.Info("query", "round", round+1, "contestant", contestant.name, "per_second", int(found.perSecond), "p99", found.p99)
+			a.t.Log.Info("query", "round", round+1, "contestant", contestant.name, "per_second", int(found.perSecond), "p99", found.p99)
 		}
 	}
 	report.Query = queryTable(all)
@@ -264,7 +266,7 @@ func (w *loadWriter) work(ctx context.Context, a *asking, pub *publisher.Publish
 	const length = loadBatch * time.Second / loadRate
 	for {
 		slot := int(slots.Add(1) - 1)
-		if pauseFor(ctx, time.Until(begin.Add(time.Duration(slot)*length))) != nil {
+		if cli.PauseFor(ctx, time.Until(begin.Add(time.Duration(slot)*length))) != nil {
 			return nil
 		}
 		events := make([]publisher.Event, loadBatch)

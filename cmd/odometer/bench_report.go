@@ -6,6 +6,8 @@ import (
 	"slices"
 	"time"
 
+	"odometer/cmd/internal/cli"
+
 	"github.com/jedib0t/go-pretty/v6/table"
 )
 
@@ -22,11 +24,11 @@ type benchReport struct {
 	Growth   []growthResult `json:"growth,omitempty"`
 }
 
-func (r *benchReport) print(t *terminal) {
+func (r *benchReport) print(t *cli.Terminal) {
 	m := r.Machine
-	fmt.Fprintf(t.out, "%s, %d cores, %s memory, %s; PostgreSQL %s with shared_buffers %s, NATS %s, %s\n",
+	fmt.Fprintf(t.Out, "%s, %d cores, %s memory, %s; PostgreSQL %s with shared_buffers %s, NATS %s, %s\n",
 		m.CPU, m.Cores, bytesText(m.MemoryBytes), m.OS, m.Postgres, m.SharedBuffer, m.NATS, m.Go)
-	fmt.Fprintf(t.out, "one sync of 8 kB to disk takes %.0f µs; load average at the start %s\n\n", m.SyncMicros, cmp.Or(m.LoadAtStart, "not known"))
+	fmt.Fprintf(t.Out, "one sync of 8 kB to disk takes %.0f µs; load average at the start %s\n\n", m.SyncMicros, cmp.Or(m.LoadAtStart, "not known"))
 	printWrite(t, r.Write)
 	printLatency(t, r.Latency)
 	printIngest(t, r.Ingest)
@@ -34,7 +36,7 @@ func (r *benchReport) print(t *terminal) {
 	printReporter(t, r.Reporter)
 	printAuditRace(t, r.Audit)
 	printGrowth(t, r.Growth)
-	fmt.Fprintf(t.out, "Figures are medians of %d rounds. A ratio is taken within each round, where both sides met the same machine,\n"+
+	fmt.Fprintf(t.Out, "Figures are medians of %d rounds. A ratio is taken within each round, where both sides met the same machine,\n"+
 		"and is the median of those: it need not be the ratio of the figures beside it.\n", r.Rounds)
 }
 
@@ -104,7 +106,7 @@ func writeTable(laps map[string][]lap) []writeLine {
 	return lines
 }
 
-func printWrite(t *terminal, lines []writeLine) {
+func printWrite(t *cli.Terminal, lines []writeLine) {
 	if lines == nil {
 		return
 	}
@@ -116,12 +118,12 @@ func printWrite(t *terminal, lines []writeLine) {
 			orDash(l.StoredBytes, "%.0f"), memoryText(l.PeakMemory),
 		})
 	}
-	t.table(table.Row{"write", "events/s", "x naive", "of COPY", "CPU µs/event", "Postgres", "own process", "stored B/event", "peak memory"},
+	t.Table(table.Row{"write", "events/s", "x naive", "of COPY", "CPU µs/event", "Postgres", "own process", "stored B/event", "peak memory"},
 		rows, 2, 3, 4, 5, 6, 7, 8, 9)
-	fmt.Fprintln(t.out, "CPU is all that took part (publishing is not in it): Postgres with its backends, the contestant's own process,\n"+
+	fmt.Fprintln(t.Out, "CPU is all that took part (publishing is not in it): Postgres with its backends, the contestant's own process,\n"+
 		"and the rest in this one: the NATS server, or who sends the rows. Stored is the table of events with its indexes.\n"+
 		"Peak memory is the contestant's own process. Books were verified after every lap.")
-	fmt.Fprintln(t.out)
+	fmt.Fprintln(t.Out)
 }
 
 func bytesText(n int64) string { return fmt.Sprintf("%.0f GiB", float64(n)/(1<<30)) }

@@ -31,7 +31,7 @@ func (c *benchCmd) raceReporter(ctx context.Context, g *ground, report *benchRep
 	sizes := c.reporterSizes()
 	laps := make([][]passLap, len(sizes))
 	for i, customers := range sizes {
-		g.t.log.Info("making customers", "customers", customers)
+		g.t.Log.Info("making customers", "customers", customers)
 		if err := c.tellMany(ctx, g, customers, &laps[i]); err != nil {
 			return fmt.Errorf("%d customers: %w", customers, err)
 		}
@@ -79,7 +79,7 @@ func (c *benchCmd) tellMany(ctx context.Context, g *ground, customers int, laps 
 			return err
 		}
 		*laps = append(*laps, l)
-		g.t.log.Info("reporter", "round", round+1, "customers", customers, "intents_per_second", int(l.rate()), "peak_mib", l.peak>>20)
+		g.t.Log.Info("reporter", "round", round+1, "customers", customers, "intents_per_second", int(l.rate()), "peak_mib", l.peak>>20)
 	}
 	return nil
 }

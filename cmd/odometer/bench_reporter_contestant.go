@@ -14,6 +14,8 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"odometer/billing"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/reporter"
 	"odometer/reporter/stripetest"
 )
@@ -28,7 +30,7 @@ const (
 func (c *contestant) tells() bool { return c.Role == tellRole || c.Role == stripeRole }
 
 // runTelling takes part in the reporter race.
-func (c *contestant) runTelling(ctx context.Context, t *terminal) error {
+func (c *contestant) runTelling(ctx context.Context, t *cli.Terminal) error {
 	if c.Role == stripeRole {
 		return c.standIn(ctx, t)
 	}
@@ -40,7 +42,7 @@ const benchStripeKey = "sk_live_bench"
 
 // standIn is a Stripe with so many customers. It says ready and where it is;
 // told go, it says how many units it has.
-func (c *contestant) standIn(ctx context.Context, t *terminal) error {
+func (c *contestant) standIn(ctx context.Context, t *cli.Terminal) error {
 	stripe := stripetest.New(stripetest.Options{Livemode: true, Latency: tellLatency})
 	agents := billing.SampleCatalogue().Agents
 	for _, a := range agents {
@@ -55,10 +57,10 @@ func (c *contestant) standIn(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return fmt.Errorf("start the Stripe stand-in: %w", err)
 	}
-	fmt.Fprintf(t.out, "%s\nhttp://%s\n", readyWord, l.Addr())
+	fmt.Fprintf(t.Out, "%s\nhttp://%s\n", readyWord, l.Addr())
 	ctx, cancel := context.WithCancel(ctx)
 	group, ctx := errgroup.WithContext(ctx)
-	group.Go(func() error { return serve(ctx, l, stripe) })
+	group.Go(func() error { return app.Serve(ctx, l, stripe) })
 	for words := bufio.NewScanner(os.Stdin); words.Scan(); {
 		var units int64
 		for _, customer := range customers {
@@ -66,32 +68,32 @@ func (c *contestant) standIn(ctx context.Context, t *terminal) error {
 				units += stripe.Total(customer, a.Meter, time.Unix(0, 0), time.Now().AddDate(1, 0, 0))
 			}
 		}
-		fmt.Fprintln(t.out, units)
+		fmt.Fprintln(t.Out, units)
 	}
 	cancel()
 	return group.Wait()
 }
 
 // tell makes a pass, once it is told where Stripe is.
-func (c *contestant) tell(ctx context.Context, t *terminal) error {
+func (c *contestant) tell(ctx context.Context, t *cli.Terminal) error {
 	nc, err := nats.Connect(c.NATSURL)
 	if err != nil {
 		return fmt.Errorf("connect to NATS: %w", err)
 	}
 	defer nc.Close()
-	database := databaseSettings{DatabaseURL: c.DatabaseURL}
-	pool, err := database.openWide(ctx, reportConnections)
+	database := cli.DatabaseSettings{DatabaseURL: c.DatabaseURL}
+	pool, err := database.OpenPool(ctx, cli.ReporterConnections)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	fmt.Fprintln(t.out, readyWord)
+	fmt.Fprintln(t.Out, readyWord)
 	words := bufio.NewScanner(os.Stdin)
 	if !words.Scan() {
 		return nil // the races were given up
 	}
-	settings := stripeSettings{StripeAPIKey: benchStripeKey, StripeAPIBase: strings.TrimSpace(words.Text())}
-	r, err := settings.reporter(pool, nc, t.log, nil)
+	settings := app.StripeSettings{StripeAPIKey: benchStripeKey, StripeAPIBase: strings.TrimSpace(words.Text())}
+	r, err := settings.Reporter(pool, nc, t.Log, nil)
 	if err != nil {
 		return err
 	}
@@ -102,11 +104,11 @@ func (c *contestant) tell(ctx context.Context, t *terminal) error {
 		cancel()
 	}()
 	result, err := r.Pass(ctx, reporter.Scope{ByHand: true})
-	if err := leftOr(result, err); err != nil {
-		printPass(t, result)
+	if err := app.PassError(result, err); err != nil {
+		app.PrintPass(t, result)
 		return err
 	}
-	fmt.Fprintln(t.out, doneWord)
+	fmt.Fprintln(t.Out, doneWord)
 	<-ctx.Done()
 	return nil
 }

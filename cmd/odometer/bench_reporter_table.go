@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"time"
 
+	"odometer/cmd/internal/cli"
+
 	"github.com/jedib0t/go-pretty/v6/table"
 )
 
@@ -51,7 +53,7 @@ func reporterTable(sizes []int, all [][]passLap) []reporterLine {
 	return lines
 }
 
-func printReporter(t *terminal, lines []reporterLine) {
+func printReporter(t *cli.Terminal, lines []reporterLine) {
 	if lines == nil {
 		return
 	}
@@ -61,9 +63,9 @@ func printReporter(t *terminal, lines []reporterLine) {
 			thousands(l.PerSecond), fmt.Sprintf("%.0f %%", 100*l.OfLatency), orDash(l.PostgresMicros, "%.0f"), orDash(l.ChildMicros, "%.0f"),
 			memoryText(l.PeakMemory), orDash(l.MemoryOfLeast, "%.2f")})
 	}
-	t.table(table.Row{"reporter, customers", "told", "seconds", "intents/s", "of what latency allows", "Postgres CPU µs/intent", "own process", "peak memory", "ratio"},
+	t.Table(table.Row{"reporter, customers", "told", "seconds", "intents/s", "of what latency allows", "Postgres CPU µs/intent", "own process", "peak memory", "ratio"},
 		rows, 1, 2, 3, 4, 5, 6, 7, 8, 9)
-	fmt.Fprintf(t.out, "One pass of the reporter; each customer is over the limit of one agent. The stand-in for Stripe takes %s for an answer\n"+
+	fmt.Fprintf(t.Out, "One pass of the reporter; each customer is over the limit of one agent. The stand-in for Stripe takes %s for an answer\n"+
 		"and runs in a process of its own on this machine; with %d calls under way that alone allows %s a second. Peak memory\n"+
 		"is the reporter's own process; its ratio is to the first line. Ledger and Stripe were compared after every pass. From %s customers\n"+
 		"on there is one round.\n\n",

@@ -4,6 +4,8 @@ import (
 	"fmt"
 	"time"
 
+	"odometer/cmd/internal/cli"
+
 	"github.com/jedib0t/go-pretty/v6/table"
 )
 
@@ -39,7 +41,7 @@ func latencyLineOf(p pacing, all []delays) latencyLine {
 	return line
 }
 
-func printLatency(t *terminal, lines []latencyLine) {
+func printLatency(t *cli.Terminal, lines []latencyLine) {
 	if lines == nil {
 		return
 	}
@@ -48,8 +50,8 @@ func printLatency(t *terminal, lines []latencyLine) {
 		rows = append(rows, table.Row{l.Published, thousands(l.PerSecond), millis(l.StoredP50), millis(l.StoredP99),
 			millis(l.VisibleP50), millis(l.VisibleP99), millis(l.WorstRoundP99)})
 	}
-	t.table(table.Row{"latency, ms", "events/s", "acknowledged p50", "p99", "visible p50", "p99", "p99, worst round"}, rows, 2, 3, 4, 5, 6, 7)
-	fmt.Fprintf(t.out, "From the call that publishes: acknowledged when it returns, which is after the stream's sync; visible when another\n"+
+	t.Table(table.Row{"latency, ms", "events/s", "acknowledged p50", "p99", "visible p50", "p99", "p99, worst round"}, rows, 2, 3, 4, 5, 6, 7)
+	fmt.Fprintf(t.Out, "From the call that publishes: acknowledged when it returns, which is after the stream's sync; visible when another\n"+
 		"connection sees the transaction that counted the event, found by asking every %s. Publisher, NATS, aggregator and\n"+
 		"Postgres share this machine.\n\n", watchEvery)
 }
@@ -86,7 +88,7 @@ func queryTable(all map[string][]answers) []queryLine {
 	return lines
 }
 
-func printQuery(t *terminal, lines []queryLine) {
+func printQuery(t *cli.Terminal, lines []queryLine) {
 	if lines == nil {
 		return
 	}
@@ -99,8 +101,8 @@ func printQuery(t *terminal, lines []queryLine) {
 		rows = append(rows, table.Row{l.Contestant, thousands(l.PerSecond), ratioText(l.OfSelect),
 			fmt.Sprintf("%.2f", l.P50), fmt.Sprintf("%.2f", l.P95), fmt.Sprintf("%.2f", l.P99), counted})
 	}
-	t.table(table.Row{"query", "requests/s", "of select 1", "p50 ms", "p95 ms", "p99 ms", "events/s counted"}, rows, 2, 3, 4, 5, 6, 7)
-	fmt.Fprintf(t.out, "%d clients on connections that they keep, %s tenants; token, statement and JSON included. Clients, API, NATS,\n"+
+	t.Table(table.Row{"query", "requests/s", "of select 1", "p50 ms", "p95 ms", "p99 ms", "events/s counted"}, rows, 2, 3, 4, 5, 6, 7)
+	fmt.Fprintf(t.Out, "%d clients on connections that they keep, %s tenants; token, statement and JSON included. Clients, API, NATS,\n"+
 		"aggregator and Postgres share this machine.\n\n", queryClients, thousands(queryTenants))
 }
 
@@ -130,7 +132,7 @@ func growthTable(stored []int, all [][]climb) []growthResult {
 	return lines
 }
 
-func printGrowth(t *terminal, lines []growthResult) {
+func printGrowth(t *cli.Terminal, lines []growthResult) {
 	if lines == nil {
 		return
 	}
@@ -138,8 +140,8 @@ func printGrowth(t *terminal, lines []growthResult) {
 	for _, l := range lines {
 		rows = append(rows, table.Row{thousands(float64(l.Stored)), thousands(l.First), ratioText(l.FirstOfLeast), thousands(l.Steady), ratioText(l.SteadyOfLeast)})
 	}
-	t.table(table.Row{"growth, events stored", "after a checkpoint, events/s", "ratio", "steady, events/s", "ratio"}, rows, 1, 2, 3, 4, 5)
-	fmt.Fprintln(t.out, "After a checkpoint Postgres logs each page as a whole when it is first touched: the first seconds are slower.\n"+
+	t.Table(table.Row{"growth, events stored", "after a checkpoint, events/s", "ratio", "steady, events/s", "ratio"}, rows, 1, 2, 3, 4, 5)
+	fmt.Fprintln(t.Out, "After a checkpoint Postgres logs each page as a whole when it is first touched: the first seconds are slower.\n"+
 		"Steady is the second half of the events. Ratios are to the first line.")
-	fmt.Fprintln(t.out)
+	fmt.Fprintln(t.Out)
 }

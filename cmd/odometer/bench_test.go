@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"odometer/cmd/internal/cli"
+
 	"github.com/google/go-cmp/cmp"
 )
 
@@ -85,8 +87,8 @@ func TestBenchStopsWhenInterrupted(t *testing.T) {
 	if err := cmd.Process.Signal(syscall.SIGINT); err != nil {
 		t.Fatal(err)
 	}
-	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != exitFound {
-		t.Errorf("interrupted, it ended with %v, want exit code %d", err, exitFound)
+	if err := cmd.Wait(); err == nil || cmd.ProcessState.ExitCode() != cli.ExitFound {
+		t.Errorf("interrupted, it ended with %v, want exit code %d", err, cli.ExitFound)
 	}
 	wantEmpty(t, dir)
 }

@@ -73,7 +73,7 @@ func (c *benchCmd) raceWriting(ctx context.Context, g *ground, report *benchRepo
 				return fmt.Errorf("%s: %w", contestant.name, err)
 			}
 			laps[contestant.name] = append(laps[contestant.name], l)
-			g.t.log.Info("write", "round", round+1, "contestant", contestant.name, "events_per_second", int(l.rate()))
+			g.t.Log.Info("write", "round", round+1, "contestant", contestant.name, "events_per_second", int(l.rate()))
 		}
 	}
 	report.Write = writeTable(laps)
@@ -89,7 +89,7 @@ func (w *writing) prepare(ctx context.Context) (err error) {
 			return err
 		}
 	}
-	w.t.log.Info("filling the streams", "events", 2*w.Events)
+	w.t.Log.Info("filling the streams", "events", 2*w.Events)
 	if w.first, err = w.openStream(ctx, "first"); err != nil {
 		return err
 	}

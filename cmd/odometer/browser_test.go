@@ -3,6 +3,7 @@ package main
 import (
 	"errors"
 	"fmt"
+	"odometer/cmd/internal/app"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -29,7 +30,7 @@ func TestPeopleSeeWhatTheyShould(t *testing.T) {
 	if err != nil || len(specs) == 0 {
 		t.Fatalf("no specs in %s: %v", browserSpecs, err)
 	}
-	embedder := freeAddress("127.0.0.1:0") // where a page of another origin will be
+	embedder := app.FreeAddress("127.0.0.1:0") // where a page of another origin will be
 	// Not t.TempDir, whose parent is closed to the user that Postgres may run as.
 	data, err := os.MkdirTemp("", "odometer-browser-")
 	if err != nil {

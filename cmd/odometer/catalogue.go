@@ -8,6 +8,7 @@ import (
 
 	"odometer"
 	"odometer/billing"
+	"odometer/cmd/internal/cli"
 )
 
 type catalogueCmd struct {
@@ -16,17 +17,17 @@ type catalogueCmd struct {
 }
 
 type catalogueApplyCmd struct {
-	databaseSettings
+	cli.DatabaseSettings
 	File string `short:"f" help:"The catalogue, - for standard input; without it the built-in sample." placeholder:"FILE"`
 }
 
 // Run checks the whole file before anything is changed.
-func (c *catalogueApplyCmd) Run(ctx context.Context, t *terminal) error {
+func (c *catalogueApplyCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	catalogue, err := c.read()
 	if err != nil {
 		return err
 	}
-	pool, err := c.openMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
@@ -34,7 +35,7 @@ func (c *catalogueApplyCmd) Run(ctx context.Context, t *terminal) error {
 	if err := billing.ApplyCatalogue(ctx, pool, catalogue); err != nil {
 		return err
 	}
-	fmt.Fprintf(t.out, "in force: %d agents, %d plans, prices in %s\n",
+	fmt.Fprintf(t.Out, "in force: %d agents, %d plans, prices in %s\n",
 		len(catalogue.Agents), len(catalogue.Plans), catalogue.Currency)
 	return nil
 }
@@ -49,28 +50,28 @@ func (c *catalogueApplyCmd) read() (odometer.Catalogue, error) {
 	} else {
 		var err error
 		if file, err = os.Open(name); err != nil {
-			return odometer.Catalogue{}, usagef("--file: %w", err)
+			return odometer.Catalogue{}, cli.Usagef("--file: %w", err)
 		}
 		defer file.Close()
 	}
 	text, err := io.ReadAll(io.LimitReader(file, billing.MaxCatalogueBytes+1))
 	if err != nil {
-		return odometer.Catalogue{}, usagef("read %s: %w", name, err)
+		return odometer.Catalogue{}, cli.Usagef("read %s: %w", name, err)
 	}
 	catalogue, err := billing.ParseCatalogue(text)
 	if err != nil {
-		return odometer.Catalogue{}, usagef("%s:%w", name, err)
+		return odometer.Catalogue{}, cli.Usagef("%s:%w", name, err)
 	}
 	return catalogue, nil
 }
 
 type catalogueShowCmd struct {
-	databaseSettings
+	cli.DatabaseSettings
 }
 
 // Run prints what apply accepts.
-func (c *catalogueShowCmd) Run(ctx context.Context, t *terminal) error {
-	pool, err := c.openMigrated(ctx)
+func (c *catalogueShowCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	pool, err := c.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
@@ -83,6 +84,6 @@ func (c *catalogueShowCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	_, err = t.out.Write(text)
+	_, err = t.Out.Write(text)
 	return err
 }

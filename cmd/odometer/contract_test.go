@@ -13,6 +13,8 @@ import (
 	"github.com/google/uuid"
 
 	"odometer/billing"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
 )
@@ -27,24 +29,24 @@ func TestWrongUsageSaysWhatToDo(t *testing.T) {
 		code int
 		says string
 	}{
-		{[]string{"catalogue", "show"}, exitUsage, "ODOMETER_DATABASE_URL"},
-		{[]string{"run"}, exitUsage, "--database-url"},
-		{[]string{"run", "everything"}, exitUsage, "aggregator"},
-		{[]string{"run", "query", "--database-url", nowhere}, exitUsage, "--jwt-secret"},
-		{[]string{"run", "aggregator", "--database-url", nowhere}, exitUsage, "ODOMETER_NATS_URL"},
-		{[]string{"migrate", "status", "--database-url", nowhere}, exitUnreachable, "check --database-url"},
-		{[]string{"publish", "--nats-url", "nats://127.0.0.1:1", "--tenant", someTenant, "--agent", "inbox", "--action", "a"}, exitUnreachable, "check --nats-url"},
-		{[]string{"publish", "--tenant", "ACME"}, exitUsage, "lower-case"},
-		{[]string{"publish", "--tenant", someTenant, "--agent", "inbox", "--action", "a", "--quantity", "0"}, exitUsage, "--quantity 0"},
-		{[]string{"token", "--tenant", someTenant}, exitUsage, "ODOMETER_JWT_SECRET"},
-		{[]string{"token", "--jwt-secret", strings.Repeat("s", 32)}, exitUsage, "--tenant"},
-		{[]string{"token", "--jwt-secret", strings.Repeat("s", 32), "--role", "admin", "--subject", " "}, exitUsage, "--subject"},
-		{[]string{"subscription", "set", "--tenant", someTenant, "--plan", "p", "--period-start", "2026-11-01T00:00:00Z", "--period-end", "2026-12-01T00:00:00Z", "--status", "happy"}, exitUsage, "active"},
-		{[]string{"run", "aggregator", "--database-url", nowhere, "--nats-url", "nats://127.0.0.1:1", "--stream-max-age", "89d"}, exitUsage, "7 days"},
-		{[]string{"demo", "--rate", "0"}, exitUsage, "--rate 0"},
-		{[]string{"demo", "--addr", "0.0.0.0:0"}, exitUsage, "--addr 0.0.0.0:0: other machines could reach it"},
-		{[]string{"demo", "--addr", ":0"}, exitUsage, "--addr :0: other machines could reach it"},
-		{[]string{"frobnicate"}, exitUsage, "frobnicate"},
+		{[]string{"catalogue", "show"}, cli.ExitUsage, "ODOMETER_DATABASE_URL"},
+		{[]string{"run"}, cli.ExitUsage, "--database-url"},
+		{[]string{"run", "everything"}, cli.ExitUsage, "aggregator"},
+		{[]string{"run", "query", "--database-url", nowhere}, cli.ExitUsage, "--jwt-secret"},
+		{[]string{"run", "aggregator", "--database-url", nowhere}, cli.ExitUsage, "ODOMETER_NATS_URL"},
+		{[]string{"migrate", "status", "--database-url", nowhere}, cli.ExitUnreachable, "check --database-url"},
+		{[]string{"publish", "--nats-url", "nats://127.0.0.1:1", "--tenant", someTenant, "--agent", "inbox", "--action", "a"}, cli.ExitUnreachable, "check --nats-url"},
+		{[]string{"publish", "--tenant", "ACME"}, cli.ExitUsage, "lower-case"},
+		{[]string{"publish", "--tenant", someTenant, "--agent", "inbox", "--action", "a", "--quantity", "0"}, cli.ExitUsage, "--quantity 0"},
+		{[]string{"token", "--tenant", someTenant}, cli.ExitUsage, "ODOMETER_JWT_SECRET"},
+		{[]string{"token", "--jwt-secret", strings.Repeat("s", 32)}, cli.ExitUsage, "--tenant"},
+		{[]string{"token", "--jwt-secret", strings.Repeat("s", 32), "--role", "admin", "--subject", " "}, cli.ExitUsage, "--subject"},
+		{[]string{"subscription", "set", "--tenant", someTenant, "--plan", "p", "--period-start", "2026-11-01T00:00:00Z", "--period-end", "2026-12-01T00:00:00Z", "--status", "happy"}, cli.ExitUsage, "active"},
+		{[]string{"run", "aggregator", "--database-url", nowhere, "--nats-url", "nats://127.0.0.1:1", "--stream-max-age", "89d"}, cli.ExitUsage, "7 days"},
+		{[]string{"demo", "--rate", "0"}, cli.ExitUsage, "--rate 0"},
+		{[]string{"demo", "--addr", "0.0.0.0:0"}, cli.ExitUsage, "--addr 0.0.0.0:0: other machines could reach it"},
+		{[]string{"demo", "--addr", ":0"}, cli.ExitUsage, "--addr :0: other machines could reach it"},
+		{[]string{"frobnicate"}, cli.ExitUsage, "frobnicate"},
 	} {
 		got := odometerDoes(t, c.args...)
 		if got.code != c.code || !strings.Contains(got.err, c.says) {
@@ -61,7 +63,7 @@ func TestHelpShowsAnExampleOfEveryCommand(t *testing.T) {
 	for _, command := range []string{"demo", "run", "migrate up", "migrate down", "migrate status", "catalogue apply", "catalogue show",
 		"subscription set", "subscription show", "token", "publish", "usage", "replay", "audit", "reconcile", "deadletters list", "deadletters show", "deadletters retry", "deadletters discard", "adjust", "report", "jobs list", "jobs run", "jobs pause", "jobs resume", "bench"} {
 		got := odometerDoes(t, append(strings.Fields(command), "--help")...)
-		if got.code != exitDone || !strings.Contains(strings.Join(strings.Fields(got.out), " "), "Example: odometer "+command) {
+		if got.code != cli.ExitDone || !strings.Contains(strings.Join(strings.Fields(got.out), " "), "Example: odometer "+command) {
 			t.Errorf("odometer %s --help: exit %d, without an example:\n%s", command, got.code, got.out)
 		}
 	}
@@ -72,7 +74,7 @@ func TestASchemaBehindIsSaidWithItsRemedy(t *testing.T) {
 	database := pgtest.URL(t)
 	must(t, "migrate", "down", "--database-url", database)
 	got := odometerDoes(t, "catalogue", "show", "--database-url", database)
-	if got.code != exitUsage || !strings.Contains(got.err, "odometer migrate up") {
+	if got.code != cli.ExitUsage || !strings.Contains(got.err, "odometer migrate up") {
 		t.Errorf("exit %d: %s", got.code, got.err)
 	}
 	must(t, "migrate", "up", "--database-url", database)
@@ -84,7 +86,7 @@ func TestASchemaBehindIsSaidWithItsRemedy(t *testing.T) {
 func TestTheCatalogueThatIsShownCanBeApplied(t *testing.T) {
 	t.Parallel()
 	database := pgtest.URL(t)
-	if got := odometerDoes(t, "catalogue", "show", "--database-url", database); got.code != exitUsage || !strings.Contains(got.err, "catalogue apply") {
+	if got := odometerDoes(t, "catalogue", "show", "--database-url", database); got.code != cli.ExitUsage || !strings.Contains(got.err, "catalogue apply") {
 		t.Errorf("without a catalogue: exit %d: %s", got.code, got.err)
 	}
 	must(t, "catalogue", "apply", "--database-url", database)
@@ -100,7 +102,7 @@ func TestTheCatalogueThatIsShownCanBeApplied(t *testing.T) {
 	if err := os.WriteFile(file, []byte(strings.Replace(shown, "currency:", "curency:", 1)), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := odometerDoes(t, "catalogue", "apply", "-f", file, "--database-url", database); got.code != exitUsage || !strings.Contains(got.err, file+":1:1:") {
+	if got := odometerDoes(t, "catalogue", "apply", "-f", file, "--database-url", database); got.code != cli.ExitUsage || !strings.Contains(got.err, file+":1:1:") {
 		t.Errorf("an unknown field: exit %d: %s", got.code, got.err)
 	}
 }
@@ -113,7 +115,7 @@ func TestFromPublishToTheUsageAnswer(t *testing.T) {
 	must(t, "catalogue", "apply", "--database-url", database)
 	tenant := subscribeMany(t, database, 1)[0].String()
 
-	http1, ops := freeAddress("127.0.0.1:0"), freeAddress("127.0.0.1:0")
+	http1, ops := app.FreeAddress("127.0.0.1:0"), app.FreeAddress("127.0.0.1:0")
 	cmd := program(t, []string{"ODOMETER_DATABASE_URL=" + database, "ODOMETER_NATS_URL=" + server.URL(), "ODOMETER_JWT_SECRET=" + key},
 		"run", "--http-addr", http1, "--ops-addr", ops)
 	cmd.Stderr = t.Output()
@@ -195,7 +197,7 @@ func TestAFileIsPublishedOnceHoweverOftenItIsSent(t *testing.T) {
 	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
 	for range 2 {
 		got := odometerDoes(t, "publish", "--nats-url", server.URL(), "--file", file)
-		if got.code != exitFound || !strings.Contains(got.out, "line 2501: invalid_field") {
+		if got.code != cli.ExitFound || !strings.Contains(got.out, "line 2501: invalid_field") {
 			t.Fatalf("exit %d: %s%s", got.code, got.out, got.err)
 		}
 	}

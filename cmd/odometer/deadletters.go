@@ -14,6 +14,7 @@ import (
 
 	"odometer"
 	"odometer/aggregator/deadletter"
+	"odometer/cmd/internal/cli"
 )
 
 type deadlettersCmd struct {
@@ -25,11 +26,11 @@ type deadlettersCmd struct {
 
 // letterFilter says which dead letters are meant.
 type letterFilter struct {
-	databaseSettings
-	Reason string   `help:"Only of this reason." placeholder:"REASON"`
-	Tenant *tenant  `help:"Only of this tenant." placeholder:"UUID"`
-	IDs    []string `arg:"" optional:"" name:"id" help:"Ids, as deadletters list prints them: <epoch>-<seq>."`
-	JSON   bool     `help:"Print JSON."`
+	cli.DatabaseSettings
+	Reason string      `help:"Only of this reason." placeholder:"REASON"`
+	Tenant *cli.Tenant `help:"Only of this tenant." placeholder:"UUID"`
+	IDs    []string    `arg:"" optional:"" name:"id" help:"Ids, as deadletters list prints them: <epoch>-<seq>."`
+	JSON   bool        `help:"Print JSON."`
 }
 
 func (f *letterFilter) selection() (s deadletter.Selection, err error) {
@@ -39,12 +40,12 @@ func (f *letterFilter) selection() (s deadletter.Selection, err error) {
 		for _, r := range odometer.Reasons() {
 			known = append(known, string(r))
 		}
-		return s, usagef("--reason %q: want one of %s", f.Reason, strings.Join(known, ", "))
+		return s, cli.Usagef("--reason %q: want one of %s", f.Reason, strings.Join(known, ", "))
 	}
 	for _, id := range f.IDs {
 		at, ok := deadletter.ParseID(id)
 		if !ok {
-			return s, usagef("id %q: want <epoch>-<seq>, as 1-4711; see them with: odometer deadletters list", id)
+			return s, cli.Usagef("id %q: want <epoch>-<seq>, as 1-4711; see them with: odometer deadletters list", id)
 		}
 		s.IDs = append(s.IDs, at)
 	}
@@ -55,7 +56,7 @@ func (f *letterFilter) selection() (s deadletter.Selection, err error) {
 // saying nothing.
 func (f *letterFilter) chosen(what string) (deadletter.Selection, error) {
 	if len(f.IDs) == 0 && f.Reason == "" && f.Tenant == nil {
-		return deadletter.Selection{}, usagef("nothing says which dead letters to %s: give ids, --reason or --tenant", what)
+		return deadletter.Selection{}, cli.Usagef("nothing says which dead letters to %s: give ids, --reason or --tenant", what)
 	}
 	return f.selection()
 }
@@ -63,7 +64,7 @@ func (f *letterFilter) chosen(what string) (deadletter.Selection, error) {
 // noLetter makes an id that nobody knows the caller's to mend.
 func noLetter(err error) error {
 	if errors.Is(err, deadletter.ErrNotFound) {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
 	return err
 }
@@ -75,15 +76,15 @@ type deadlettersListCmd struct {
 }
 
 // Run lists; that there is something to list is no error.
-func (c *deadlettersListCmd) Run(ctx context.Context, t *terminal) error {
+func (c *deadlettersListCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	s, err := c.selection()
 	if err != nil {
 		return err
 	}
 	if c.Limit < 0 {
-		return usagef("--limit %d: want 0 or more", c.Limit)
+		return cli.Usagef("--limit %d: want 0 or more", c.Limit)
 	}
-	pool, err := c.openMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
@@ -96,20 +97,20 @@ func (c *deadlettersListCmd) Run(ctx context.Context, t *terminal) error {
 	letters, err := deadletter.List(ctx, pool, s, state, c.Limit)
 	switch {
 	case errors.Is(err, deadletter.ErrNotFound):
-		t.log.Warn(err.Error()) // a list of nothing is still a list
+		t.Log.Warn(err.Error()) // a list of nothing is still a list
 	case err != nil:
 		return err
 	}
 	if c.JSON {
-		return t.json(letterListOf(groups, letters))
+		return t.JSON(letterListOf(groups, letters))
 	}
 	printLetters(t, groups, letters)
 	return nil
 }
 
-func printLetters(t *terminal, groups []deadletter.Group, letters []deadletter.DeadLetter) {
+func printLetters(t *cli.Terminal, groups []deadletter.Group, letters []deadletter.DeadLetter) {
 	if len(groups) == 0 {
-		fmt.Fprintln(t.out, "no dead letters")
+		fmt.Fprintln(t.Out, "no dead letters")
 		return
 	}
 	var total int64
@@ -119,17 +120,17 @@ func printLetters(t *terminal, groups []deadletter.Group, letters []deadletter.D
 		rows = append(rows, table.Row{g.Reason, tenantOrNone(g.Tenant), g.State, g.Count, ageOf(g.Oldest), ageOf(g.Newest)})
 	}
 	rows = append(rows, table.Row{"total", "", "", total, "", ""})
-	t.table(table.Row{"reason", "tenant", "state", "count", "oldest", "newest"}, rows, 4, 5, 6)
+	t.Table(table.Row{"reason", "tenant", "state", "count", "oldest", "newest"}, rows, 4, 5, 6)
 	rows = nil
 	for _, l := range letters {
 		rows = append(rows, table.Row{deadletter.ID(l.ID), l.Received.UTC().Format(time.RFC3339), l.State, l.Reason, l.Detail})
 	}
 	if len(rows) > 0 {
-		fmt.Fprintln(t.out)
-		t.table(table.Row{"id", "stored", "state", "reason", "detail"}, rows)
+		fmt.Fprintln(t.Out)
+		t.Table(table.Row{"id", "stored", "state", "reason", "detail"}, rows)
 	}
 	if more := total - int64(len(letters)); more > 0 {
-		fmt.Fprintf(t.out, "and %d older: see them with --limit\n", more)
+		fmt.Fprintf(t.Out, "and %d older: see them with --limit\n", more)
 	}
 }
 
@@ -157,13 +158,13 @@ func ageOf(at time.Time) string {
 type deadlettersRetryCmd struct{ letterFilter }
 
 // Run retries and tells what became of each letter.
-func (c *deadlettersRetryCmd) Run(ctx context.Context, t *terminal) error {
+func (c *deadlettersRetryCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	s, err := c.chosen("retry")
 	if err != nil {
 		return err
 	}
 	return c.change(ctx, t, func(pool *pgxpool.Pool, each func(deadletter.Outcome)) error {
-		return deadletter.Retry(ctx, pool, s, operator(), each)
+		return deadletter.Retry(ctx, pool, s, cli.Operator(), each)
 	})
 }
 
@@ -173,23 +174,23 @@ type deadlettersDiscardCmd struct {
 }
 
 // Run discards and tells which letters.
-func (c *deadlettersDiscardCmd) Run(ctx context.Context, t *terminal) error {
+func (c *deadlettersDiscardCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if strings.TrimSpace(c.Why) == "" {
-		return usagef("--why is not set: say why these dead letters shall never count")
+		return cli.Usagef("--why is not set: say why these dead letters shall never count")
 	}
 	s, err := c.chosen("discard")
 	if err != nil {
 		return err
 	}
 	return c.change(ctx, t, func(pool *pgxpool.Pool, each func(deadletter.Outcome)) error {
-		return deadletter.Discard(ctx, pool, s, operator(), strings.TrimSpace(c.Why), each)
+		return deadletter.Discard(ctx, pool, s, cli.Operator(), strings.TrimSpace(c.Why), each)
 	})
 }
 
 // change changes letters and prints what became of them; what is still open is
 // something left.
-func (f *letterFilter) change(ctx context.Context, t *terminal, does func(*pgxpool.Pool, func(deadletter.Outcome)) error) error {
-	pool, err := f.openMigrated(ctx)
+func (f *letterFilter) change(ctx context.Context, t *cli.Terminal, does func(*pgxpool.Pool, func(deadletter.Outcome)) error) error {
+	pool, err := f.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
@@ -200,7 +201,7 @@ func (f *letterFilter) change(ctx context.Context, t *terminal, does func(*pgxpo
 		return noLetter(failed)
 	}
 	if f.JSON {
-		if err := t.json(r); err != nil {
+		if err := t.JSON(r); err != nil {
 			return err
 		}
 	} else {
@@ -210,7 +211,7 @@ func (f *letterFilter) change(ctx context.Context, t *terminal, does func(*pgxpo
 	case failed != nil:
 		return fmt.Errorf("%w: run it again, which is safe", failed)
 	case r.Counts["open"] > 0:
-		return errSaid
+		return cli.ErrFindings
 	}
 	return nil
 }

@@ -15,6 +15,7 @@ import (
 
 	"odometer"
 	"odometer/aggregator/deadletter"
+	"odometer/cmd/internal/cli"
 )
 
 type deadlettersShowCmd struct {
@@ -23,12 +24,12 @@ type deadlettersShowCmd struct {
 }
 
 // Run shows letters so that a person can mend their sender.
-func (c *deadlettersShowCmd) Run(ctx context.Context, t *terminal) error {
+func (c *deadlettersShowCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	s, err := c.chosen("show")
 	if err != nil {
 		return err
 	}
-	pool, err := c.openMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
@@ -42,10 +43,10 @@ func (c *deadlettersShowCmd) Run(ctx context.Context, t *terminal) error {
 		lines = append(lines, letterLineOf(&letters[i]))
 	}
 	if c.JSON {
-		return t.json(map[string]any{"letters": lines})
+		return t.JSON(map[string]any{"letters": lines})
 	}
 	if len(lines) == 0 {
-		fmt.Fprintln(t.out, "no dead letters")
+		fmt.Fprintln(t.Out, "no dead letters")
 	}
 	for i := range lines {
 		showLetter(t, &lines[i], &letters[i])
@@ -53,20 +54,20 @@ func (c *deadlettersShowCmd) Run(ctx context.Context, t *terminal) error {
 	return nil
 }
 
-func showLetter(t *terminal, l *letterLine, full *deadletter.DeadLetter) {
+func showLetter(t *cli.Terminal, l *letterLine, full *deadletter.DeadLetter) {
 	say := func(name, value string) {
 		if value != "" {
-			fmt.Fprintf(t.out, "  %-9s%s\n", name, value)
+			fmt.Fprintf(t.Out, "  %-9s%s\n", name, value)
 		}
 	}
-	fmt.Fprintf(t.out, "dead letter %s, %s\n", l.ID, l.State)
+	fmt.Fprintf(t.Out, "dead letter %s, %s\n", l.ID, l.State)
 	say("reason", string(l.Reason))
 	say("detail", l.Detail)
 	say("field", strings.TrimSuffix(l.Field+": "+l.Value, ": "))
 	say("subject", full.Subject)
 	say("stored", full.Received.UTC().Format(time.RFC3339Nano))
 	if full.DecidedAt != nil {
-		say("decided", full.DecidedAt.UTC().Format(time.RFC3339)+" by "+orNone(full.DecidedBy))
+		say("decided", full.DecidedAt.UTC().Format(time.RFC3339)+" by "+cli.OrNone(full.DecidedBy))
 	}
 	say("why", l.Why)
 	for _, name := range slices.Sorted(maps.Keys(full.Headers)) {
@@ -209,24 +210,24 @@ func (r *letterReport) add(o deadletter.Outcome) {
 	}
 }
 
-func (r *letterReport) print(t *terminal) {
+func (r *letterReport) print(t *cli.Terminal) {
 	if r.Total == 0 {
-		fmt.Fprintln(t.out, "no open dead letters: nothing to do")
+		fmt.Fprintln(t.Out, "no open dead letters: nothing to do")
 		return
 	}
 	for _, l := range r.Letters {
 		switch {
 		case l.Already:
-			fmt.Fprintf(t.out, "%s %s before: nothing to do\n", l.ID, l.State)
+			fmt.Fprintf(t.Out, "%s %s before: nothing to do\n", l.ID, l.State)
 		case l.State == "open":
-			fmt.Fprintf(t.out, "%s still dead: %s: %s\n", l.ID, l.Reason, l.Detail)
+			fmt.Fprintf(t.Out, "%s still dead: %s: %s\n", l.ID, l.Reason, l.Detail)
 		default:
-			fmt.Fprintf(t.out, "%s %s\n", l.ID, l.State)
+			fmt.Fprintf(t.Out, "%s %s\n", l.ID, l.State)
 		}
 	}
 	if more := r.Total - len(r.Letters); more > 0 {
-		fmt.Fprintf(t.out, "and %d more\n", more)
+		fmt.Fprintf(t.Out, "and %d more\n", more)
 	}
-	fmt.Fprintf(t.out, "%d dead letters: %d retried, %d duplicate, %d discarded, %d still open\n",
+	fmt.Fprintf(t.Out, "%d dead letters: %d retried, %d duplicate, %d discarded, %d still open\n",
 		r.Total, r.Counts["retried"], r.Counts["duplicate"], r.Counts["discarded"], r.Counts["open"])
 }

@@ -6,120 +6,15 @@ import (
 	"errors"
 	"io"
 	"net/http"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"os"
 	"os/exec"
 	"regexp"
 	"strings"
 	"syscall"
 	"testing"
-
-	"github.com/google/uuid"
-
-	"odometer/migrations/pgtest"
 )
-
-// demoBooks are the books of one of the demo's tenants after its agents have
-// noted what was acknowledged.
-type demoBooks struct {
-	t       *testing.T
-	d       *demo
-	said    bytes.Buffer
-	before  map[demoKey]tallied
-	granted map[demoKey]int64
-}
-
-func newDemoBooks(t *testing.T) *demoBooks {
-	t.Helper()
-	b := &demoBooks{t: t, granted: map[demoKey]int64{{demoTenants[0].id, "inbox"}: 3}}
-	b.d = &demo{t: newTerminal(&b.said, t.Output(), "text", "warn"), pool: openPool(t, pgtest.URL(t)), keys: newDemoKeys()}
-	b.exec(`insert into usage_counters (tenant_id, agent, period_start, period_end, count) values ($1, 'inbox', '2026-11-01Z', '2026-12-01Z', 0)`, demoTenants[0].id)
-	b.count("an earlier run's", "usage", 5)
-	var err error
-	if b.before, err = loadCounts(t.Context(), b.d.pool, b.d.keys); err != nil {
-		t.Fatal(err)
-	}
-	for range 3 {
-		b.count(b.d.keys.next(), "usage", 1)
-	}
-	return b
-}
-
-func (b *demoBooks) exec(sql string, args ...any) {
-	b.t.Helper()
-	if _, err := b.d.pool.Exec(b.t.Context(), sql, args...); err != nil {
-		b.t.Fatal(err)
-	}
-}
-
-// count stores an event and counts it.
-func (b *demoBooks) count(key, kind string, quantity int) {
-	b.t.Helper()
-	b.exec(`insert into usage_events (tenant_id, event_id, kind, agent, action_type, quantity, idempotency_key, occurred_at, recorded_at, period_start, stream_epoch, stream_seq)
-		values ($1, $2, $3, 'inbox', 'email_processed', $4, $5, now(), now(), '2026-11-01Z', 1, 1)`, demoTenants[0].id, uuid.New(), kind, quantity, key)
-	b.exec(`update usage_counters set count = count + $1`, quantity)
-}
-
-// verdict is what the check prints and finds.
-func (b *demoBooks) verdict() (said string, finding error) {
-	b.t.Helper()
-	found, others, err := b.d.compareAcknowledged(b.t.Context(), b.granted, b.before)
-	if err != nil {
-		b.t.Fatal(err)
-	}
-	b.said.Reset()
-	finding = b.d.printComparisons(found, others)
-	return b.said.String(), finding
-}
-
-func TestWhatOthersPublishToTheDemoIsNamedAndNoDifference(t *testing.T) {
-	t.Parallel()
-	b := newDemoBooks(t)
-	if said, finding := b.verdict(); finding != nil || strings.Contains(said, "others") {
-		t.Errorf("nobody else published: %v\n%s", finding, said)
-	}
-	b.count("a visitor's", "usage", 40)
-	b.count("a correction", "adjustment", -2)
-	said, finding := b.verdict()
-	if finding != nil || !regexp.MustCompile(`others published +40\b`).MatchString(said) {
-		t.Errorf("%v\n%s", finding, said)
-	}
-}
-
-// Also where something of somebody else's makes up for it.
-func TestTheDemoFindsALossOrADoubleCountOfItsAgents(t *testing.T) {
-	t.Parallel()
-	own := ` where ctid = (select ctid from usage_events where starts_with(idempotency_key, $1) limit 1)`
-	for name, harm := range map[string]func(b *demoBooks){
-		"an event lost": func(b *demoBooks) {
-			b.exec(`delete from usage_events`+own, b.d.keys.run)
-			b.exec(`update usage_counters set count = count - 1`)
-			b.count("a visitor's", "usage", 1)
-		},
-		"an event that was stored and not counted": func(b *demoBooks) {
-			b.exec(`update usage_counters set count = count - 1`)
-			b.count("a visitor's", "usage", 1)
-		},
-		"an event counted twice": func(b *demoBooks) {
-			b.exec(`update usage_counters set count = count + 1`)
-			b.count("a correction", "adjustment", -1)
-		},
-		"an event stored twice": func(b *demoBooks) { b.count(b.d.keys.next(), "usage", 1) },
-		"a visitor's not counted": func(b *demoBooks) {
-			b.count("a visitor's", "usage", 1)
-			b.exec(`update usage_counters set count = count - 1`)
-		},
-		"a counter that was not opened": func(b *demoBooks) { b.exec(`delete from usage_counters`) },
-	} {
-		t.Run(name, func(t *testing.T) {
-			t.Parallel()
-			b := newDemoBooks(t)
-			harm(b)
-			if said, finding := b.verdict(); finding == nil || strings.Count(said, "DIFFERENT") != 2 {
-				t.Errorf("found %v\n%s", finding, said)
-			}
-		})
-	}
-}
 
 // showing is a demo in a process of its own, with its temporary files in dir.
 type showing struct {
@@ -145,7 +40,7 @@ func startShowing(t *testing.T, args ...string) *showing {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s := &showing{dir: dir, cmd: program(t, []string{"TMPDIR=" + dir}, append([]string{"demo", "--addr", freeAddress("127.0.0.1:0")}, args...)...)}
+	s := &showing{dir: dir, cmd: program(t, []string{"TMPDIR=" + dir}, append([]string{"demo", "--addr", app.FreeAddress("127.0.0.1:0")}, args...)...)}
 	if s.out, err = s.cmd.StdoutPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -221,7 +116,7 @@ func TestTheDemoLeavesNothingBehindWhenItsReaderGoesAway(t *testing.T) {
 		t.Fatal(err)
 	}
 	var exit *exec.ExitError
-	if err := s.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != exitFound || strings.Count(s.err.String(), "\n") != 1 || !strings.Contains(s.err.String(), "broken pipe") {
+	if err := s.cmd.Wait(); !errors.As(err, &exit) || exit.ExitCode() != cli.ExitFound || strings.Count(s.err.String(), "\n") != 1 || !strings.Contains(s.err.String(), "broken pipe") {
 		t.Errorf("%v; it said %q", err, s.err.String())
 	}
 	s.expectNothingLeft(t)

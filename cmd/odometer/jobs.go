@@ -4,8 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"os"
-	"os/user"
 	"slices"
 	"time"
 
@@ -13,6 +11,8 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"odometer"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/cmd/internal/jobs"
 	"odometer/query/admin"
 	"odometer/reporter"
@@ -26,13 +26,13 @@ type jobsCmd struct {
 }
 
 type jobsListCmd struct {
-	databaseSettings
+	cli.DatabaseSettings
 	JSON bool `help:"Print JSON."`
 }
 
 // Run lists the jobs.
-func (c *jobsListCmd) Run(ctx context.Context, t *terminal) error {
-	pool, err := c.openMigrated(ctx)
+func (c *jobsListCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	pool, err := c.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
@@ -42,13 +42,13 @@ func (c *jobsListCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	if c.JSON {
-		return t.json(list)
+		return t.JSON(list)
 	}
 	var rows []table.Row
 	for _, j := range list {
 		rows = append(rows, jobRow(j))
 	}
-	t.table(table.Row{"job", "due", "last success", "last error", "paused", "last act"}, rows)
+	t.Table(table.Row{"job", "due", "last success", "last error", "paused", "last act"}, rows)
 	return nil
 }
 
@@ -63,23 +63,23 @@ func jobRow(j admin.Job) table.Row {
 	if j.LastAct != nil {
 		act = fmt.Sprintf("%s by %s at %s", j.LastAct.Act, j.LastAct.Who, j.LastAct.At.Format(time.RFC3339))
 	}
-	return table.Row{j.Name, j.DueAt.Format(time.RFC3339), success, orNone(j.LastError), paused, act}
+	return table.Row{j.Name, j.DueAt.Format(time.RFC3339), success, cli.OrNone(j.LastError), paused, act}
 }
 
 type jobsRunCmd struct {
 	Name string `arg:"" help:"The job."`
-	databaseSettings
-	natsSettings
-	reportingSettings
-	EventRetention days `help:"How long events are kept after they were stored." default:"90d" env:"ODOMETER_EVENT_RETENTION"`
+	cli.DatabaseSettings
+	cli.NATSSettings
+	app.ReportingSettings
+	EventRetention cli.Days `help:"How long events are kept after they were stored." default:"90d" env:"ODOMETER_EVENT_RETENTION"`
 }
 
 // Run runs a job now.
-func (c *jobsRunCmd) Run(ctx context.Context, t *terminal) error {
+func (c *jobsRunCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	pool, err := c.openWide(ctx, reportConnections)
+	pool, err := c.OpenPool(ctx, cli.ReporterConnections)
 	if err != nil {
 		return err
 	}
@@ -91,20 +91,20 @@ func (c *jobsRunCmd) Run(ctx context.Context, t *terminal) error {
 	if nc != nil {
 		defer nc.Close()
 	}
-	r, err := c.reporting(t, pool, nc, time.Duration(c.EventRetention), nil)
+	r, err := c.Reporting(t, pool, nc, time.Duration(c.EventRetention), nil)
 	if err != nil {
 		return err
 	}
-	job, err := jobs.Find(jobs.Table(r.works()), c.Name)
+	job, err := jobs.Find(jobs.Table(r.Jobs()), c.Name)
 	if err != nil {
 		return err
 	}
-	if err := jobs.RunOnce(ctx, pool, job, operator()); errors.Is(err, jobs.ErrFound) {
-		return errSaid
+	if err := jobs.RunOnce(ctx, pool, job, cli.Operator()); errors.Is(err, jobs.ErrFound) {
+		return cli.ErrFindings
 	} else if err != nil {
 		return err
 	}
-	fmt.Fprintf(t.out, "%s is done\n", c.Name)
+	fmt.Fprintf(t.Out, "%s is done\n", c.Name)
 	return nil
 }
 
@@ -113,7 +113,7 @@ func (c *jobsRunCmd) check() error {
 		return err
 	}
 	if time.Duration(c.EventRetention) < odometer.MaxAge {
-		return usagef("--event-retention %s: keys are remembered for 90 days by the events themselves: give at least 90d", c.EventRetention)
+		return cli.Usagef("--event-retention %s: keys are remembered for 90 days by the events themselves: give at least 90d", c.EventRetention)
 	}
 	return nil
 }
@@ -121,7 +121,7 @@ func (c *jobsRunCmd) check() error {
 // connectIfNeeded connects to NATS for a job that reads the stream, or that
 // keeps the ledger's mirror in NATS when it reports to Stripe; nil for others.
 func (c *jobsRunCmd) connectIfNeeded() (*nats.Conn, error) {
-	_, sink, err := c.account()
+	_, sink, err := c.Account()
 	if err != nil {
 		return nil, err
 	}
@@ -129,65 +129,54 @@ func (c *jobsRunCmd) connectIfNeeded() (*nats.Conn, error) {
 	if c.Name != "reconcile" && !reports {
 		return nil, nil
 	}
-	return c.connect("jobs", false)
+	return c.Connect("jobs", false)
 }
 
 // checkJob is wrong usage when there is no job of that name.
 func checkJob(name string) error {
 	if _, err := jobs.Find(jobs.Table(nil), name); err != nil {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
 	return nil
 }
 
 type jobsPauseCmd struct {
 	Name string `arg:"" help:"The job."`
-	databaseSettings
+	cli.DatabaseSettings
 }
 
 // Run pauses a job. What is running runs to its end.
-func (c *jobsPauseCmd) Run(ctx context.Context, t *terminal) error {
-	return pauseJob(ctx, t, &c.databaseSettings, c.Name, true)
+func (c *jobsPauseCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	return pauseJob(ctx, t, &c.DatabaseSettings, c.Name, true)
 }
 
 type jobsResumeCmd struct {
 	Name string `arg:"" help:"The job."`
-	databaseSettings
+	cli.DatabaseSettings
 }
 
 // Run lets a job be run again.
-func (c *jobsResumeCmd) Run(ctx context.Context, t *terminal) error {
-	return pauseJob(ctx, t, &c.databaseSettings, c.Name, false)
+func (c *jobsResumeCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	return pauseJob(ctx, t, &c.DatabaseSettings, c.Name, false)
 }
 
 // pauseJob pauses or resumes a job.
-func pauseJob(ctx context.Context, t *terminal, s *databaseSettings, name string, paused bool) error {
+func pauseJob(ctx context.Context, t *cli.Terminal, s *cli.DatabaseSettings, name string, paused bool) error {
 	if err := checkJob(name); err != nil {
 		return err
 	}
-	pool, err := s.openMigrated(ctx)
+	pool, err := s.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	if err := jobs.SetPaused(ctx, pool, name, paused, operator()); err != nil {
+	if err := jobs.SetPaused(ctx, pool, name, paused, cli.Operator()); err != nil {
 		return err
 	}
 	done := "resumed"
 	if paused {
 		done = "paused"
 	}
-	fmt.Fprintf(t.out, "%s is %s\n", name, done)
+	fmt.Fprintf(t.Out, "%s is %s\n", name, done)
 	return nil
-}
-
-// operator is the person at this terminal, as far as the system knows.
-func operator() string {
-	if u, err := user.Current(); err == nil && u.Username != "" {
-		return u.Username
-	}
-	if name := os.Getenv("USER"); name != "" {
-		return name
-	}
-	return "unknown"
 }

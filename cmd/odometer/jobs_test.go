@@ -13,6 +13,7 @@ import (
 	"github.com/alecthomas/kong"
 	"github.com/jackc/pgx/v5/pgxpool"
 
+	"odometer/cmd/internal/cli"
 	"odometer/cmd/internal/jobs"
 	"odometer/migrations/pgtest"
 	"odometer/query/admin"
@@ -21,23 +22,23 @@ import (
 // jobsDo runs a command of odometer jobs.
 func jobsDo(t *testing.T, args ...string) answer {
 	t.Helper()
-	var cli struct {
+	var parsed struct {
 		Jobs jobsCmd `cmd:""`
 	}
-	parser, err := kong.New(&cli, kong.Name("odometer"), kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) {}))
+	parser, err := kong.New(&parsed, kong.Name("odometer"), kong.Writers(io.Discard, io.Discard), kong.Exit(func(int) {}))
 	if err != nil {
 		t.Fatal(err)
 	}
 	command, err := parser.Parse(append([]string{"jobs"}, args...))
 	if err != nil {
-		return answer{exitUsage, "", err.Error()}
+		return answer{cli.ExitUsage, "", err.Error()}
 	}
 	var out, log bytes.Buffer
 	command.BindTo(t.Context(), (*context.Context)(nil))
-	if err := command.Run(newTerminal(&out, &log, "text", "info")); err != nil {
-		return answer{exitCode(err), out.String(), oneLine(err)}
+	if err := command.Run(cli.NewTerminal(&out, &log, "text", "info")); err != nil {
+		return answer{cli.ExitCode(err), out.String(), cli.OneLine(err)}
 	}
-	return answer{exitDone, out.String(), ""}
+	return answer{cli.ExitDone, out.String(), ""}
 }
 
 func TestActsOnJobsAreRecorded(t *testing.T) {
@@ -46,7 +47,7 @@ func TestActsOnJobsAreRecorded(t *testing.T) {
 	do := func(args ...string) string {
 		t.Helper()
 		got := jobsDo(t, append(args, "--database-url", database)...)
-		if got.code != exitDone {
+		if got.code != cli.ExitDone {
 			t.Fatalf("jobs %v: exit %d: %s", args, got.code, got.err)
 		}
 		return got.out
@@ -71,13 +72,13 @@ func TestActsOnJobsAreRecorded(t *testing.T) {
 	do("pause", "alerts")
 	do("pause", "alerts")
 	got := list()
-	if r := got["rollover"]; r.LastSuccessAt == nil || r.LastAct == nil || r.LastAct.Act != "run" || r.LastAct.Who != operator() || *r.LastAct.Result != "done" || r.Paused {
+	if r := got["rollover"]; r.LastSuccessAt == nil || r.LastAct == nil || r.LastAct.Act != "run" || r.LastAct.Who != cli.Operator() || *r.LastAct.Result != "done" || r.Paused {
 		t.Errorf("after a run: %+v", r)
 	}
 	if r := got["alerts"]; !r.Paused || r.LastAct.Act != "pause" {
 		t.Errorf("after a pause: %+v", r)
 	}
-	if out := do("list"); !strings.Contains(out, "pause by "+operator()) {
+	if out := do("list"); !strings.Contains(out, "pause by "+cli.Operator()) {
 		t.Errorf("the table:\n%s", out)
 	}
 	do("resume", "alerts")
@@ -91,7 +92,7 @@ func TestUnknownJobIsAUsageErrorThatListsTheJobs(t *testing.T) {
 	for _, act := range []string{"run", "pause", "resume"} {
 		for _, name := range []string{"frobnicate", "alerts_delivery"} {
 			got := jobsDo(t, act, name, "--database-url", "postgres://127.0.0.1:1/none")
-			if got.code != exitUsage || !strings.Contains(got.err, "rollover, report") || !strings.Contains(got.err, name) {
+			if got.code != cli.ExitUsage || !strings.Contains(got.err, "rollover, report") || !strings.Contains(got.err, name) {
 				t.Errorf("jobs %s %s: exit %d: %s", act, name, got.code, got.err)
 			}
 		}
@@ -105,7 +106,7 @@ func TestRunByHandFailsWithItsJob(t *testing.T) {
 		w.WriteHeader(http.StatusInternalServerError)
 	}))
 	t.Cleanup(slack.Close)
-	if got := jobsDo(t, "run", "alerts", "--database-url", database, "--slack-webhook-url", slack.URL); got.code != exitDone {
+	if got := jobsDo(t, "run", "alerts", "--database-url", database, "--slack-webhook-url", slack.URL); got.code != cli.ExitDone {
 		t.Errorf("with nothing to deliver: exit %d: %s", got.code, got.err)
 	}
 	pool, err := pgxpool.New(t.Context(), database)
@@ -116,7 +117,7 @@ func TestRunByHandFailsWithItsJob(t *testing.T) {
 	if _, err := pool.Exec(t.Context(), `insert into audit_findings (kind, subject, detail, found_by) values ('a', 'b', 'c', 'd')`); err != nil {
 		t.Fatal(err)
 	}
-	if got := jobsDo(t, "run", "alerts", "--database-url", database, "--slack-webhook-url", slack.URL+"/verysecret"); got.code != exitFound ||
+	if got := jobsDo(t, "run", "alerts", "--database-url", database, "--slack-webhook-url", slack.URL+"/verysecret"); got.code != cli.ExitFound ||
 		!strings.Contains(got.err, "Slack answered 500") || strings.Contains(got.err, "verysecret") {
 		t.Errorf("with a Slack that fails: exit %d: %s", got.code, got.err)
 	}
@@ -124,7 +125,7 @@ func TestRunByHandFailsWithItsJob(t *testing.T) {
 	if err := pool.QueryRow(t.Context(), `select result from job_acts order by act_id desc limit 1`).Scan(&result); err != nil || !strings.Contains(result, "500") {
 		t.Errorf("the recorded result is %q, %v", result, err)
 	}
-	if got := jobsDo(t, "run", "retention", "--database-url", database, "--event-retention", "10d"); got.code != exitUsage || !strings.Contains(got.err, "90d") {
+	if got := jobsDo(t, "run", "retention", "--database-url", database, "--event-retention", "10d"); got.code != cli.ExitUsage || !strings.Contains(got.err, "90d") {
 		t.Errorf("with too short a retention: exit %d: %s", got.code, got.err)
 	}
 }

@@ -1,6 +1,8 @@
 // Command odometer meters the usage of AI agents: one binary for the services,
-// the operators' commands and the demo. A file holds a command; here are only
-// the flags, the wiring and the life and death of the process.
+// the operators' commands and the demo. Each file holds one command: its flags,
+// and the calls to the packages that do the work. The packages below
+// cmd/internal hold what commands share (cli), how services are put together
+// (app), the jobs, the demo and the benchmarks.
 package main
 
 import (
@@ -8,19 +10,12 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"odometer/cmd/internal/cli"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/alecthomas/kong"
-)
-
-// Exit codes, as the contract promises them.
-const (
-	exitDone        = 0
-	exitFound       = 1 // something was found or left over
-	exitUsage       = 2 // wrong usage or configuration, or the schema is behind
-	exitUnreachable = 3 // a dependency could not be reached
 )
 
 // commands are the command line.
@@ -46,42 +41,46 @@ type commands struct {
 	LogLevel  string `help:"Least level that is logged: ${enum}." enum:"debug,info,warn,error" default:"info" env:"ODOMETER_LOG_LEVEL"`
 }
 
-func main() {
+func main() { os.Exit(run()) }
+
+// run ends the command's context at the first signal; a second one ends the
+// process at once.
+func run() int {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	context.AfterFunc(ctx, stop) // a second signal ends the process at once
-	os.Exit(Main(ctx, os.Args[1:], os.Stdout, os.Stderr))
+	context.AfterFunc(ctx, stop)
+	return Main(ctx, os.Args[1:], os.Stdout, os.Stderr)
 }
 
 // Main runs one command and returns the process's exit code.
 func Main(ctx context.Context, args []string, stdout, stderr io.Writer) int {
-	var cli commands
+	var parsed commands
 	help := false
-	parser, err := kong.New(&cli, append([]kong.Option{
+	parser, err := kong.New(&parsed, append([]kong.Option{
 		kong.Name("odometer"),
 		kong.Description("Usage metering and overage billing for products built on AI agents."),
 		kong.Writers(stdout, stderr),
 		kong.Exit(func(int) { help = true }),
 		kong.UsageOnError(),
-	}, valueTypes...)...)
+	}, cli.ValueTypes...)...)
 	if err != nil {
 		panic(err) // the struct above is wrong
 	}
 	command, err := parser.Parse(args)
 	if help {
-		return exitDone
+		return cli.ExitDone
 	}
 	if err != nil {
-		fmt.Fprintf(stderr, "odometer: %s (see: odometer --help)\n", usageFault(err))
-		return exitUsage
+		fmt.Fprintf(stderr, "odometer: %s (see: odometer --help)\n", cli.UsageMessage(err))
+		return cli.ExitUsage
 	}
-	t := newTerminal(stdout, stderr, cli.LogFormat, cli.LogLevel)
+	t := cli.NewTerminal(stdout, stderr, parsed.LogFormat, parsed.LogLevel)
 	command.BindTo(ctx, (*context.Context)(nil))
 	if err := command.Run(t); err != nil {
-		if !errors.Is(err, errSaid) {
-			fmt.Fprintf(stderr, "odometer: %s\n", oneLine(err))
+		if !errors.Is(err, cli.ErrFindings) {
+			fmt.Fprintf(stderr, "odometer: %s\n", cli.OneLine(err))
 		}
-		return exitCode(err)
+		return cli.ExitCode(err)
 	}
-	return exitDone
+	return cli.ExitDone
 }

@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	"odometer/cmd/internal/cli"
 	"odometer/migrations/pgtest"
 )
 
@@ -55,7 +56,7 @@ func odometerDoes(t *testing.T, args ...string) answer {
 func must(t *testing.T, args ...string) string {
 	t.Helper()
 	a := odometerDoes(t, args...)
-	if a.code != exitDone {
+	if a.code != cli.ExitDone {
 		t.Fatalf("odometer %s: exit %d: %s", strings.Join(args, " "), a.code, a.err)
 	}
 	return a.out

@@ -7,6 +7,7 @@ import (
 
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"odometer/cmd/internal/cli"
 	"odometer/migrations"
 )
 
@@ -17,13 +18,13 @@ type migrateCmd struct {
 }
 
 type migrateUpCmd struct {
-	databaseSettings
+	cli.DatabaseSettings
 	JSON bool `help:"Print JSON."`
 }
 
 // Run applies what is missing.
-func (c *migrateUpCmd) Run(ctx context.Context, t *terminal) error {
-	pool, err := c.open(ctx)
+func (c *migrateUpCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	pool, err := c.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -33,25 +34,25 @@ func (c *migrateUpCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	if c.JSON {
-		return t.json(migrationRows(applied))
+		return t.JSON(migrationRows(applied))
 	}
 	for _, m := range applied {
-		fmt.Fprintf(t.out, "applied %05d %s\n", m.Version, m.Name)
+		fmt.Fprintf(t.Out, "applied %05d %s\n", m.Version, m.Name)
 	}
 	if len(applied) == 0 {
-		fmt.Fprintln(t.out, "the schema is up to date")
+		fmt.Fprintln(t.Out, "the schema is up to date")
 	}
 	return nil
 }
 
 type migrateDownCmd struct {
-	databaseSettings
+	cli.DatabaseSettings
 	Force bool `help:"Also when that destroys events or the ledger."`
 }
 
 // Run takes one migration back.
-func (c *migrateDownCmd) Run(ctx context.Context, t *terminal) error {
-	pool, err := c.open(ctx)
+func (c *migrateDownCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	pool, err := c.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -60,18 +61,18 @@ func (c *migrateDownCmd) Run(ctx context.Context, t *terminal) error {
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(t.out, "took back %05d %s\n", m.Version, m.Name)
+	fmt.Fprintf(t.Out, "took back %05d %s\n", m.Version, m.Name)
 	return nil
 }
 
 type migrateStatusCmd struct {
-	databaseSettings
+	cli.DatabaseSettings
 	JSON bool `help:"Print JSON."`
 }
 
 // Run lists the migrations; it is an error to be behind.
-func (c *migrateStatusCmd) Run(ctx context.Context, t *terminal) error {
-	pool, err := c.open(ctx)
+func (c *migrateStatusCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	pool, err := c.Open(ctx)
 	if err != nil {
 		return err
 	}
@@ -81,7 +82,7 @@ func (c *migrateStatusCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	if c.JSON {
-		return t.json(migrationRows(all))
+		return t.JSON(migrationRows(all))
 	}
 	var rows []table.Row
 	for _, m := range all {
@@ -91,7 +92,7 @@ func (c *migrateStatusCmd) Run(ctx context.Context, t *terminal) error {
 		}
 		rows = append(rows, table.Row{fmt.Sprintf("%05d", m.Version), m.Name, at})
 	}
-	t.table(table.Row{"version", "name", "applied at"}, rows)
+	t.Table(table.Row{"version", "name", "applied at"}, rows)
 	return nil
 }
 

@@ -11,6 +11,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 
 	"odometer/api/apitest"
+	"odometer/cmd/internal/app"
 	"odometer/ingest/httpingest"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
@@ -72,7 +73,7 @@ func emails(prefix string, n int) string {
 // startAll runs every service, and says where it answers.
 func startAll(t *testing.T, database string, server *natstest.Server) (url, ops string) {
 	t.Helper()
-	url, ops = freeAddress("127.0.0.1:0"), freeAddress("127.0.0.1:0")
+	url, ops = app.FreeAddress("127.0.0.1:0"), app.FreeAddress("127.0.0.1:0")
 	cmd := program(t, []string{"ODOMETER_DATABASE_URL=" + database, "ODOMETER_NATS_URL=" + server.URL(), "ODOMETER_JWT_SECRET=" + string(apitest.Secret)},
 		"run", "--http-addr", url, "--ops-addr", ops)
 	cmd.Stderr = t.Output()

@@ -24,6 +24,7 @@ import (
 
 	"odometer/api"
 	"odometer/api/apitest"
+	"odometer/cmd/internal/demo"
 	"odometer/internal/soak"
 )
 
@@ -52,15 +53,15 @@ func newFuzz(t *testing.T, doc libopenapi.Document, judge validator.Validator, s
 	f := &fuzz{
 		T: t, Rand: rand.New(rand.NewPCG(seed, 0)), doc: doc, judge: judge, server: server, seen: map[string]int{}, said: map[string]bool{},
 		known: map[string][]string{
-			"tenant_id": {demoStranger.String(), uuid.NewString()}, "job": {"report", "rollover"}, "finding_id": {"1", "2"},
+			"tenant_id": {demo.UnsubscribedTenant.String(), uuid.NewString()}, "job": {"report", "rollover"}, "finding_id": {"1", "2"},
 			"timezone": {"UTC", "Europe/Berlin", "Asia/Kolkata"}, "group_by": {"agent", "action_type", "agent,action_type"},
 			"agent": {"inbox", "invoice"}, "action_type": {"email_processed"}, "id": {"1-1", "1-40"}, "reason": {"malformed", "unknown_action"},
 		},
 	}
 	scopes := []string{api.ReadScope, api.WriteScope}
-	for _, tenant := range demoTenants {
-		f.known["tenant_id"] = append(f.known["tenant_id"], tenant.id.String())
-		f.tokens = append(f.tokens, f.token(api.Claims{Tenant: tenant.id, Scopes: scopes}))
+	for _, tenant := range demo.Tenants {
+		f.known["tenant_id"] = append(f.known["tenant_id"], tenant.ID.String())
+		f.tokens = append(f.tokens, f.token(api.Claims{Tenant: tenant.ID, Scopes: scopes}))
 	}
 	f.operator = f.token(api.Claims{Role: api.Admin, Scopes: scopes})
 	f.tokens = append(f.tokens, f.operator, f.operator, f.operator, f.token(api.Claims{Role: api.Admin}), "rubbish", "")
@@ -171,7 +172,7 @@ func (f *fuzz) request(method, path string, op *v3.Operation) *http.Request {
 	case operators && (f.tame || f.IntN(2) == 0):
 		token = f.operator
 	case f.tame:
-		token = pick(f, f.tokens[:len(demoTenants)])
+		token = pick(f, f.tokens[:len(demo.Tenants)])
 	}
 	if token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)

@@ -18,6 +18,8 @@ import (
 
 	"odometer/api"
 	"odometer/api/apitest"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 )
 
 // theDemo is a demo that runs as a process of its own: books with customers,
@@ -31,7 +33,7 @@ var demoPlace = regexp.MustCompile(`^(dashboard|NATS|Postgres) +(\S+)$`)
 // runDemo starts a demo and waits until it has said where everything is.
 func runDemo(t *testing.T, args ...string) *theDemo {
 	t.Helper()
-	cmd := program(t, nil, append([]string{"demo", "--addr", freeAddress("127.0.0.1:0")}, args...)...)
+	cmd := program(t, nil, append([]string{"demo", "--addr", app.FreeAddress("127.0.0.1:0")}, args...)...)
 	out, err := cmd.StdoutPipe()
 	if err != nil {
 		t.Fatal(err)
@@ -96,9 +98,9 @@ func (d *theDemo) door(t *testing.T) http.Handler {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := services{t: newTerminal(t.Output(), t.Output(), "text", "warn"), pool: pool, readers: pool, nats: nc, answers: true, ingests: true}
-	door := api.New(api.Options{Keys: keys, Log: s.t.log, Now: (&leaping{at: time.Now()}).now})
-	if err := s.register(door); err != nil {
+	s := app.Services{Terminal: cli.NewTerminal(t.Output(), t.Output(), "text", "warn"), Pool: pool, ReadPool: pool, NATS: nc, Query: true, Ingest: true}
+	door := api.New(api.Options{Keys: keys, Log: s.Terminal.Log, Now: (&leaping{at: time.Now()}).now})
+	if err := s.Register(door); err != nil {
 		t.Fatal(err)
 	}
 	return door.Handler()

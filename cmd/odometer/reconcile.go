@@ -2,13 +2,12 @@ package main
 
 import (
 	"context"
-	"fmt"
-	"time"
 
 	"github.com/google/uuid"
-	"github.com/jedib0t/go-pretty/v6/table"
 
 	"odometer/audit"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 )
 
 type reconcileCmd struct {
@@ -18,16 +17,16 @@ type reconcileCmd struct {
 
 // Run compares the five books and sets the counters that differ to the sum of
 // their events, where the stream bears those out.
-func (c *reconcileCmd) Run(ctx context.Context, t *terminal) error {
+func (c *reconcileCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	options, done, err := c.open(ctx, t)
 	if err != nil {
 		return err
 	}
 	defer done()
-	steps := newSteps(t)
-	how := audit.ReconcileOptions{Force: c.Force, By: operator()}
-	result, failed := audit.Reconcile(ctx, options, audit.Scope{Tenant: (*uuid.UUID)(c.Tenant)}, how, steps.at)
-	steps.done()
+	progress := cli.CountProgress(t)
+	how := audit.ReconcileOptions{Force: c.Force, By: cli.Operator()}
+	result, failed := audit.Reconcile(ctx, options, audit.Scope{Tenant: (*uuid.UUID)(c.Tenant)}, how, func(p audit.Progress) { progress.At(p.Step, p.Done, p.Total) })
+	progress.Done(nil)
 	if failed != nil && result.Report.Different == 0 {
 		return failed
 	}
@@ -40,33 +39,13 @@ func (c *reconcileCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	if !c.JSON {
-		printRepairs(t, result)
+		app.PrintRepairs(t, result)
 	}
 	switch {
 	case failed != nil:
 		return failed
 	case !result.Done():
-		return errSaid
+		return cli.ErrFindings
 	}
 	return nil
-}
-
-func printRepairs(t *terminal, result *audit.Reconciliation) {
-	print := func(what string, repairs []audit.CounterRepair) {
-		if len(repairs) == 0 {
-			return
-		}
-		var rows []table.Row
-		for _, r := range repairs {
-			rows = append(rows, table.Row{r.Tenant, r.Agent, r.Period.UTC().Format(time.RFC3339Nano), r.Before, r.After, r.Why})
-		}
-		t.table(table.Row{what + ": tenant", "agent", "period from", "before", "after", "why"}, rows, 4, 5)
-	}
-	print("repaired", result.Repaired)
-	print("left", result.Left)
-	fmt.Fprintf(t.out, "repaired %d counters, left %d", len(result.Repaired), len(result.Left))
-	if result.Others > 0 {
-		fmt.Fprintf(t.out, "; %d other differences stand, with their remedies above", result.Others)
-	}
-	fmt.Fprintln(t.out)
 }

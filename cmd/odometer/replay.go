@@ -9,49 +9,51 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jedib0t/go-pretty/v6/progress"
 
 	"odometer"
 	"odometer/aggregator/replay"
+	"odometer/cmd/internal/cli"
 )
 
 type replayCmd struct {
-	databaseSettings
-	natsSettings
-	Since     *time.Time `help:"Only what the stream stored at or after this time." xor:"begin" placeholder:"TIME"`
-	FromSeq   int64      `help:"Only from this sequence of the stream on." xor:"begin" placeholder:"N"`
-	Tenant    *tenant    `help:"Only this tenant." placeholder:"UUID"`
-	DryRun    bool       `help:"Say what would be applied, and apply nothing."`
-	BatchSize int        `help:"Messages in one step." default:"5000" env:"ODOMETER_BATCH_SIZE"`
-	JSON      bool       `help:"Print JSON."`
+	cli.DatabaseSettings
+	cli.NATSSettings
+	Since     *time.Time  `help:"Only what the stream stored at or after this time." xor:"begin" placeholder:"TIME"`
+	FromSeq   int64       `help:"Only from this sequence of the stream on." xor:"begin" placeholder:"N"`
+	Tenant    *cli.Tenant `help:"Only this tenant." placeholder:"UUID"`
+	DryRun    bool        `help:"Say what would be applied, and apply nothing."`
+	BatchSize int         `help:"Messages in one step." default:"5000" env:"ODOMETER_BATCH_SIZE"`
+	JSON      bool        `help:"Print JSON."`
 }
 
 // Run replays. It may be stopped and started again at any time.
-func (c *replayCmd) Run(ctx context.Context, t *terminal) error {
+func (c *replayCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	switch {
 	case c.FromSeq < 0:
-		return usagef("--from-seq %d: want 1 or more", c.FromSeq)
+		return cli.Usagef("--from-seq %d: want 1 or more", c.FromSeq)
 	case c.BatchSize < 1:
-		return usagef("--batch-size %d: want 1 or more", c.BatchSize)
+		return cli.Usagef("--batch-size %d: want 1 or more", c.BatchSize)
 	}
-	pool, err := c.openMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	nc, err := c.connect("replay", false)
+	nc, err := c.Connect("replay", false)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	away, stop := giveUpWithout(ctx, nc)
+	away, stop := cli.CancelWithoutNATS(ctx, nc)
 	defer stop()
-	bar := &replayBar{t: t}
+	progress := cli.CountProgress(t)
 	done, err := replay.Run(away, replay.Options{
 		Pool: pool, NATS: nc, Since: c.Since, From: c.FromSeq, Tenant: (*uuid.UUID)(c.Tenant),
-		DryRun: c.DryRun, Batch: c.BatchSize, Progress: bar.at,
+		DryRun: c.DryRun, Batch: c.BatchSize, Progress: func(r replay.Result) {
+			progress.At("replay", max(0, r.Through-r.First+1), max(1, r.Last-r.First+1))
+		},
 	})
-	bar.done(err)
+	progress.Done(err)
 	if err != nil && done.Read == 0 && ctx.Err() == nil {
 		return err
 	}
@@ -63,40 +65,40 @@ func (c *replayCmd) Run(ctx context.Context, t *terminal) error {
 
 // end is the command's exit: what is left over, and how to go on.
 func (c *replayCmd) end(ctx context.Context, done replay.Result, err error) error {
-	var away unreachable
+	var away cli.Unreachable
 	rest := fmt.Sprintf("--from-seq %d", done.Through+1)
 	switch {
 	case errors.As(context.Cause(ctx), &away):
-		return unreachable{fmt.Errorf("NATS has been away for %s: everything through sequence %d is done, go on with: odometer replay %s", patience, done.Through, rest)}
+		return cli.Unreachable{Err: fmt.Errorf("NATS has been away for %s: everything through sequence %d is done, go on with: odometer replay %s", cli.DependencyTimeout, done.Through, rest)}
 	case ctx.Err() != nil:
 		return fmt.Errorf("interrupted: everything through sequence %d is done, go on with: odometer replay %s", done.Through, rest)
 	case err != nil:
 		return fmt.Errorf("%w: everything through sequence %d is done, go on with: odometer replay %s", err, done.Through, rest)
 	case done.NewDead > 0 || len(done.Negative) > 0:
-		return errSaid
+		return cli.ErrFindings
 	}
 	return nil
 }
 
-func (c *replayCmd) say(t *terminal, done replay.Result) error {
+func (c *replayCmd) say(t *cli.Terminal, done replay.Result) error {
 	if c.JSON {
-		return t.json(replayedJSON(done, c.DryRun))
+		return t.JSON(replayedJSON(done, c.DryRun))
 	}
 	applied, dead := "applied", "new dead letters"
 	if c.DryRun {
 		applied, dead = "to be applied", "would become dead letters"
 	}
 	there := done.Events + done.Duplicates + done.DeadLetters
-	fmt.Fprintf(t.out, "read %d messages, through sequence %d: %d already there (%d events, %d duplicates, %d dead letters), %d %s, %d %s\n",
+	fmt.Fprintf(t.Out, "read %d messages, through sequence %d: %d already there (%d events, %d duplicates, %d dead letters), %d %s, %d %s\n",
 		done.Read, done.Through, there, done.Events, done.Duplicates, done.DeadLetters, done.Applied, applied, done.NewDead, dead)
 	if done.Unread > 0 {
-		fmt.Fprintf(t.out, "%d messages the aggregator has not read yet: they are left to it\n", done.Unread)
+		fmt.Fprintf(t.Out, "%d messages the aggregator has not read yet: they are left to it\n", done.Unread)
 	}
 	for _, reason := range slices.Sorted(maps.Keys(done.Dead)) {
-		fmt.Fprintf(t.out, "dead: %d %s, see: odometer deadletters list --reason %s\n", done.Dead[reason], reason, reason)
+		fmt.Fprintf(t.Out, "dead: %d %s, see: odometer deadletters list --reason %s\n", done.Dead[reason], reason, reason)
 	}
 	for _, n := range done.Negative {
-		fmt.Fprintf(t.out, "not right: the events of %s/%s in the period from %s sum to %d, its counter stands at 0: the stream no longer holds what was corrected\n",
+		fmt.Fprintf(t.Out, "not right: the events of %s/%s in the period from %s sum to %d, its counter stands at 0: the stream no longer holds what was corrected\n",
 			n.Tenant, n.Agent, n.PeriodStart.Format(time.RFC3339), n.Sum)
 	}
 	return nil
@@ -123,35 +125,4 @@ func replayedJSON(done replay.Result, dry bool) any {
 		"applied": done.Applied, "dead": done.NewDead, "dead_by_reason": reasons, "unread": done.Unread,
 		"first_seq": done.First, "through_seq": done.Through, "last_seq": done.Last, "negative": negative,
 	}
-}
-
-// replayBar shows how far a replay came, on a terminal only. The first word of
-// a replay tells where it ends.
-type replayBar struct {
-	t *terminal
-	bar
-}
-
-func (b *replayBar) at(done replay.Result) {
-	if !interactive(b.t.err) {
-		return
-	}
-	if b.tracker == nil {
-		b.start(done.Last - done.First + 1)
-	}
-	b.tracker.SetValue(max(0, done.Through-done.First+1))
-}
-
-func (b *replayBar) start(messages int64) {
-	b.writer, b.rendered = progress.NewWriter(), make(chan struct{})
-	b.tracker = &progress.Tracker{Message: "replay", Total: max(1, messages), Units: progress.UnitsDefault}
-	b.writer.SetOutputWriter(b.t.err)
-	b.writer.SetAutoStop(true)
-	b.writer.Style().Visibility.ETA = true
-	b.writer.Style().Visibility.Speed = true
-	b.writer.AppendTracker(b.tracker)
-	go func() {
-		defer close(b.rendered)
-		b.writer.Render()
-	}()
 }

@@ -13,6 +13,7 @@ import (
 	"github.com/google/uuid"
 
 	"odometer/billing"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
 	"odometer/reporter/stripetest"
@@ -117,39 +118,39 @@ func TestAdjustBelowZeroIsRefusedWithTheBalance(t *testing.T) {
 	adjust := func(more ...string) []string {
 		return append([]string{"adjust", "--tenant", o.tenant, "--agent", "inbox", "--reason", "a test's \"traffic\""}, more...)
 	}
-	o.expect(exitFound, []string{"negative_balance", "quantity -5 would bring the balance of 3"}, adjust("--quantity", "-5")...)
-	o.expect(exitDone, []string{"stood at 3, stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
-	o.expect(exitDone, []string{"counted before", "stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
+	o.expect(cli.ExitFound, []string{"negative_balance", "quantity -5 would bring the balance of 3"}, adjust("--quantity", "-5")...)
+	o.expect(cli.ExitDone, []string{"stood at 3, stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
+	o.expect(cli.ExitDone, []string{"counted before", "stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
 	time.Sleep(2100 * time.Millisecond) // beyond the stream's own window for repeats
-	o.expect(exitDone, []string{"counted before", "stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
-	o.expect(exitFound, []string{"idempotency_conflict", "quantity -2 there, -1 here"}, adjust("--quantity", "-1", "--key", "k")...)
-	o.expect(exitDone, []string{`"before": 1`, `"after": 6`, `"state": "counted"`}, adjust("--quantity", "+5", "--json")...)
-	o.expect(exitFound, []string{"no_billing_period"}, adjust("--quantity", "1", "--occurred-at", time.Now().AddDate(0, 0, -60).Format(time.RFC3339))...)
+	o.expect(cli.ExitDone, []string{"counted before", "stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
+	o.expect(cli.ExitFound, []string{"idempotency_conflict", "quantity -2 there, -1 here"}, adjust("--quantity", "-1", "--key", "k")...)
+	o.expect(cli.ExitDone, []string{`"before": 1`, `"after": 6`, `"state": "counted"`}, adjust("--quantity", "+5", "--json")...)
+	o.expect(cli.ExitFound, []string{"no_billing_period"}, adjust("--quantity", "1", "--occurred-at", time.Now().AddDate(0, 0, -60).Format(time.RFC3339))...)
 	for _, c := range [][]string{{"--quantity", "0"}, {"--quantity", "1.5"}, {"--quantity", "1", "--reason", " "}, {"--quantity", "1", "--agent", "Inbox"}} {
-		o.expect(exitUsage, nil, adjust(c...)...)
+		o.expect(cli.ExitUsage, nil, adjust(c...)...)
 	}
 	var reason string
 	if err := openPool(t, o.database).QueryRow(t.Context(), `select metadata ->> 'reason' from usage_events where kind = 'adjustment' and quantity = -2`).Scan(&reason); err != nil || reason != "a test's \"traffic\"" {
 		t.Errorf("the history says %q, %v", reason, err)
 	}
 	o.stop()
-	got := o.expect(exitUnreachable, []string{"is stored at sequence", "odometer run aggregator", "--key late"}, adjust("--quantity", "1", "--key", "late", "--wait", "200ms")...)
+	got := o.expect(cli.ExitUnreachable, []string{"is stored at sequence", "odometer run aggregator", "--key late"}, adjust("--quantity", "1", "--key", "late", "--wait", "200ms")...)
 	if got.out != "" {
 		t.Errorf("it says %q on stdout", got.out)
 	}
 	o.aggregate()
-	o.expect(exitDone, []string{"stands at 7"}, adjust("--quantity", "1", "--key", "late")...)
+	o.expect(cli.ExitDone, []string{"stands at 7"}, adjust("--quantity", "1", "--key", "late")...)
 }
 
 func TestDeadLettersAreShownRetriedAndDiscarded(t *testing.T) {
 	t.Parallel()
 	o := newOffice(t)
-	o.expect(exitDone, []string{"no dead letters"}, "deadletters", "list")
+	o.expect(cli.ExitDone, []string{"no dead letters"}, "deadletters", "list")
 	o.publish("email_processed", "good", 3)
 	o.publish("email_replied", "a", 1)
 	o.publish("email_replied", "b", 1)
 	o.read(3)
-	o.expect(exitDone, []string{"unknown_action", o.tenant, "1-2", "1-3", "total"}, "deadletters", "list")
+	o.expect(cli.ExitDone, []string{"unknown_action", o.tenant, "1-2", "1-3", "total"}, "deadletters", "list")
 	var list struct {
 		Total  int
 		Groups []struct {
@@ -164,21 +165,21 @@ func TestDeadLettersAreShownRetriedAndDiscarded(t *testing.T) {
 	if list.Total != 2 || len(list.Groups) != 1 || list.Groups[0].Count != 2 || len(list.Letters) != 2 || list.Letters[0].ID != "1-3" {
 		t.Errorf("list: %+v", list)
 	}
-	o.expect(exitDone, []string{`action_type: "email_replied"`, "usage." + o.tenant, `"idempotency_key": "a"`, "unknown_action"}, "deadletters", "show", "1-2")
-	o.expect(exitFound, []string{"1-2 still dead: unknown_action", "2 still open"}, "deadletters", "retry", "--tenant", o.tenant)
-	o.expect(exitDone, []string{"1-3 discarded"}, "deadletters", "discard", "1-3", "--why", "a test")
-	o.expect(exitDone, []string{"1-3 discarded before"}, "deadletters", "retry", "1-3")
-	o.expect(exitDone, []string{"a test"}, "deadletters", "show", "1-3")
-	o.expect(exitUsage, []string{"1-99", "deadletters list"}, "deadletters", "retry", "1-99")
+	o.expect(cli.ExitDone, []string{`action_type: "email_replied"`, "usage." + o.tenant, `"idempotency_key": "a"`, "unknown_action"}, "deadletters", "show", "1-2")
+	o.expect(cli.ExitFound, []string{"1-2 still dead: unknown_action", "2 still open"}, "deadletters", "retry", "--tenant", o.tenant)
+	o.expect(cli.ExitDone, []string{"1-3 discarded"}, "deadletters", "discard", "1-3", "--why", "a test")
+	o.expect(cli.ExitDone, []string{"1-3 discarded before"}, "deadletters", "retry", "1-3")
+	o.expect(cli.ExitDone, []string{"a test"}, "deadletters", "show", "1-3")
+	o.expect(cli.ExitUsage, []string{"1-99", "deadletters list"}, "deadletters", "retry", "1-99")
 	file := filepath.Join(t.TempDir(), "c.yaml")
 	catalogue := strings.Replace(string(billing.SampleYAML), "email_processed", "email_processed, email_replied", 1)
 	if err := os.WriteFile(file, []byte(catalogue), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	must(t, "catalogue", "apply", "-f", file, "--database-url", o.database)
-	o.expect(exitDone, []string{"1 retried"}, "deadletters", "retry", "--reason", "unknown_action")
-	o.expect(exitDone, []string{"1-2 retried before"}, "deadletters", "retry", "1-2")
-	o.expect(exitDone, []string{"retried", "discarded"}, "deadletters", "list", "--state", "all")
+	o.expect(cli.ExitDone, []string{"1 retried"}, "deadletters", "retry", "--reason", "unknown_action")
+	o.expect(cli.ExitDone, []string{"1-2 retried before"}, "deadletters", "retry", "1-2")
+	o.expect(cli.ExitDone, []string{"retried", "discarded"}, "deadletters", "list", "--state", "all")
 	if out := must(t, "usage", "--tenant", o.tenant, "--json", "--database-url", o.database); !strings.Contains(out, `"count": 4`) {
 		t.Errorf("usage: %s", out)
 	}
@@ -194,7 +195,7 @@ func TestDiscardNeedsWhy(t *testing.T) {
 		{"deadletters", "retry"},
 		{"deadletters", "retry", "--reason", "bad_luck"},
 	} {
-		if got := odometerDoes(t, append(c, "--database-url", "postgres://127.0.0.1:1/none")...); got.code != exitUsage || strings.Count(got.err, "\n") != 1 {
+		if got := odometerDoes(t, append(c, "--database-url", "postgres://127.0.0.1:1/none")...); got.code != cli.ExitUsage || strings.Count(got.err, "\n") != 1 {
 			t.Errorf("odometer %s: exit %d: %s", strings.Join(c, " "), got.code, got.err)
 		}
 	}
@@ -210,27 +211,27 @@ func TestReplayRebuildsAndStripeIsToldNothingTwice(t *testing.T) {
 	o.publish("email_processed", "one", 515)
 	o.publish("email_processed", "two", 10)
 	o.publish("email_replied", "dead", 1)
-	w.expect(w.does("report"), exitDone, "(")
+	w.expect(w.does("report"), cli.ExitDone, "(")
 	o.read(3)
-	w.expect(w.does("report"), exitDone)
+	w.expect(w.does("report"), cli.ExitDone)
 	meter := billing.SampleCatalogue().Agents[0].Meter
 	told := func() int64 { return stripeTotal(w.stripe, meter) }
 	if n := told(); n != 25 {
 		t.Fatalf("Stripe was told %d, want 25", n)
 	}
 	o.exec(emptyBooksSQL)
-	o.expect(exitFound, []string{"2 to be applied", "1 would become dead letters"}, "replay", "--dry-run")
-	o.expect(exitFound, []string{"2 applied", "1 new dead letters", "unknown_action"}, "replay")
-	w.expect(w.does("report"), exitDone, "told 0 reports")
+	o.expect(cli.ExitFound, []string{"2 to be applied", "1 would become dead letters"}, "replay", "--dry-run")
+	o.expect(cli.ExitFound, []string{"2 applied", "1 new dead letters", "unknown_action"}, "replay")
+	w.expect(w.does("report"), cli.ExitDone, "told 0 reports")
 	if n := told(); n != 25 {
 		t.Errorf("Stripe has %d, want 25", n)
 	}
-	o.expect(exitDone, []string{"3 already there (2 events, 0 duplicates, 1 dead letters), 0 applied, 0 new dead letters"}, "replay")
-	o.expect(exitDone, []string{"read 1 messages"}, "replay", "--from-seq", "3")
-	o.expect(exitDone, []string{"read 0 messages"}, "replay", "--since", time.Now().Add(time.Hour).Format(time.RFC3339))
-	o.expect(exitDone, []string{"read 0 messages"}, "replay", "--tenant", uuid.NewString())
-	o.expect(exitDone, []string{`"read": 3`, `"already_there": 3`}, "replay", "--tenant", o.tenant, "--json")
-	o.expect(exitUsage, nil, "replay", "--from-seq", "3", "--since", time.Now().Format(time.RFC3339))
+	o.expect(cli.ExitDone, []string{"3 already there (2 events, 0 duplicates, 1 dead letters), 0 applied, 0 new dead letters"}, "replay")
+	o.expect(cli.ExitDone, []string{"read 1 messages"}, "replay", "--from-seq", "3")
+	o.expect(cli.ExitDone, []string{"read 0 messages"}, "replay", "--since", time.Now().Add(time.Hour).Format(time.RFC3339))
+	o.expect(cli.ExitDone, []string{"read 0 messages"}, "replay", "--tenant", uuid.NewString())
+	o.expect(cli.ExitDone, []string{`"read": 3`, `"already_there": 3`}, "replay", "--tenant", o.tenant, "--json")
+	o.expect(cli.ExitUsage, nil, "replay", "--from-seq", "3", "--since", time.Now().Format(time.RFC3339))
 }
 
 func stripeTotal(s *stripetest.Server, meter string) int64 {

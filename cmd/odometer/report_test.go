@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 
 	"odometer/billing"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
 	"odometer/reporter/stripetest"
@@ -84,25 +85,25 @@ func (w *till) expect(got answer, code int, says ...string) {
 func TestReportTellsStripeOnceAndSaysWhat(t *testing.T) {
 	t.Parallel()
 	w := newTill(t)
-	w.expect(w.does("report", "--dry-run"), exitDone, w.tenant, "520", "500", "told so far", "$0.40")
-	w.expect(w.does("report"), exitDone, w.tenant, "cus_till", "told 1 reports (20 units), left 0")
-	w.expect(w.does("report"), exitDone, "told 0 reports")
+	w.expect(w.does("report", "--dry-run"), cli.ExitDone, w.tenant, "520", "500", "told so far", "$0.40")
+	w.expect(w.does("report"), cli.ExitDone, w.tenant, "cus_till", "told 1 reports (20 units), left 0")
+	w.expect(w.does("report"), cli.ExitDone, "told 0 reports")
 	w.use(530)
-	w.expect(w.does("jobs", "run", "report"), exitDone, "told 1 reports (10 units)")
-	w.expect(w.does("report", "--dry-run", "--json"), exitDone, `"told": 30`, `"to_tell": 0`)
-	w.expect(w.does("jobs", "run", "verify"), exitDone, "equal 1, different 0")
+	w.expect(w.does("jobs", "run", "report"), cli.ExitDone, "told 1 reports (10 units)")
+	w.expect(w.does("report", "--dry-run", "--json"), cli.ExitDone, `"told": 30`, `"to_tell": 0`)
+	w.expect(w.does("jobs", "run", "verify"), cli.ExitDone, "equal 1, different 0")
 }
 
 func TestReportSaysWhatIsLeftAndWhy(t *testing.T) {
 	t.Parallel()
 	w := newTill(t)
 	w.stripe.DeleteCustomer("cus_till")
-	w.expect(w.does("report"), exitFound, w.tenant, "cus_till", "parked", "No such customer")
+	w.expect(w.does("report"), cli.ExitFound, w.tenant, "cus_till", "parked", "No such customer")
 	w.exec(`update subscriptions set stripe_customer = null`)
-	w.expect(w.does("report"), exitFound, w.tenant, "--stripe-customer")
+	w.expect(w.does("report"), cli.ExitFound, w.tenant, "--stripe-customer")
 	w.stripe.CreateCustomer("cus_new", nil)
 	w.exec(`update subscriptions set stripe_customer = 'cus_new'`)
-	w.expect(w.does("report"), exitDone, "told 1 reports (20 units)")
+	w.expect(w.does("report"), cli.ExitDone, "told 1 reports (20 units)")
 }
 
 func TestReportExitsByWhoIsToMendIt(t *testing.T) {
@@ -110,33 +111,33 @@ func TestReportExitsByWhoIsToMendIt(t *testing.T) {
 	w := newTill(t)
 	refused := append([]string{"report"}, w.flags...)
 	refused[6] = "sk_test_other"
-	w.expect(odometerDoes(t, refused...), exitUsage, "--stripe-api-key")
+	w.expect(odometerDoes(t, refused...), cli.ExitUsage, "--stripe-api-key")
 	silent := append([]string{"report"}, w.flags...)
 	silent[8] = "http://127.0.0.1:1"
-	w.expect(odometerDoes(t, silent...), exitUnreachable, "does not answer")
-	w.expect(w.does("report"), exitDone, "told 1 reports")
-	w.expect(odometerDoes(t, silent...), exitDone, "told 0 reports") // nobody needs to be asked
-	w.expect(w.does("report", "--stripe-sink", "usage_records"), exitUsage, "meter_events")
-	w.expect(odometerDoes(t, "report", "--database-url", w.database), exitDone, w.tenant)
-	w.expect(odometerDoes(t, "report", "--database-url", w.database, "--stripe-sink", "meter_events"), exitUsage, "ODOMETER_STRIPE_API_KEY")
-	w.expect(odometerDoes(t, "report", "--database-url", w.database, "--stripe-api-key", "k"), exitUsage, "ODOMETER_NATS_URL")
+	w.expect(odometerDoes(t, silent...), cli.ExitUnreachable, "does not answer")
+	w.expect(w.does("report"), cli.ExitDone, "told 1 reports")
+	w.expect(odometerDoes(t, silent...), cli.ExitDone, "told 0 reports") // nobody needs to be asked
+	w.expect(w.does("report", "--stripe-sink", "usage_records"), cli.ExitUsage, "meter_events")
+	w.expect(odometerDoes(t, "report", "--database-url", w.database), cli.ExitDone, w.tenant)
+	w.expect(odometerDoes(t, "report", "--database-url", w.database, "--stripe-sink", "meter_events"), cli.ExitUsage, "ODOMETER_STRIPE_API_KEY")
+	w.expect(odometerDoes(t, "report", "--database-url", w.database, "--stripe-api-key", "k"), cli.ExitUsage, "ODOMETER_NATS_URL")
 }
 
 func TestRestoredBackupStopsTheReporterUntilItIsCompared(t *testing.T) {
 	t.Parallel()
 	w := newTill(t)
-	w.expect(w.does("report"), exitDone, "told 1 reports")
+	w.expect(w.does("report"), cli.ExitDone, "told 1 reports")
 	w.exec(`create table backup_ledger as select * from ledger`)
 	w.exec(`create table backup_reports as select * from overage_reports`)
 	w.use(600)
-	w.expect(w.does("report"), exitDone, "(80 units)")
+	w.expect(w.does("report"), cli.ExitDone, "(80 units)")
 	w.exec(`delete from overage_reports`)
 	w.exec(`insert into overage_reports select * from backup_reports`)
 	w.exec(`update ledger set generation = (select generation from backup_ledger)`)
 	w.use(610)
-	w.expect(w.does("report"), exitFound, "odometer jobs run verify")
-	w.expect(w.does("jobs", "run", "verify"), exitDone, "may go on")
-	w.expect(w.does("report"), exitDone, "told 1 reports (10 units)")
+	w.expect(w.does("report"), cli.ExitFound, "odometer jobs run verify")
+	w.expect(w.does("jobs", "run", "verify"), cli.ExitDone, "may go on")
+	w.expect(w.does("report"), cli.ExitDone, "told 1 reports (10 units)")
 }
 
 // The books are emptied and rebuilt from the stream: the counters are the same,
@@ -163,7 +164,7 @@ func TestRebuiltBooksTellStripeNothingTwice(t *testing.T) {
 		must(t, "publish", "--nats-url", w.flags[3], "--tenant", w.tenant, "--agent", "inbox", "--action", "email_processed", "--quantity", "200", "--key", key)
 	}
 	waitFor(t, "three events are counted", func() bool { return counted() == 600 })
-	w.expect(w.does("report"), exitDone, "(100 units)")
+	w.expect(w.does("report"), cli.ExitDone, "(100 units)")
 	for _, table := range []string{"usage_events", "usage_counters"} {
 		w.exec(`truncate ` + table)
 	}
@@ -171,8 +172,8 @@ func TestRebuiltBooksTellStripeNothingTwice(t *testing.T) {
 	if n := counted(); n != 600 {
 		t.Errorf("rebuilt to %d units, want 600", n)
 	}
-	w.expect(w.does("report"), exitDone, "told 0 reports")
-	w.expect(w.does("audit"), exitDone, "no difference")
+	w.expect(w.does("report"), cli.ExitDone, "told 0 reports")
+	w.expect(w.does("audit"), cli.ExitDone, "no difference")
 	if err := aggregating.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)
 	}

@@ -12,6 +12,7 @@ import (
 	"testing"
 	"time"
 
+	"odometer/cmd/internal/cli"
 	"odometer/internal/soak"
 )
 
@@ -136,7 +137,7 @@ func (w *billed) killAt(tr *trap, inherited bool) bool {
 	case <-moment:
 	case <-pass.ended:
 		close(tr.dead)
-		pass.expectCode(exitDone, exitFound)
+		pass.expectCode(cli.ExitDone, cli.ExitFound)
 		return false
 	}
 	var heir *process
@@ -148,7 +149,7 @@ func (w *billed) killAt(tr *trap, inherited bool) bool {
 	close(tr.dead)
 	if heir != nil {
 		<-heir.ended
-		heir.expectCode(exitDone, exitFound)
+		heir.expectCode(cli.ExitDone, cli.ExitFound)
 	}
 	return !pass.cmd.ProcessState.Exited()
 }
@@ -194,11 +195,11 @@ func (w *billed) reportToTheEnd() {
 		p := w.begin("report")
 		<-p.ended
 		if try == 5 {
-			p.expectCode(exitDone)
+			p.expectCode(cli.ExitDone)
 			return
 		}
-		p.expectCode(exitDone, exitFound)
-		if p.cmd.ProcessState.ExitCode() == exitDone {
+		p.expectCode(cli.ExitDone, cli.ExitFound)
+		if p.cmd.ProcessState.ExitCode() == cli.ExitDone {
 			return
 		}
 	}

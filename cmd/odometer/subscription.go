@@ -10,6 +10,7 @@ import (
 
 	"odometer"
 	"odometer/billing"
+	"odometer/cmd/internal/cli"
 )
 
 type subscriptionCmd struct {
@@ -18,8 +19,8 @@ type subscriptionCmd struct {
 }
 
 type subscriptionSetCmd struct {
-	databaseSettings
-	Tenant             tenant     `required:"" help:"The tenant's UUID." placeholder:"UUID"`
+	cli.DatabaseSettings
+	Tenant             cli.Tenant `required:"" help:"The tenant's UUID." placeholder:"UUID"`
 	Plan               string     `required:"" help:"A plan of the catalogue; \"\" for none." placeholder:"ID"`
 	Status             string     `required:"" enum:"trial,active,past_due,canceled,expired" help:"${enum}." placeholder:"STATUS"`
 	PeriodStart        time.Time  `required:"" help:"When the billing period began or begins. The start of a known period updates it; a later one ends the running period there." placeholder:"TIME"`
@@ -32,8 +33,8 @@ type subscriptionSetCmd struct {
 }
 
 // Run sets the subscription and shows what it has become.
-func (c *subscriptionSetCmd) Run(ctx context.Context, t *terminal) error {
-	pool, err := c.openMigrated(ctx)
+func (c *subscriptionSetCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	pool, err := c.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
@@ -62,14 +63,14 @@ func storedOrNil(t *time.Time) *time.Time {
 }
 
 type subscriptionShowCmd struct {
-	databaseSettings
-	Tenant tenant `required:"" help:"The tenant's UUID." placeholder:"UUID"`
-	JSON   bool   `help:"Print JSON."`
+	cli.DatabaseSettings
+	Tenant cli.Tenant `required:"" help:"The tenant's UUID." placeholder:"UUID"`
+	JSON   bool       `help:"Print JSON."`
 }
 
 // Run shows a subscription with all its periods.
-func (c *subscriptionShowCmd) Run(ctx context.Context, t *terminal) error {
-	pool, err := c.openMigrated(ctx)
+func (c *subscriptionShowCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	pool, err := c.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
@@ -100,17 +101,17 @@ type periodRow struct {
 	Trial       bool      `json:"trial"`
 }
 
-func showSubscription(t *terminal, s *billing.Tenant, asJSON bool) error {
+func showSubscription(t *cli.Terminal, s *billing.Tenant, asJSON bool) error {
 	row := subscriptionRowOf(s)
 	if asJSON {
-		return t.json(row)
+		return t.JSON(row)
 	}
-	fmt.Fprintf(t.out, "tenant %s: %s, plan %s, interval %s\n", row.TenantID, row.Status, orNone(row.PlanID), row.Interval)
+	fmt.Fprintf(t.Out, "tenant %s: %s, plan %s, interval %s\n", row.TenantID, row.Status, cli.OrNone(row.PlanID), row.Interval)
 	if row.TrialEndsAt != nil {
-		fmt.Fprintf(t.out, "trial ends at %s\n", row.TrialEndsAt.Format(time.RFC3339))
+		fmt.Fprintf(t.Out, "trial ends at %s\n", row.TrialEndsAt.Format(time.RFC3339))
 	}
 	if row.StripeCustomer != nil || row.StripeSubscription != nil {
-		fmt.Fprintf(t.out, "Stripe customer %s, subscription %s\n", orNone(row.StripeCustomer), orNone(row.StripeSubscription))
+		fmt.Fprintf(t.Out, "Stripe customer %s, subscription %s\n", cli.OrNone(row.StripeCustomer), cli.OrNone(row.StripeSubscription))
 	}
 	var rows []table.Row
 	for _, p := range row.Periods {
@@ -118,9 +119,9 @@ func showSubscription(t *terminal, s *billing.Tenant, asJSON bool) error {
 		if p.Trial {
 			kind = "trial"
 		}
-		rows = append(rows, table.Row{p.PeriodStart.Format(time.RFC3339Nano), p.PeriodEnd.Format(time.RFC3339Nano), orNone(p.PlanID), kind, p.Status})
+		rows = append(rows, table.Row{p.PeriodStart.Format(time.RFC3339Nano), p.PeriodEnd.Format(time.RFC3339Nano), cli.OrNone(p.PlanID), kind, p.Status})
 	}
-	t.table(table.Row{"period start", "period end", "plan", "kind", "status"}, rows)
+	t.Table(table.Row{"period start", "period end", "plan", "kind", "status"}, rows)
 	return nil
 }
 
@@ -146,11 +147,4 @@ func orNull(s string) *string {
 		return nil
 	}
 	return &s
-}
-
-func orNone(s *string) string {
-	if s == nil {
-		return "none"
-	}
-	return *s
 }

@@ -3,6 +3,7 @@ package main
 import (
 	"encoding/base64"
 	"encoding/json"
+	"odometer/cmd/internal/cli"
 	"strings"
 	"testing"
 )
@@ -35,7 +36,7 @@ func TestATokenOfAWeakSecretIsWarnedOf(t *testing.T) {
 	t.Parallel()
 	for secret, warned := range map[string]bool{"tiny?": true, strings.Repeat("s", 31): true, strings.Repeat("s", 32): false} {
 		got := odometerDoes(t, "token", "--tenant", someTenant, "--jwt-secret", secret)
-		if got.code != exitDone || strings.Count(got.out, ".") != 2 || strings.Count(got.out, "\n") != 1 {
+		if got.code != cli.ExitDone || strings.Count(got.out, ".") != 2 || strings.Count(got.out, "\n") != 1 {
 			t.Errorf("%d bytes: exit %d, %q", len(secret), got.code, got.out)
 		}
 		if strings.Contains(got.err, "openssl rand -hex 32") != warned || strings.Contains(got.err, secret) {

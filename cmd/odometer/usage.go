@@ -12,23 +12,24 @@ import (
 
 	"odometer"
 	"odometer/billing"
+	"odometer/cmd/internal/cli"
 	"odometer/query"
 )
 
 type usageCmd struct {
-	databaseSettings
-	Tenant tenant `required:"" help:"The tenant's UUID." placeholder:"UUID"`
-	JSON   bool   `help:"Print the API's JSON."`
+	cli.DatabaseSettings
+	Tenant cli.Tenant `required:"" help:"The tenant's UUID." placeholder:"UUID"`
+	JSON   bool       `help:"Print the API's JSON."`
 }
 
 // Run prints what the API would answer, without its checks of the caller.
-func (c *usageCmd) Run(ctx context.Context, t *terminal) error {
-	pool, err := c.openMigrated(ctx)
+func (c *usageCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	pool, err := c.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	ctx, cancel := context.WithTimeout(ctx, patience)
+	ctx, cancel := context.WithTimeout(ctx, cli.DependencyTimeout)
 	defer cancel()
 	answer, err := query.UsageOfAnyStatus(ctx, pool, uuid.UUID(c.Tenant))
 	if errors.Is(err, query.ErrNoSubscription) {
@@ -38,13 +39,13 @@ func (c *usageCmd) Run(ctx context.Context, t *terminal) error {
 		return err
 	}
 	if c.JSON {
-		return t.json(answer)
+		return t.JSON(answer)
 	}
 	plan := "no plan"
 	if answer.Plan != nil {
 		plan = answer.Plan.Name
 	}
-	fmt.Fprintf(t.out, "%s, %s to %s, as of %s\n", plan,
+	fmt.Fprintf(t.Out, "%s, %s to %s, as of %s\n", plan,
 		answer.PeriodStart.Format(time.RFC3339), answer.PeriodEnd.Format(time.RFC3339), answer.AsOf)
 	var rows []table.Row
 	for _, u := range answer.Usage {
@@ -56,9 +57,9 @@ func (c *usageCmd) Run(ctx context.Context, t *terminal) error {
 			odometer.Money(u.Value.OverageCostCents, answer.Currency)})
 	}
 	rows = append(rows, table.Row{"total", "", "", "", "", odometer.Money(answer.TotalOverageCostCents, answer.Currency)})
-	t.table(table.Row{"agent", "used", "limit", "", "overage", "cost"}, rows, 2, 3, 4, 5, 6)
+	t.Table(table.Row{"agent", "used", "limit", "", "overage", "cost"}, rows, 2, 3, 4, 5, 6)
 	for _, a := range answer.Alerts {
-		fmt.Fprintf(t.out, "%s: %s\n", a.Level, a.Message)
+		fmt.Fprintf(t.Out, "%s: %s\n", a.Level, a.Message)
 	}
 	return nil
 }

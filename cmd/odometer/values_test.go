@@ -1,10 +1,9 @@
 package main
 
 import (
-	"math"
+	"odometer/cmd/internal/cli"
 	"strings"
 	"testing"
-	"time"
 )
 
 // A value that cannot be read is said with its flag, the value, and what one
@@ -35,7 +34,7 @@ func TestValuesThatCannotBeReadAreSaidInPlainWords(t *testing.T) {
 		"publish --agent --action a":                        `--agent: its value is missing, "--action" comes next`,
 	} {
 		got := odometerDoes(t, strings.Fields(line)...)
-		if got.code != exitUsage || !strings.Contains(got.err, says) {
+		if got.code != cli.ExitUsage || !strings.Contains(got.err, says) {
 			t.Errorf("odometer %s: exit %d; said %q, want a word of %q", line, got.code, got.err, says)
 		}
 		for _, inside := range []string{"parsing", "2006", "time: invalid", "bit int", "EOL", "expected"} {
@@ -43,20 +42,5 @@ func TestValuesThatCannotBeReadAreSaidInPlainWords(t *testing.T) {
 				t.Errorf("odometer %s: %q tells of the inside: %s", line, inside, got.err)
 			}
 		}
-	}
-}
-
-func TestDaysAreReadAsTheyAreWritten(t *testing.T) {
-	t.Parallel()
-	for text, want := range map[string]time.Duration{
-		"35d": 35 * 24 * time.Hour, "1.5d": 36 * time.Hour, "12h": 12 * time.Hour, "0d": 0, "-1d": -24 * time.Hour, "100000d": 100_000 * 24 * time.Hour,
-	} {
-		var d days
-		if err := d.UnmarshalText([]byte(text)); err != nil || time.Duration(d) != want {
-			t.Errorf("%s: %s, %v; want %s", text, time.Duration(d), err, want)
-		}
-	}
-	if text := days(math.MaxInt64).String(); text != time.Duration(math.MaxInt64).String() {
-		t.Error(text)
 	}
 }

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"bytes"
@@ -12,32 +12,33 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"odometer/audit"
+	"odometer/cmd/internal/cli"
 )
 
 // damage is something that a failed disk or a hostile hand could do.
 type damage struct {
-	what  string
-	harm  func(ctx context.Context) error
-	kinds []string // what the audit calls it, any of these
+	what    string
+	inflict func(ctx context.Context) error
+	kinds   []string // what the audit calls it, any of these
 }
 
 // drill damages the books on purpose, and shows that the audit finds and names
 // each damage and that the commands it names repair it. The finding is nil
 // when all of that came true.
 func (d *demo) drill(ctx context.Context) (finding, err error) {
-	fmt.Fprint(d.t.out, "\nThe drill: the books are damaged on purpose, audited, and repaired by the commands that the audit names.\n\n")
-	if err := d.holdLedger(ctx); err != nil {
+	fmt.Fprint(d.terminal.Out, "\nThe drill: the books are damaged on purpose, audited, and repaired by the commands that the audit names.\n\n")
+	if err := d.pauseLedgerJobs(ctx); err != nil {
 		return nil, err
 	}
-	defer func() { err = errors.Join(err, d.releaseLedger(ctx)) }()
+	defer func() { err = errors.Join(err, d.resumeLedgerJobs(ctx)) }()
 	var rows []table.Row
 	for _, damage := range d.damages() {
-		row, repaired, err := d.suffer(ctx, damage)
+		row, repaired, err := d.drillOne(ctx, damage)
 		if err != nil {
 			return nil, fmt.Errorf("drill, %s: %w", damage.what, err)
 		}
 		if !repaired {
-			finding = errSaid
+			finding = cli.ErrFindings
 		}
 		rows = append(rows, row)
 	}
@@ -46,9 +47,9 @@ func (d *demo) drill(ctx context.Context) (finding, err error) {
 		return nil, fmt.Errorf("drill, a lost tail: %w", err)
 	}
 	if !repaired {
-		finding = errSaid
+		finding = cli.ErrFindings
 	}
-	d.t.table(table.Row{"damage", "found as", "repaired by", "afterwards"}, append(rows, row))
+	d.terminal.Table(table.Row{"damage", "found as", "repaired by", "afterwards"}, append(rows, row))
 	return finding, nil
 }
 
@@ -57,8 +58,8 @@ func (d *demo) drill(ctx context.Context) (finding, err error) {
 // has looked.
 var ledgerJobs = []string{"report", "verify"}
 
-// holdLedger pauses them. A run by hand waits for the one that is under way.
-func (d *demo) holdLedger(ctx context.Context) error {
+// pauseLedgerJobs pauses them. A run by hand waits for the one that is under way.
+func (d *demo) pauseLedgerJobs(ctx context.Context) error {
 	for _, job := range ledgerJobs {
 		if _, err := d.command(ctx, "jobs", "pause", job); err != nil {
 			return err
@@ -70,7 +71,7 @@ func (d *demo) holdLedger(ctx context.Context) error {
 	return nil
 }
 
-func (d *demo) releaseLedger(ctx context.Context) (err error) {
+func (d *demo) resumeLedgerJobs(ctx context.Context) (err error) {
 	for _, job := range ledgerJobs {
 		_, resumed := d.command(ctx, "jobs", "resume", job)
 		err = errors.Join(err, resumed)
@@ -83,28 +84,28 @@ func (d *demo) damages() []damage {
 		{"three events deleted", d.deleteEvents, []string{audit.EventMissing}},
 		{"a counter raised by 1", d.raiseCounter, []string{audit.CounterDiffers}},
 		{"a counter deleted", d.deleteCounter, []string{audit.CounterMissing}},
-		{"the last row of a chain dropped from the ledger", d.dropLink("desc"), []string{audit.LedgerDiffers}},
-		{"the first row of one", d.dropLink("asc"), []string{audit.LedgerChainBroken}},
+		{"the last row of a chain dropped from the ledger", d.dropEntry("desc"), []string{audit.LedgerDiffers}},
+		{"the first row of one", d.dropEntry("asc"), []string{audit.LedgerChainBroken}},
 	}
 }
 
-// suffer does one damage and has it repaired.
-func (d *demo) suffer(ctx context.Context, what damage) (row table.Row, repaired bool, err error) {
+// drillOne does one damage and has it repaired.
+func (d *demo) drillOne(ctx context.Context, what damage) (row table.Row, repaired bool, err error) {
 	if err := d.expectClean(ctx); err != nil {
 		return nil, false, err
 	}
-	if err := what.harm(ctx); err != nil {
+	if err := what.inflict(ctx); err != nil {
 		return nil, false, err
 	}
 	report, err := d.audit(ctx)
 	if err != nil {
 		return nil, false, err
 	}
-	names := kindsOf(report)
+	names := kindsIn(report)
 	named := slices.ContainsFunc(names, func(kind string) bool { return slices.Contains(what.kinds, kind) })
 	var done []string
 	for range 3 {
-		commands := repairsOf(report)
+		commands := repairCommands(report)
 		for _, c := range commands {
 			if _, err := d.command(ctx, c...); err != nil {
 				return nil, false, err
@@ -129,7 +130,7 @@ func (d *demo) suffer(ctx context.Context, what damage) (row table.Row, repaired
 	return row, named && report.Different == 0, nil
 }
 
-func kindsOf(r *audit.Report) []string {
+func kindsIn(r *audit.Report) []string {
 	var kinds []string
 	for _, d := range r.Differences {
 		if !slices.Contains(kinds, d.Kind) {
@@ -139,8 +140,8 @@ func kindsOf(r *audit.Report) []string {
 	return kinds
 }
 
-// repairsOf are the arguments of the commands that repair the differences, each once.
-func repairsOf(r *audit.Report) (commands [][]string) {
+// repairCommands are the arguments of the commands that repair the differences, each once.
+func repairCommands(r *audit.Report) (commands [][]string) {
 	for _, d := range r.Differences {
 		same := func(args []string) bool { return slices.Equal(args, d.Repair.Args) }
 		if d.Repair.Args != nil && !slices.ContainsFunc(commands, same) {
@@ -191,10 +192,10 @@ func (d *demo) command(ctx context.Context, args ...string) (out string, err err
 		flags = append(flags, "--nats-url", d.server.ClientURL())
 	}
 	if args[0] == "audit" || args[0] == "report" || args[0] == "jobs" && args[1] == "run" {
-		flags = append(flags, "--stripe-api-key", demoStripeKey, "--stripe-api-base", d.stripeURL)
+		flags = append(flags, "--stripe-api-key", stripeKey, "--stripe-api-base", d.stripeURL)
 	}
 	var said, failed bytes.Buffer
-	if code := Main(ctx, append(args, flags...), &said, &failed); code != exitDone && code != exitFound {
+	if code := d.options.Command(ctx, append(args, flags...), &said, &failed); code != cli.ExitDone && code != cli.ExitFound {
 		return "", fmt.Errorf("odometer %s: exit %d: %s", strings.Join(args, " "), code, failed.String())
 	}
 	return said.String(), nil
@@ -228,7 +229,7 @@ func (d *demo) deleteCounter(ctx context.Context) error { return d.exec(ctx, del
 
 // Of a chain that has others: after the last one, nothing in the rows that
 // remain tells of it.
-const dropLinkSQL = `
+const dropEntrySQL = `
 delete from overage_reports
 where identifier = (
     select r.identifier
@@ -244,8 +245,8 @@ where identifier = (
     limit 1
 )`
 
-func (d *demo) dropLink(order string) func(context.Context) error {
-	return func(ctx context.Context) error { return d.exec(ctx, fmt.Sprintf(dropLinkSQL, order)) }
+func (d *demo) dropEntry(order string) func(context.Context) error {
+	return func(ctx context.Context) error { return d.exec(ctx, fmt.Sprintf(dropEntrySQL, order)) }
 }
 
 func (d *demo) exec(ctx context.Context, sql string) error {

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -15,15 +15,15 @@ import (
 	"odometer/billing"
 )
 
-// demoTenant is a customer of the demo.
-type demoTenant struct {
-	id     uuid.UUID
+// Tenant is a customer of the demo.
+type Tenant struct {
+	ID     uuid.UUID
 	name   string
 	plan   string
 	status odometer.Status
 }
 
-var demoTenants = []demoTenant{
+var Tenants = []Tenant{
 	{uuid.MustParse("a1b0c0de-0000-4000-8000-000000000001"), "Acme", "price_bundle_monthly", odometer.Active},
 	{uuid.MustParse("a1b0c0de-0000-4000-8000-000000000002"), "Bolt", "price_inboxpilot_monthly", odometer.Active},
 	{uuid.MustParse("a1b0c0de-0000-4000-8000-000000000003"), "Corvid", "price_invoicepilot_monthly", odometer.Active},
@@ -36,13 +36,13 @@ var demoTenants = []demoTenant{
 // the way to its bill can be seen.
 const watched = "Flint"
 
-func (d *demoTenant) slug() string     { return strings.ToLower(d.name) }
-func (d *demoTenant) customer() string { return "cus_" + d.slug() }
+func (d *Tenant) slug() string     { return strings.ToLower(d.name) }
+func (d *Tenant) customer() string { return "cus_" + d.slug() }
 
 // period is the tenant's first: the current month, or a month that is about to end.
-func (d *demoTenant) period(now time.Time) (start, end time.Time) {
+func (d *Tenant) period(now time.Time) (start, end time.Time) {
 	if d.name == watched {
-		end = now.Add(demoPeriod).UTC().Truncate(time.Second)
+		end = now.Add(watchedPeriod).UTC().Truncate(time.Second)
 		return end.AddDate(0, -1, 0), end
 	}
 	month := time.Date(now.UTC().Year(), now.UTC().Month(), 1, 0, 0, 0, 0, time.UTC)
@@ -53,7 +53,7 @@ func (d *demoTenant) period(now time.Time) (start, end time.Time) {
 // month's work arrives in time lapse, so that its history can be seen at once:
 // more on working days than at weekends. The watched tenant's period ends, so
 // it tells of everything as it happens.
-func (d *demoTenant) occurrence(now time.Time) time.Time {
+func (d *Tenant) occurrence(now time.Time) time.Time {
 	start, _ := d.period(now)
 	if d.name == watched || rand.IntN(12) == 0 {
 		return now
@@ -65,17 +65,17 @@ func (d *demoTenant) occurrence(now time.Time) time.Time {
 	return at
 }
 
-// demoStranger sends events although it has no subscription.
-var demoStranger = uuid.MustParse("a1b0c0de-0000-4000-8000-0000000000ff")
+// UnsubscribedTenant sends events although it has no subscription.
+var UnsubscribedTenant = uuid.MustParse("a1b0c0de-0000-4000-8000-0000000000ff")
 
-// subscribeDemoTenants gives each tenant that Stripe knows nothing of its
+// subscribeTenants gives each tenant that Stripe knows nothing of its
 // period, unless it has a subscription from an earlier run.
-func subscribeDemoTenants(ctx context.Context, pool *pgxpool.Pool, now time.Time) error {
-	for _, d := range demoTenants {
+func subscribeTenants(ctx context.Context, pool *pgxpool.Pool, now time.Time) error {
+	for _, d := range Tenants {
 		if d.plan != "" {
 			continue
 		}
-		_, err := billing.Load(ctx, pool, d.id)
+		_, err := billing.Load(ctx, pool, d.ID)
 		if err == nil {
 			continue
 		}
@@ -84,7 +84,7 @@ func subscribeDemoTenants(ctx context.Context, pool *pgxpool.Pool, now time.Time
 		}
 		start, end := d.period(now)
 		_, err = billing.Set(ctx, pool, billing.SubscriptionChange{
-			Tenant: d.id, PlanID: d.plan, Status: d.status, Interval: odometer.Monthly, Start: start, End: end,
+			Tenant: d.ID, PlanID: d.plan, Status: d.status, Interval: odometer.Monthly, Start: start, End: end,
 		}, now)
 		if err != nil {
 			return fmt.Errorf("subscribe %s: %w", d.name, err)

@@ -1,8 +1,6 @@
-package main
+package app
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"time"
 
@@ -10,15 +8,15 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// startNATS runs a NATS server inside this process that keeps its stream in
+// StartNATS runs a NATS server inside this process that keeps its stream in
 // dir and syncs it before it acknowledges. It listens on a free loopback port,
 // for publishers from outside.
-func startNATS(dir string) (*natsserver.Server, error) {
-	return startNATSAt(dir, natsserver.RANDOM_PORT)
+func StartNATS(dir string) (*natsserver.Server, error) {
+	return StartNATSAt(dir, natsserver.RANDOM_PORT)
 }
 
-// startNATSAt is startNATS on a given port.
-func startNATSAt(dir string, port int) (*natsserver.Server, error) {
+// StartNATSAt is startNATS on a given port.
+func StartNATSAt(dir string, port int) (*natsserver.Server, error) {
 	server, err := natsserver.NewServer(&natsserver.Options{
 		ServerName: "odometer",
 		Host:       "127.0.0.1",
@@ -40,26 +38,11 @@ func startNATSAt(dir string, port int) (*natsserver.Server, error) {
 	return server, nil
 }
 
-// connectInside connects to a server of this process without a socket.
-func connectInside(server *natsserver.Server) (*nats.Conn, error) {
+// ConnectInProcess connects to a server of this process without a socket.
+func ConnectInProcess(server *natsserver.Server) (*nats.Conn, error) {
 	nc, err := nats.Connect("", nats.InProcessServer(server), nats.MaxReconnects(-1), nats.Name("odometer"))
 	if err != nil {
 		return nil, fmt.Errorf("connect to NATS inside: %w", err)
 	}
 	return nc, nil
-}
-
-// pauseFor waits, or less when ctx ends.
-func pauseFor(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
-}
-
-// ended reports whether an error only says that ctx has ended.
-func ended(ctx context.Context, err error) bool {
-	return ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err()))
 }

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -12,27 +12,28 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"odometer/cmd/internal/cli"
 	"odometer/migrations"
 )
 
-func newRegistry() *prometheus.Registry {
+func NewRegistry() *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	return registry
 }
 
-// listen takes an address before anything else starts, so that a taken one is
+// Listen takes an address before anything else starts, so that a taken one is
 // said at once and by the name of its flag.
-func listen(addr, flag string) (net.Listener, error) {
+func Listen(addr, flag string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
-		return nil, usagef("--%s %s: %w: give another address", flag, addr, err)
+		return nil, cli.Usagef("--%s %s: %w: give another address", flag, addr, err)
 	}
 	return l, nil
 }
 
-// serve answers until ctx ends, then lets running requests finish.
-func serve(ctx context.Context, l net.Listener, handler http.Handler) error {
+// Serve answers until ctx ends, then lets running requests finish.
+func Serve(ctx context.Context, l net.Listener, handler http.Handler) error {
 	server := &http.Server{
 		Handler:           handler,
 		ReadHeaderTimeout: 5 * time.Second,
@@ -56,14 +57,14 @@ func serve(ctx context.Context, l net.Listener, handler http.Handler) error {
 
 // opsHandler is for operators and their machines; it asks for no token and
 // belongs on an address of its own.
-func (s *services) opsHandler() http.Handler {
+func (s *Services) opsHandler() http.Handler {
 	mux := http.NewServeMux()
-	mux.Handle("GET /metrics", promhttp.HandlerFor(s.registry, promhttp.HandlerOpts{}))
+	mux.Handle("GET /metrics", promhttp.HandlerFor(s.Registry, promhttp.HandlerOpts{}))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		fmt.Fprintln(w, "ok")
 	})
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, r *http.Request) {
-		if err := s.ready(r.Context()); err != nil {
+		if err := s.checkReady(r.Context()); err != nil {
 			http.Error(w, "not ready: "+err.Error(), http.StatusServiceUnavailable)
 			return
 		}
@@ -78,27 +79,27 @@ select
     count(*) filter (where complete_until is null)
 from stream_positions`
 
-// ready is nil when the dependencies answer and, where the aggregator runs,
+// checkReady is nil when the dependencies answer and, where the aggregator runs,
 // each partition is known to be complete up to some time.
-func (s *services) ready(ctx context.Context) error {
+func (s *Services) checkReady(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	if s.pool != nil {
-		if err := s.pool.Ping(ctx); err != nil {
+	if s.Pool != nil {
+		if err := s.Pool.Ping(ctx); err != nil {
 			return errors.New("Postgres does not answer")
 		}
-		if err := migrations.Check(ctx, s.pool); err != nil {
+		if err := migrations.Check(ctx, s.Pool); err != nil {
 			return err
 		}
 	}
-	if s.nats != nil && !s.nats.IsConnected() {
+	if s.NATS != nil && !s.NATS.IsConnected() {
 		return errors.New("NATS does not answer")
 	}
-	if !s.aggregates {
+	if !s.Aggregator {
 		return nil
 	}
 	var partitions, unknown int
-	if err := s.pool.QueryRow(ctx, unknownPartitionsSQL).Scan(&partitions, &unknown); err != nil {
+	if err := s.Pool.QueryRow(ctx, unknownPartitionsSQL).Scan(&partitions, &unknown); err != nil {
 		return errors.New("Postgres does not tell the positions")
 	}
 	if partitions == 0 || unknown > 0 {
@@ -109,7 +110,7 @@ func (s *services) ready(ctx context.Context) error {
 
 // waitForSchema waits until Postgres answers, and fails when its schema is not
 // the one that this binary knows.
-func (s *services) waitForSchema(ctx context.Context) error {
+func (s *Services) waitForSchema(ctx context.Context) error {
 	pause, said := 100*time.Millisecond, false
 	for {
 		err := s.checkSchema(ctx)
@@ -120,7 +121,7 @@ func (s *services) waitForSchema(ctx context.Context) error {
 			return nil
 		}
 		if !said {
-			s.t.log.Warn("waiting for Postgres", "err", err)
+			s.Terminal.Log.Warn("waiting for Postgres", "err", err)
 			said = true
 		}
 		select {
@@ -132,8 +133,22 @@ func (s *services) waitForSchema(ctx context.Context) error {
 	}
 }
 
-func (s *services) checkSchema(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, patience)
+func (s *Services) checkSchema(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, cli.DependencyTimeout)
 	defer cancel()
-	return migrations.Check(ctx, s.pool)
+	return migrations.Check(ctx, s.Pool)
+}
+
+// FreeAddress is the preferred address, or any free one beside it when another
+// program has that.
+func FreeAddress(preferred string) string {
+	l, err := net.Listen("tcp", preferred)
+	if err != nil {
+		host, _, _ := net.SplitHostPort(preferred)
+		if l, err = net.Listen("tcp", net.JoinHostPort(host, "0")); err != nil {
+			return preferred
+		}
+	}
+	defer l.Close()
+	return l.Addr().String()
 }

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -16,23 +16,24 @@ import (
 
 	"odometer"
 	"odometer/billing"
+	"odometer/cmd/internal/cli"
 	"odometer/reporter"
 	"odometer/reporter/stripetest"
 )
 
 // What the demo's Stripe is known by. It keeps nothing but in memory.
 const (
-	demoStripeKey  = "sk_test_demo"
-	demoHookSecret = "whsec_demo"
+	stripeKey     = "sk_test_demo"
+	webhookSecret = "whsec_demo"
 )
 
 // How soon things happen that take hours in earnest.
 const (
-	demoRhythm = time.Second      // jobs that run each minute or hour
-	demoAudits = 20 * time.Second // the audit that is daily elsewhere
-	demoGrace  = time.Second      // from a period's end to its close
-	demoDraft  = 5 * time.Second  // from a period's end to its final invoice
-	demoPeriod = 8 * time.Second  // from the start to the end of the period that is watched
+	jobInterval   = time.Second      // jobs that run each minute or hour
+	auditInterval = 20 * time.Second // the audit that is daily elsewhere
+	closeGrace    = time.Second      // from a period's end to its close
+	draftTime     = 5 * time.Second  // from a period's end to its final invoice
+	watchedPeriod = 8 * time.Second  // from the start to the end of the period that is watched
 )
 
 // startStripe runs a Stripe of our own, with a customer and a subscription for
@@ -42,16 +43,16 @@ func (d *demo) startStripe(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("start the Stripe stand-in: %w", err)
 	}
-	d.stripe = stripetest.New(stripetest.Options{Key: demoStripeKey, Account: "acct_demo", DraftTime: demoDraft, HookHistory: 100})
+	d.stripe = stripetest.New(stripetest.Options{Key: stripeKey, Account: "acct_demo", DraftTime: draftTime, HookHistory: 100})
 	d.stripeURL = "http://" + l.Addr().String()
 	server := &http.Server{Handler: d.stripe, ReadHeaderTimeout: 5 * time.Second}
 	go func() { _ = server.Serve(l) }() // ends with Close
-	d.atStop(func() { _ = server.Close() })
+	d.onStop(func() { _ = server.Close() })
 	for _, a := range billing.SampleCatalogue().Agents {
 		d.stripe.CreateMeter(a.Meter)
 	}
-	d.stripe.SendHooksTo("http://"+d.Addr+"/webhooks/stripe", demoHookSecret)
-	for _, tenant := range demoTenants {
+	d.stripe.SendHooksTo("http://"+d.options.Addr+"/webhooks/stripe", webhookSecret)
+	for _, tenant := range Tenants {
 		if tenant.plan == "" {
 			continue
 		}
@@ -59,21 +60,21 @@ func (d *demo) startStripe(ctx context.Context) error {
 			return err
 		}
 	}
-	return d.remind(ctx)
+	return d.restoreMeterEvents(ctx)
 }
 
 // createSubscription makes a tenant's customer and subscription, with the
 // period that an earlier run has left.
-func (d *demo) createSubscription(ctx context.Context, tenant demoTenant) error {
+func (d *demo) createSubscription(ctx context.Context, tenant Tenant) error {
 	start, end := tenant.period(time.Now())
-	switch known, err := billing.Load(ctx, d.pool, tenant.id); {
+	switch known, err := billing.Load(ctx, d.pool, tenant.ID); {
 	case err == nil && len(known.Periods) > 0:
 		last := known.Periods[len(known.Periods)-1]
 		start, end = last.Start, last.End
 	case err != nil && !errors.Is(err, billing.ErrNoSubscription):
 		return err
 	}
-	d.stripe.CreateCustomer(tenant.customer(), map[string]string{"tenant_id": tenant.id.String()})
+	d.stripe.CreateCustomer(tenant.customer(), map[string]string{"tenant_id": tenant.ID.String()})
 	items := []stripetest.Item{{PriceID: tenant.plan}}
 	for _, a := range billing.SampleCatalogue().Agents {
 		items = append(items, stripetest.Item{
@@ -87,13 +88,13 @@ func (d *demo) createSubscription(ctx context.Context, tenant demoTenant) error 
 	return nil
 }
 
-// awaitSubscriptions waits until the hooks have brought every subscription:
+// waitForSubscriptions waits until the hooks have brought every subscription:
 // what agents do before has no period.
-func (d *demo) awaitSubscriptions(ctx context.Context) error {
-	deadline := time.Now().Add(settleTime)
-	for _, tenant := range demoTenants {
+func (d *demo) waitForSubscriptions(ctx context.Context) error {
+	deadline := time.Now().Add(catchUpTime)
+	for _, tenant := range Tenants {
 		for {
-			_, err := billing.Load(ctx, d.pool, tenant.id)
+			_, err := billing.Load(ctx, d.pool, tenant.ID)
 			if err == nil {
 				break
 			}
@@ -101,9 +102,9 @@ func (d *demo) awaitSubscriptions(ctx context.Context) error {
 				return err
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("the subscription of %s has not come from Stripe after %s: look into %s/odometer.log", tenant.name, settleTime, d.dir)
+				return fmt.Errorf("the subscription of %s has not come from Stripe after %s: look into %s/odometer.log", tenant.name, catchUpTime, d.dir)
 			}
-			if err := pauseFor(ctx, 20*time.Millisecond); err != nil {
+			if err := cli.PauseFor(ctx, 20*time.Millisecond); err != nil {
 				return err
 			}
 		}
@@ -111,32 +112,32 @@ func (d *demo) awaitSubscriptions(ctx context.Context) error {
 	return nil
 }
 
-// passTime lets the stand-in do what is due: roll over, invoice, finalize.
-func (d *demo) passTime(ctx context.Context) error {
-	for pauseFor(ctx, 200*time.Millisecond) == nil {
+// advanceStripe lets the stand-in do what is due: roll over, invoice, finalize.
+func (d *demo) advanceStripe(ctx context.Context) error {
+	for cli.PauseFor(ctx, 200*time.Millisecond) == nil {
 		d.stripe.Advance()
 	}
 	return nil
 }
 
-// othersTime is how long the check may wait for a moment in which nobody else
+// quietTime is how long the check may wait for a moment in which nobody else
 // has anything counted.
-const othersTime = 10 * time.Second
+const quietTime = 10 * time.Second
 
 // compareStripe compares what Stripe has with the overage. What somebody else
 // has counted meanwhile is told by another look; where nothing was, a
 // difference is one.
 func (d *demo) compareStripe(ctx context.Context) ([]comparison, error) {
-	for deadline := time.Now().Add(othersTime); ; {
-		before, err := loadStanding(ctx, d.pool)
+	for deadline := time.Now().Add(quietTime); ; {
+		before, err := loadCounted(ctx, d.pool)
 		if err != nil {
 			return nil, err
 		}
-		told, err := d.tellStripe(ctx)
+		told, err := d.reportToStripe(ctx)
 		if err != nil || !slices.ContainsFunc(told, comparison.differs) {
 			return told, err
 		}
-		switch after, err := loadStanding(ctx, d.pool); {
+		switch after, err := loadCounted(ctx, d.pool); {
 		case err != nil:
 			return nil, err
 		case after.Events == before.Events, time.Now().After(deadline):
@@ -145,10 +146,10 @@ func (d *demo) compareStripe(ctx context.Context) ([]comparison, error) {
 	}
 }
 
-// tellStripe tells Stripe what it does not know yet, and looks whether it has
+// reportToStripe tells Stripe what it does not know yet, and looks whether it has
 // each unit of overage, once.
-func (d *demo) tellStripe(ctx context.Context) ([]comparison, error) {
-	result, err := d.reporting.reporter.Pass(ctx, reporter.Scope{ByHand: true})
+func (d *demo) reportToStripe(ctx context.Context) ([]comparison, error) {
+	result, err := d.reporting.Reporter.Pass(ctx, reporter.Scope{ByHand: true})
 	if err != nil {
 		return nil, fmt.Errorf("tell Stripe the overage: %w", err)
 	}
@@ -156,8 +157,8 @@ func (d *demo) tellStripe(ctx context.Context) ([]comparison, error) {
 		d.log.Warn("overage is left", "tenant", left.Tenant, "agent", left.Agent, "units", left.Units, "reason", left.Reason)
 	}
 	var overage, told int64
-	for i := range demoTenants {
-		err := d.reporting.reporter.Statement(ctx, &demoTenants[i].id, func(l reporter.Line) {
+	for i := range Tenants {
+		err := d.reporting.Reporter.Statement(ctx, &Tenants[i].ID, func(l reporter.Line) {
 			overage += l.Overage
 			told += l.Reported
 		})
@@ -165,48 +166,48 @@ func (d *demo) tellStripe(ctx context.Context) ([]comparison, error) {
 			return nil, err
 		}
 	}
-	accepted, err := d.accepted(ctx)
+	accepted, err := d.acceptedUnits(ctx)
 	if err != nil {
 		return nil, err
 	}
 	return []comparison{
 		{"units of overage in periods that are not settled = units told", overage, told},
-		{"units that Stripe has accepted = units on its meters", accepted, d.metered()},
+		{"units that Stripe has accepted = units on its meters", accepted, d.meteredUnits()},
 	}, nil
 }
 
-// accepted is what the ledger says that Stripe has on its meters of the demo's
+// acceptedUnits is what the ledger says that Stripe has on its meters of the demo's
 // customers.
-func (d *demo) accepted(ctx context.Context) (units int64, err error) {
+func (d *demo) acceptedUnits(ctx context.Context) (units int64, err error) {
 	err = d.pool.QueryRow(ctx, `
 select coalesce(sum(to_total - from_total), 0)::bigint
 from overage_reports
 where state in ('accepted', 'verified')
   and origin <> 'invoiced'
-  and stripe_customer = any($1)`, demoCustomers()).Scan(&units)
+  and stripe_customer = any($1)`, customers()).Scan(&units)
 	if err != nil {
 		return 0, fmt.Errorf("add up what Stripe accepted: %w", err)
 	}
 	return units, nil
 }
 
-func demoCustomers() (all []string) {
-	for i := range demoTenants {
-		all = append(all, demoTenants[i].customer())
+func customers() (all []string) {
+	for i := range Tenants {
+		all = append(all, Tenants[i].customer())
 	}
 	return all
 }
 
-// remind tells a new stand-in what the one of an earlier run was told: it keeps
+// restoreMeterEvents tells a new stand-in what the one of an earlier run was told: it keeps
 // nothing, and Stripe would have.
-func (d *demo) remind(ctx context.Context) error {
+func (d *demo) restoreMeterEvents(ctx context.Context) error {
 	rows, _ := d.pool.Query(ctx, `
 select meter, stripe_customer, to_total - from_total, reported_at, identifier
 from overage_reports
 where state in ('accepted', 'verified')
   and origin <> 'invoiced'
 order by reported_at`)
-	account := reporter.NewStripe(demoStripeKey, d.stripeURL).API
+	account := reporter.NewStripe(stripeKey, d.stripeURL).API
 	var meter, customer, identifier string
 	var units int64
 	var at time.Time
@@ -223,16 +224,16 @@ order by reported_at`)
 	return nil
 }
 
-// metered is what this run's Stripe has on its meters.
-func (d *demo) metered() (units int64) {
-	for i := range demoTenants {
-		units += d.told(&demoTenants[i])
+// meteredUnits is what this run's Stripe has on its meters.
+func (d *demo) meteredUnits() (units int64) {
+	for i := range Tenants {
+		units += d.meteredOf(&Tenants[i])
 	}
 	return units
 }
 
-// told is what is on a tenant's meters, in all periods.
-func (d *demo) told(tenant *demoTenant) (units int64) {
+// meteredOf is what is on a tenant's meters, in all periods.
+func (d *demo) meteredOf(tenant *Tenant) (units int64) {
 	if tenant.plan == "" {
 		return 0
 	}
@@ -242,10 +243,10 @@ func (d *demo) told(tenant *demoTenant) (units int64) {
 	return units
 }
 
-// bill prints the invoices that Stripe has made final during the demo.
-func (d *demo) bill() {
+// printInvoices prints the invoices that Stripe has made final during the demo.
+func (d *demo) printInvoices() {
 	catalogue := billing.SampleCatalogue()
-	for _, tenant := range demoTenants {
+	for _, tenant := range Tenants {
 		if tenant.plan == "" {
 			continue
 		}
@@ -253,14 +254,14 @@ func (d *demo) bill() {
 			if invoice.Status == "draft" {
 				continue
 			}
-			fmt.Fprintf(d.t.out, "\nStripe's final invoice for %s, %s to %s\n\n", tenant.name,
+			fmt.Fprintf(d.terminal.Out, "\nStripe's final invoice for %s, %s to %s\n\n", tenant.name,
 				invoice.PeriodStart.Format(time.RFC3339), invoice.PeriodEnd.Format(time.RFC3339))
-			printInvoice(d.t, &catalogue, invoice)
+			printInvoice(d.terminal, &catalogue, invoice)
 		}
 	}
 }
 
-func printInvoice(t *terminal, catalogue *odometer.Catalogue, invoice stripetest.Invoice) {
+func printInvoice(t *cli.Terminal, catalogue *odometer.Catalogue, invoice stripetest.Invoice) {
 	var rows []table.Row
 	var total int64
 	for _, line := range invoice.Lines {
@@ -273,5 +274,5 @@ func printInvoice(t *terminal, catalogue *odometer.Catalogue, invoice stripetest
 		}
 	}
 	rows = append(rows, table.Row{"total", "", "", odometer.Money(total, catalogue.Currency)})
-	t.table(table.Row{"usage", "units", "price", "amount"}, rows, 2, 3, 4)
+	t.Table(table.Row{"usage", "units", "price", "amount"}, rows, 2, 3, 4)
 }

@@ -1,4 +1,4 @@
-package main
+package cli
 
 import (
 	"fmt"
@@ -11,18 +11,18 @@ import (
 	"github.com/alecthomas/kong"
 )
 
-// valueTypes are how values of flags and variables are read, and refused: by
+// ValueTypes are how values of flags and variables are read, and refused: by
 // themselves the parsers' complaints are about layouts and bits.
-var valueTypes = []kong.Option{
-	kong.TypeMapper(reflect.TypeFor[time.Time](), value(readTime)),
-	kong.TypeMapper(reflect.TypeFor[*time.Time](), value(readOptionalTime)), // which would be read as text
-	kong.TypeMapper(reflect.TypeFor[time.Duration](), value(readDuration)),
-	kong.KindMapper(reflect.Int, value(readWhole[int])),
-	kong.KindMapper(reflect.Int64, value(readWhole[int64])),
+var ValueTypes = []kong.Option{
+	kong.TypeMapper(reflect.TypeFor[time.Time](), mapper(parseTime)),
+	kong.TypeMapper(reflect.TypeFor[*time.Time](), mapper(parseOptionalTime)), // which would be read as text
+	kong.TypeMapper(reflect.TypeFor[time.Duration](), mapper(parseDuration)),
+	kong.KindMapper(reflect.Int, mapper(parseInteger[int])),
+	kong.KindMapper(reflect.Int64, mapper(parseInteger[int64])),
 }
 
-// value makes a mapper of what reads a text.
-func value[T any](read func(string) (T, error)) kong.MapperFunc {
+// mapper makes a mapper of what reads a text.
+func mapper[T any](read func(string) (T, error)) kong.MapperFunc {
 	return func(c *kong.DecodeContext, target reflect.Value) error {
 		token, err := c.Scan.PopValue("value")
 		if err != nil {
@@ -36,7 +36,7 @@ func value[T any](read func(string) (T, error)) kong.MapperFunc {
 	}
 }
 
-func readTime(s string) (time.Time, error) {
+func parseTime(s string) (time.Time, error) {
 	t, err := time.Parse(time.RFC3339, s)
 	if err != nil {
 		return t, fmt.Errorf("%q is no time: give it by RFC 3339, as 2026-11-01T00:00:00Z or 2026-11-01T09:30:00+01:00", s)
@@ -44,12 +44,12 @@ func readTime(s string) (time.Time, error) {
 	return t, nil
 }
 
-func readOptionalTime(s string) (*time.Time, error) {
-	t, err := readTime(s)
+func parseOptionalTime(s string) (*time.Time, error) {
+	t, err := parseTime(s)
 	return &t, err
 }
 
-func readDuration(s string) (time.Duration, error) {
+func parseDuration(s string) (time.Duration, error) {
 	d, err := time.ParseDuration(s)
 	if err != nil {
 		return d, fmt.Errorf("%q is no duration: give numbers with units, as 90s, 15m or 1h30m", s)
@@ -57,7 +57,7 @@ func readDuration(s string) (time.Duration, error) {
 	return d, nil
 }
 
-func readWhole[T int | int64](s string) (T, error) {
+func parseInteger[T int | int64](s string) (T, error) {
 	n, err := strconv.ParseInt(s, 10, reflect.TypeFor[T]().Bits())
 	if err != nil {
 		return 0, fmt.Errorf("%q is no whole number, or too large for one", s)
@@ -65,28 +65,28 @@ func readWhole[T int | int64](s string) (T, error) {
 	return T(n), nil
 }
 
-// days is a duration that may also be given in days: 35d.
-type days time.Duration
+// Days is a duration that may also be given in days: 35d.
+type Days time.Duration
 
 // UnmarshalText reads 35d, or anything that time.ParseDuration reads.
-func (d *days) UnmarshalText(text []byte) error {
+func (d *Days) UnmarshalText(text []byte) error {
 	s := string(text)
 	const day = 24 * time.Hour
 	if n, found := strings.CutSuffix(s, "d"); found {
 		count, err := strconv.ParseFloat(n, 64)
 		// Beyond that a duration cannot count, and NaN is in no range.
 		if span := count * float64(day); err == nil && span > -1<<63 && span < 1<<63 {
-			*d = days(span)
+			*d = Days(span)
 			return nil
 		}
 	} else if plain, err := time.ParseDuration(s); err == nil {
-		*d = days(plain)
+		*d = Days(plain)
 		return nil
 	}
 	return fmt.Errorf("%q is no duration: give numbers with units, as 35d, 12h or 1h30m", s)
 }
 
-func (d days) String() string {
+func (d Days) String() string {
 	if day := 24 * time.Hour; time.Duration(d)%day == 0 {
 		return fmt.Sprintf("%dd", time.Duration(d)/day)
 	}
@@ -97,9 +97,9 @@ func (d days) String() string {
 // without a value.
 var noValue = regexp.MustCompile(`: expected \w+ value but got "(.*?)" \(.*$`)
 
-// usageFault is what is wrong with a command line.
-func usageFault(err error) string {
-	text := oneLine(err)
+// UsageMessage is what is wrong with a command line.
+func UsageMessage(err error) string {
+	text := OneLine(err)
 	switch found := noValue.FindStringSubmatch(text); {
 	case found == nil:
 		return text

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"context"
@@ -10,17 +10,18 @@ import (
 
 	"odometer"
 	"odometer/aggregator/deadletter"
+	"odometer/cmd/internal/cli"
 	"odometer/cmd/internal/jobs"
 	"odometer/ingest"
 	"odometer/query/admin"
 )
 
-// adminOptions hands the operators' API what other stages do; nc may be nil.
-func adminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
+// AdminOptions hands the operators' API what other stages do; nc may be nil.
+func AdminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
 	o := admin.Options{
 		Pool: pool,
 		RetryDeadLetters: func(ctx context.Context, ids []odometer.Position, who string) ([]admin.DeadLetterOutcome, error) {
-			return retryNamed(ctx, pool, ids, who)
+			return retryDeadLetters(ctx, pool, ids, who)
 		},
 		Jobs: func(ctx context.Context) ([]admin.Job, error) { return jobs.List(ctx, pool, time.Now()) },
 		SetPaused: func(ctx context.Context, job string, paused bool, who string) error {
@@ -28,7 +29,7 @@ func adminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
 		},
 	}
 	if nc != nil {
-		js := mustJetStream(nc)
+		js := cli.JetStream(nc)
 		o.StreamEnd = func(ctx context.Context) (int64, error) {
 			stream, err := js.Stream(ctx, ingest.StreamName)
 			if err != nil {
@@ -43,8 +44,8 @@ func adminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
 	return o
 }
 
-// retryNamed retries the letters of these ids and tells of each.
-func retryNamed(ctx context.Context, pool *pgxpool.Pool, ids []odometer.Position, who string) ([]admin.DeadLetterOutcome, error) {
+// retryDeadLetters retries the letters of these ids and tells of each.
+func retryDeadLetters(ctx context.Context, pool *pgxpool.Pool, ids []odometer.Position, who string) ([]admin.DeadLetterOutcome, error) {
 	var became []admin.DeadLetterOutcome
 	err := deadletter.Retry(ctx, pool, deadletter.Selection{IDs: ids}, who, func(o deadletter.Outcome) {
 		became = append(became, admin.DeadLetterOutcome{

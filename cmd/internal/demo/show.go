@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -12,11 +12,12 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"odometer"
+	"odometer/cmd/internal/cli"
 	"odometer/query"
 )
 
-// standing is where the books stand.
-type standing struct {
+// counted is where the books stand.
+type counted struct {
 	Messages   int64 // of the stream, read and accounted for
 	Events     int64
 	Duplicates int64
@@ -24,7 +25,7 @@ type standing struct {
 	AsOf       *time.Time // the oldest of the partitions'
 }
 
-const standingSQL = `
+const countedSQL = `
 select
     coalesce(sum(messages), 0)::bigint as messages,
     coalesce(sum(events), 0)::bigint as events,
@@ -33,19 +34,19 @@ select
     (select min(complete_until) from stream_positions) as as_of
 from batches`
 
-func loadStanding(ctx context.Context, pool *pgxpool.Pool) (standing, error) {
-	rows, _ := pool.Query(ctx, standingSQL)
-	p, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[standing])
+func loadCounted(ctx context.Context, pool *pgxpool.Pool) (counted, error) {
+	rows, _ := pool.Query(ctx, countedSQL)
+	p, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[counted])
 	if err != nil {
-		return standing{}, fmt.Errorf("read where the books stand: %w", err)
+		return counted{}, fmt.Errorf("read where the books stand: %w", err)
 	}
 	return p, nil
 }
 
-// show tells every second how far the books are: as a table that is drawn over
+// printProgress tells every second how far the books are: as a table that is drawn over
 // itself on a terminal, else as a line.
-func (d *demo) show(ctx context.Context, agents *demoAgents) error {
-	began, live := time.Now(), interactive(d.t.out)
+func (d *demo) printProgress(ctx context.Context, agents *agents) error {
+	began, live := time.Now(), cli.IsTerminal(d.terminal.Out)
 	ticker := time.NewTicker(time.Second)
 	defer ticker.Stop()
 	drawn := 0
@@ -55,7 +56,7 @@ func (d *demo) show(ctx context.Context, agents *demoAgents) error {
 			return nil
 		case <-ticker.C:
 		}
-		p, err := loadStanding(ctx, d.pool)
+		p, err := loadCounted(ctx, d.pool)
 		if ctx.Err() != nil {
 			return nil
 		}
@@ -63,59 +64,59 @@ func (d *demo) show(ctx context.Context, agents *demoAgents) error {
 			return err
 		}
 		line := fmt.Sprintf("%4.0fs  published %d  events %d  duplicates %d  dead letters %d  as of %s",
-			time.Since(began).Seconds(), agents.published.Load(), p.Events, p.Duplicates, p.Dead, ago(p.AsOf))
+			time.Since(began).Seconds(), agents.published.Load(), p.Events, p.Duplicates, p.Dead, agoText(p.AsOf))
 		said := line + "\n"
 		if live {
-			said += "\n" + d.picture(ctx) + "\n"
+			said += "\n" + d.usageTable(ctx) + "\n"
 			if drawn > 0 {
-				fmt.Fprintf(d.t.out, "\x1b[%dA\x1b[J", drawn)
+				fmt.Fprintf(d.terminal.Out, "\x1b[%dA\x1b[J", drawn)
 			}
 			drawn = strings.Count(said, "\n")
 		}
-		if _, err := fmt.Fprint(d.t.out, said); err != nil {
+		if _, err := fmt.Fprint(d.terminal.Out, said); err != nil {
 			return fmt.Errorf("the demo ended before its books were checked, as nobody reads what it says: %w: read it to its end, or write it to a file", err)
 		}
 	}
 }
 
-func ago(t *time.Time) string {
+func agoText(t *time.Time) string {
 	if t == nil {
 		return "not yet known"
 	}
 	return fmt.Sprintf("%.1fs ago", time.Since(*t).Seconds())
 }
 
-// picture is every tenant's usage, as the API answers it.
-func (d *demo) picture(ctx context.Context) string {
+// usageTable is every tenant's usage, as the API answers it.
+func (d *demo) usageTable(ctx context.Context) string {
 	var rows []table.Row
-	for _, tenant := range demoTenants {
-		answer, err := query.Usage(ctx, d.pool, tenant.id)
+	for _, tenant := range Tenants {
+		answer, err := query.Usage(ctx, d.pool, tenant.ID)
 		var refusal *query.Refusal
 		if errors.As(err, &refusal) {
-			rows = append(rows, table.Row{tenant.name, string(tenant.status), "counted, not shown", "", "", "", d.told(&tenant)})
+			rows = append(rows, table.Row{tenant.name, string(tenant.status), "counted, not shown", "", "", "", d.meteredOf(&tenant)})
 			continue
 		}
 		if err != nil {
 			rows = append(rows, table.Row{tenant.name, "not known now"})
 			continue
 		}
-		row := table.Row{tenant.name, demoPlan(answer)}
+		row := table.Row{tenant.name, planName(answer)}
 		for _, u := range answer.Usage {
-			row = append(row, used(u.Value))
+			row = append(row, usedText(u.Value))
 		}
-		rows = append(rows, append(row, odometer.Money(answer.TotalOverageCostCents, answer.Currency), d.told(&tenant)))
+		rows = append(rows, append(row, odometer.Money(answer.TotalOverageCostCents, answer.Currency), d.meteredOf(&tenant)))
 	}
-	return renderTable(table.Row{"tenant", "plan", "inbox", "invoice", "meeting", "overage", "units told"}, rows, 3, 4, 5, 6, 7)
+	return cli.FormatTable(table.Row{"tenant", "plan", "inbox", "invoice", "meeting", "overage", "units told"}, rows, 3, 4, 5, 6, 7)
 }
 
-func demoPlan(a *query.Answer) string {
+func planName(a *query.Answer) string {
 	if a.Plan == nil {
 		return "trial"
 	}
 	return a.Plan.Name
 }
 
-func used(u query.AgentUsage) string {
+func usedText(u query.AgentUsage) string {
 	if u.Limit == nil {
 		return fmt.Sprintf("%d", u.Count)
 	}

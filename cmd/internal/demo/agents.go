@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -15,79 +15,72 @@ import (
 
 	"odometer"
 	"odometer/billing"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest"
 	"odometer/ingest/publisher"
 )
 
-// demoAgents are simulated agents: mostly they work, sometimes they repeat
+// agents are simulated agents: mostly they work, sometimes they repeat
 // themselves, and now and then they send rubbish.
-type demoAgents struct {
+type agents struct {
 	publisher *publisher.Publisher
 	js        jetstream.JetStream
 	rate      int
-	keys      *demoKeys
+	keys      *runKeys
 
-	mu      sync.Mutex
-	granted map[demoKey]int64 // units that the stream has acknowledged, by new keys
+	mu           sync.Mutex
+	acknowledged map[counterKey]int64 // units that the stream has acknowledged, by new keys
 
 	published atomic.Int64 // messages that the stream has acknowledged
 }
 
-// demoKey is a counter's key without its period.
-type demoKey struct {
+// counterKey is a counter's key without its period.
+type counterKey struct {
 	tenant uuid.UUID
 	agent  string
 }
 
-// demoKeys are the idempotency keys of one run. Their common beginning tells the
+// runKeys are the idempotency keys of one run. Their common beginning tells the
 // agents' own events from those that somebody else publishes meanwhile.
-type demoKeys struct {
-	run  string
-	made atomic.Int64
+type runKeys struct {
+	prefix string
+	count  atomic.Int64
 }
 
-func newDemoKeys() *demoKeys { return &demoKeys{run: "demo-" + uuid.NewString()[:8] + "/"} }
+func newRunKeys() *runKeys { return &runKeys{prefix: "demo-" + uuid.NewString()[:8] + "/"} }
 
-func (k *demoKeys) next() string { return fmt.Sprint(k.run, k.made.Add(1)) }
+func (k *runKeys) next() string { return fmt.Sprint(k.prefix, k.count.Add(1)) }
 
 // tick is how often an agent wakes up; what is due by then goes as one batch.
 const tick = 100 * time.Millisecond
 
-// remembered is how many batches an agent keeps to repeat the oldest, as after
+// maxRemembered is how many batches an agent keeps to repeat the oldest, as after
 // an answer that got lost: long enough ago for the stream to store it again.
-const remembered = 30
+const maxRemembered = 30
 
-func newDemoAgents(nc *nats.Conn, rate int, keys *demoKeys) (*demoAgents, error) {
+func newAgents(nc *nats.Conn, rate int, keys *runKeys) (*agents, error) {
 	pub, err := publisher.New(nc)
 	if err != nil {
 		return nil, err
 	}
-	return &demoAgents{publisher: pub, js: mustJetStream(nc), rate: rate, keys: keys, granted: map[demoKey]int64{}}, nil
+	return &agents{publisher: pub, js: cli.JetStream(nc), rate: rate, keys: keys, acknowledged: map[counterKey]int64{}}, nil
 }
 
-func mustJetStream(nc *nats.Conn) jetstream.JetStream {
-	js, err := jetstream.New(nc)
-	if err != nil {
-		panic(err) // it fails only for options that are not given here
-	}
-	return js
-}
-
-// work lets every agent of every tenant publish until ctx ends. What is under
+// run lets every agent of every tenant publish until ctx ends. What is under
 // way then is finished, so that all that was sent is known.
-func (a *demoAgents) work(ctx context.Context) error {
+func (a *agents) run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	agents := billing.SampleCatalogue().Agents
-	perTick := float64(a.rate) * tick.Seconds() / float64(len(agents)*len(demoTenants))
-	for _, tenant := range demoTenants {
+	perTick := float64(a.rate) * tick.Seconds() / float64(len(agents)*len(Tenants))
+	for _, tenant := range Tenants {
 		for _, agent := range agents {
-			group.Go(func() error { return a.one(ctx, &tenant, agent, perTick) })
+			group.Go(func() error { return a.runOne(ctx, &tenant, agent, perTick) })
 		}
 	}
 	return group.Wait()
 }
 
-func (a *demoAgents) one(ctx context.Context, tenant *demoTenant, agent odometer.Agent, perTick float64) error {
+func (a *agents) runOne(ctx context.Context, tenant *Tenant, agent odometer.Agent, perTick float64) error {
 	ticker := time.NewTicker(tick)
 	defer ticker.Stop()
 	due := rand.Float64()
@@ -100,30 +93,30 @@ func (a *demoAgents) one(ctx context.Context, tenant *demoTenant, agent odometer
 		}
 		finish, cancel := context.WithTimeout(context.WithoutCancel(ctx), 30*time.Second)
 		due += perTick
-		fresh := freshEvents(tenant, agent, a.keys, int(due))
+		fresh := newEvents(tenant, agent, a.keys, int(due))
 		due -= float64(len(fresh))
 		err := a.send(finish, fresh, false)
-		if err == nil && len(sent) == remembered && rand.IntN(20) == 0 {
+		if err == nil && len(sent) == maxRemembered && rand.IntN(20) == 0 {
 			err = a.send(finish, sent[0], true)
 		}
 		if err == nil && rand.IntN(50) == 0 {
-			err = a.rubbish(finish, tenant.id, agent, fresh)
+			err = a.sendMalformed(finish, tenant.ID, agent, fresh)
 		}
 		cancel()
 		if err != nil {
 			return err
 		}
 		if len(fresh) > 0 {
-			sent = append(sent[max(0, len(sent)-remembered+1):], fresh)
+			sent = append(sent[max(0, len(sent)-maxRemembered+1):], fresh)
 		}
 	}
 }
 
-func freshEvents(tenant *demoTenant, agent odometer.Agent, keys *demoKeys, n int) []publisher.Event {
+func newEvents(tenant *Tenant, agent odometer.Agent, keys *runKeys, n int) []publisher.Event {
 	events := make([]publisher.Event, n)
 	for i := range events {
 		events[i] = publisher.Event{
-			Tenant: tenant.id, Agent: agent.ID, ActionType: agent.Actions[0],
+			Tenant: tenant.ID, Agent: agent.ID, ActionType: agent.Actions[0],
 			IdempotencyKey: keys.next(), Quantity: 1,
 			OccurredAt: tenant.occurrence(time.Now()), Metadata: []byte(`{"model":"small","run":"demo"}`),
 		}
@@ -132,7 +125,7 @@ func freshEvents(tenant *demoTenant, agent odometer.Agent, keys *demoKeys, n int
 }
 
 // send publishes events and notes what the stream has promised to count.
-func (a *demoAgents) send(ctx context.Context, events []publisher.Event, again bool) error {
+func (a *agents) send(ctx context.Context, events []publisher.Event, again bool) error {
 	results, err := a.publisher.PublishBatch(ctx, events)
 	if err != nil {
 		return fmt.Errorf("agents publish: %w", err)
@@ -147,14 +140,14 @@ func (a *demoAgents) send(ctx context.Context, events []publisher.Event, again b
 			a.published.Add(1)
 		}
 		if !again {
-			a.granted[demoKey{events[i].Tenant, events[i].Agent}] += events[i].Quantity
+			a.acknowledged[counterKey{events[i].Tenant, events[i].Agent}] += events[i].Quantity
 		}
 	}
 	return nil
 }
 
-// rubbish is what agents in the field send: the sender's checks are passed by.
-func (a *demoAgents) rubbish(ctx context.Context, tenant uuid.UUID, agent odometer.Agent, fresh []publisher.Event) error {
+// sendMalformed is what agents in the field send: the sender's checks are passed by.
+func (a *agents) sendMalformed(ctx context.Context, tenant uuid.UUID, agent odometer.Agent, fresh []publisher.Event) error {
 	key, action := uuid.NewString(), agent.Actions[0]
 	payloads := []string{
 		`{"idempotency_key":`,
@@ -166,7 +159,7 @@ func (a *demoAgents) rubbish(ctx context.Context, tenant uuid.UUID, agent odomet
 	payload := payloads[rand.IntN(len(payloads))]
 	switch chosen := rand.IntN(7); {
 	case chosen == 0:
-		tenant, payload = demoStranger, fmt.Sprintf(`{"idempotency_key":"%s","action_type":"%s"}`, key, action)
+		tenant, payload = UnsubscribedTenant, fmt.Sprintf(`{"idempotency_key":"%s","action_type":"%s"}`, key, action)
 	case chosen == 1 && len(fresh) > 0:
 		payload = fmt.Sprintf(`{"idempotency_key":"%s","action_type":"%s","quantity":7}`, fresh[0].IdempotencyKey, action)
 	}

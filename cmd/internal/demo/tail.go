@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -13,11 +13,13 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 
 	"odometer/billing"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest/publisher"
 )
 
-// lostEvents is how many events the drill has the stream lose.
-const lostEvents = 5
+// lostMessages is how many events the drill has the stream lose.
+const lostMessages = 5
 
 // loseTail puts an older copy of the stream back, as after a disk that did not
 // sync. What the stream lost stays counted; who still has it publishes it
@@ -28,11 +30,11 @@ func (d *demo) loseTail(ctx context.Context) (row table.Row, repaired bool, err 
 	if err := d.restart(ctx, func(store string) error { return os.CopyFS(copyOf, os.DirFS(store)) }); err != nil {
 		return nil, false, err
 	}
-	events := freshEvents(&demoTenants[0], billing.SampleCatalogue().Agents[0], d.keys, lostEvents)
-	if err := d.publishAgain(ctx, events); err != nil {
+	events := newEvents(&Tenants[0], billing.SampleCatalogue().Agents[0], d.keys, lostMessages)
+	if err := d.publish(ctx, events); err != nil {
 		return nil, false, err
 	}
-	before, epoch, err := d.countOf(ctx, demoTenants[0].id)
+	before, epoch, err := d.countOf(ctx, Tenants[0].ID)
 	if err != nil {
 		return nil, false, err
 	}
@@ -41,13 +43,13 @@ func (d *demo) loseTail(ctx context.Context) (row table.Row, repaired bool, err 
 	}); err != nil {
 		return nil, false, err
 	}
-	if err := d.awaitEpoch(ctx, epoch); err != nil {
+	if err := d.waitForEpoch(ctx, epoch); err != nil {
 		return nil, false, err
 	}
-	if err := d.publishAgain(ctx, events); err != nil {
+	if err := d.publish(ctx, events); err != nil {
 		return nil, false, err
 	}
-	after, _, err := d.countOf(ctx, demoTenants[0].id)
+	after, _, err := d.countOf(ctx, Tenants[0].ID)
 	if err != nil {
 		return nil, false, err
 	}
@@ -61,7 +63,7 @@ func (d *demo) loseTail(ctx context.Context) (row table.Row, repaired bool, err 
 	if !repaired {
 		verdict = fmt.Sprintf("DIFFERENT: %d, counted %d, then %d", report.Different, before, after)
 	}
-	return table.Row{fmt.Sprintf("the stream's last %d messages lost", lostEvents), found, "publishing them again", verdict}, repaired, nil
+	return table.Row{fmt.Sprintf("the stream's last %d messages lost", lostMessages), found, "publishing them again", verdict}, repaired, nil
 }
 
 // restart stops the stream, lets something be done to its files, and starts it
@@ -74,21 +76,21 @@ func (d *demo) restart(ctx context.Context, meanwhile func(store string) error) 
 	d.stopStream()
 	store := filepath.Join(d.dir, "nats")
 	failed := meanwhile(store)
-	server, err := startNATSAt(store, address.Port)
+	server, err := app.StartNATSAt(store, address.Port)
 	if err != nil {
 		return errors.Join(failed, err)
 	}
 	d.server = server
 	for !d.nats.IsConnected() {
-		if err := pauseFor(ctx, 20*time.Millisecond); err != nil {
+		if err := cli.PauseFor(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
 	}
 	return failed
 }
 
-// publishAgain publishes events and waits until the books are through them.
-func (d *demo) publishAgain(ctx context.Context, events []publisher.Event) error {
+// publish publishes events and waits until the books are through them.
+func (d *demo) publish(ctx context.Context, events []publisher.Event) error {
 	pub, err := publisher.New(d.nats)
 	if err != nil {
 		return err
@@ -104,7 +106,7 @@ func (d *demo) publishAgain(ctx context.Context, events []publisher.Event) error
 		}
 		last = max(last, r.Ack.Seq)
 	}
-	return d.settle(ctx, int64(last))
+	return d.waitUntilRead(ctx, int64(last))
 }
 
 const countOfSQL = `
@@ -119,20 +121,20 @@ func (d *demo) countOf(ctx context.Context, tenant uuid.UUID) (count int64, epoc
 	return count, epoch, nil
 }
 
-// awaitEpoch waits until the reader has noticed that the stream is another.
-func (d *demo) awaitEpoch(ctx context.Context, after int) error {
-	deadline := time.Now().Add(settleTime)
+// waitForEpoch waits until the reader has noticed that the stream is another.
+func (d *demo) waitForEpoch(ctx context.Context, after int) error {
+	deadline := time.Now().Add(catchUpTime)
 	for {
-		_, epoch, err := d.countOf(ctx, demoTenants[0].id)
+		_, epoch, err := d.countOf(ctx, Tenants[0].ID)
 		switch {
 		case err != nil:
 			return err
 		case epoch > after:
 			return nil
 		case time.Now().After(deadline):
-			return fmt.Errorf("nobody has noticed after %s: look into %s/odometer.log", settleTime, d.dir)
+			return fmt.Errorf("nobody has noticed after %s: look into %s/odometer.log", catchUpTime, d.dir)
 		}
-		if err := pauseFor(ctx, 50*time.Millisecond); err != nil {
+		if err := cli.PauseFor(ctx, 50*time.Millisecond); err != nil {
 			return err
 		}
 	}

@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"net/http"
@@ -7,6 +7,7 @@ import (
 
 	"odometer/api"
 	"odometer/api/apitest"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest/natstest"
 )
 
@@ -18,7 +19,7 @@ func TestDocumentationIsServedByIngestAloneToo(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s := services{t: newTerminal(t.Output(), t.Output(), "text", "warn"), nats: natstest.Run(t).Connect(t), ingests: true, keys: keys, registry: newRegistry()}
+	s := Services{Terminal: cli.NewTerminal(t.Output(), t.Output(), "text", "warn"), NATS: natstest.Run(t).Connect(t), Ingest: true, Keys: keys, Registry: NewRegistry()}
 	h, err := s.httpHandler(nil)
 	if err != nil {
 		t.Fatal(err)

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -9,27 +9,29 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/ingest"
 )
 
-// settleTime is how long the books may take to catch up with the stream.
-const settleTime = 30 * time.Second
+// catchUpTime is how long the books may take to catch up with the stream.
+const catchUpTime = 30 * time.Second
 
 // check waits until the stream is read to its end, compares the books with it
 // and with what was acknowledged to the agents, and prints what it found. The
 // finding is nil when all is equal.
-func (d *demo) check(ctx context.Context, agents *demoAgents, before map[demoKey]tallied) (finding, err error) {
-	ctx, cancel := context.WithTimeout(ctx, settleTime+10*time.Second)
+func (d *demo) check(ctx context.Context, agents *agents, before map[counterKey]counterUnits) (finding, err error) {
+	ctx, cancel := context.WithTimeout(ctx, catchUpTime+10*time.Second)
 	defer cancel()
-	stream, err := mustJetStream(d.nats).Stream(ctx, ingest.StreamName)
+	stream, err := cli.JetStream(d.nats).Stream(ctx, ingest.StreamName)
 	if err != nil {
 		return nil, fmt.Errorf("look at the stream: %w", err)
 	}
 	state := stream.CachedInfo().State
-	if err := d.settle(ctx, int64(state.LastSeq)); err != nil {
+	if err := d.waitUntilRead(ctx, int64(state.LastSeq)); err != nil {
 		return nil, err
 	}
-	acknowledged, others, err := d.compareAcknowledged(ctx, agents.granted, before)
+	acknowledged, others, err := d.compareAcknowledged(ctx, agents.acknowledged, before)
 	if err != nil {
 		return nil, err
 	}
@@ -37,24 +39,24 @@ func (d *demo) check(ctx context.Context, agents *demoAgents, before map[demoKey
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintf(d.t.out, "\n%s\n\n", d.picture(ctx))
+	fmt.Fprintf(d.terminal.Out, "\n%s\n\n", d.usageTable(ctx))
 	finding = d.printComparisons(append(acknowledged, told...), others)
 	report, err := d.audit(ctx)
 	if err != nil {
 		return nil, err
 	}
-	fmt.Fprintln(d.t.out)
-	printAudit(d.t, report)
+	fmt.Fprintln(d.terminal.Out)
+	app.PrintAudit(d.terminal, report)
 	if report.Different > 0 {
-		finding = errSaid
+		finding = cli.ErrFindings
 	}
-	d.bill()
+	d.printInvoices()
 	return finding, nil
 }
 
-// settle waits until every partition is read through the last message.
-func (d *demo) settle(ctx context.Context, last int64) error {
-	deadline := time.Now().Add(settleTime)
+// waitUntilRead waits until every partition is read through the last message.
+func (d *demo) waitUntilRead(ctx context.Context, last int64) error {
+	deadline := time.Now().Add(catchUpTime)
 	for {
 		var through int64
 		err := d.pool.QueryRow(ctx, `select coalesce(min(seq), 0) from stream_positions`).Scan(&through)
@@ -65,9 +67,9 @@ func (d *demo) settle(ctx context.Context, last int64) error {
 			return nil
 		case time.Now().After(deadline):
 			return fmt.Errorf("the stream ends at %d but after %s it is read only through %d: look into %s/odometer.log",
-				last, settleTime, through, d.dir)
+				last, catchUpTime, through, d.dir)
 		}
-		if err := pauseFor(ctx, 20*time.Millisecond); err != nil {
+		if err := cli.PauseFor(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -81,9 +83,9 @@ type comparison struct {
 
 func (c comparison) differs() bool { return c.left != c.right }
 
-// tallied is what a counter holds of the agents' own events, and of everybody
+// counterUnits is what a counter holds of the agents' own events, and of everybody
 // else's: whoever looks at the demo may publish to it, and correct it.
-type tallied struct {
+type counterUnits struct {
 	own, others int64
 }
 
@@ -115,11 +117,11 @@ left join others o using (tenant_id, agent)
 left join removed r using (tenant_id, agent)
 group by c.tenant_id, c.agent`
 
-func loadCounts(ctx context.Context, pool *pgxpool.Pool, keys *demoKeys) (map[demoKey]tallied, error) {
-	counts := map[demoKey]tallied{}
-	rows, _ := pool.Query(ctx, countsSQL, keys.run)
-	var key demoKey
-	var count tallied
+func loadCounts(ctx context.Context, pool *pgxpool.Pool, keys *runKeys) (map[counterKey]counterUnits, error) {
+	counts := map[counterKey]counterUnits{}
+	rows, _ := pool.Query(ctx, countsSQL, keys.prefix)
+	var key counterKey
+	var count counterUnits
 	_, err := pgx.ForEachRow(rows, []any{&key.tenant, &key.agent, &count.own, &count.others}, func() error {
 		counts[key] = count
 		return nil
@@ -132,7 +134,7 @@ func loadCounts(ctx context.Context, pool *pgxpool.Pool, keys *demoKeys) (map[de
 
 // compareAcknowledged checks the counters against the agents' own notes. The
 // others' units are what somebody else had counted meanwhile.
-func (d *demo) compareAcknowledged(ctx context.Context, granted map[demoKey]int64, before map[demoKey]tallied) (found []comparison, others int64, err error) {
+func (d *demo) compareAcknowledged(ctx context.Context, granted map[counterKey]int64, before map[counterKey]counterUnits) (found []comparison, others int64, err error) {
 	after, err := loadCounts(ctx, d.pool, d.keys)
 	if err != nil {
 		return nil, 0, err
@@ -162,13 +164,13 @@ func (d *demo) printComparisons(comparisons []comparison, others int64) (finding
 	for _, c := range comparisons {
 		verdict := "equal"
 		if c.differs() {
-			verdict, finding = "DIFFERENT", errSaid
+			verdict, finding = "DIFFERENT", cli.ErrFindings
 		}
 		rows = append(rows, table.Row{c.what, c.left, c.right, verdict})
 	}
 	if others != 0 {
 		rows = append(rows, table.Row{"units counted that others published", others, "", ""})
 	}
-	d.t.table(table.Row{"the agents, and Stripe", "", "", ""}, rows, 2, 3)
+	d.terminal.Table(table.Row{"the agents, and Stripe", "", "", ""}, rows, 2, 3)
 	return finding
 }

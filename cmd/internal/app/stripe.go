@@ -1,4 +1,4 @@
-package main
+package app
 
 import (
 	"log/slog"
@@ -9,11 +9,12 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"odometer/cmd/internal/cli"
 	"odometer/reporter"
 )
 
-// stripeSettings say how Stripe is told.
-type stripeSettings struct {
+// StripeSettings say how Stripe is told.
+type StripeSettings struct {
 	StripeAPIKey     string        `name:"stripe-api-key" help:"The secret or restricted key of the Stripe account." env:"ODOMETER_STRIPE_API_KEY" placeholder:"KEY"`
 	StripeAPIKeyFile string        `name:"stripe-api-key-file" help:"A file that holds the key." env:"ODOMETER_STRIPE_API_KEY_FILE" placeholder:"FILE"`
 	StripeAPIBase    string        `name:"stripe-api-base" help:"Another address than Stripe's own, for a proxy or a stand-in." env:"ODOMETER_STRIPE_API_BASE" placeholder:"URL"`
@@ -21,9 +22,9 @@ type stripeSettings struct {
 	BreakerCooldown  time.Duration `help:"How long no call goes to Stripe after five customers failed in a row." default:"15m" env:"ODOMETER_BREAKER_COOLDOWN"`
 }
 
-// account is Stripe as the settings name it, nil without a key, and the sink.
-func (s *stripeSettings) account() (*reporter.Stripe, reporter.Sink, error) {
-	key, err := secret("stripe-api-key", s.StripeAPIKey, s.StripeAPIKeyFile)
+// Account is Stripe as the settings name it, nil without a key, and the sink.
+func (s *StripeSettings) Account() (*reporter.Stripe, reporter.Sink, error) {
+	key, err := cli.Secret("stripe-api-key", s.StripeAPIKey, s.StripeAPIKeyFile)
 	if err != nil {
 		return nil, "", err
 	}
@@ -35,7 +36,7 @@ func (s *stripeSettings) account() (*reporter.Stripe, reporter.Sink, error) {
 		sink = reporter.MeterEvents
 	}
 	if base, err := url.Parse(s.StripeAPIBase); err != nil || s.StripeAPIBase != "" && (base.Scheme == "" || base.Host == "") {
-		return nil, "", usagef("--stripe-api-base %q: want a URL as http://127.0.0.1:12111", s.StripeAPIBase)
+		return nil, "", cli.Usagef("--stripe-api-base %q: want a URL as http://127.0.0.1:12111", s.StripeAPIBase)
 	}
 	switch {
 	case key != "":
@@ -43,14 +44,14 @@ func (s *stripeSettings) account() (*reporter.Stripe, reporter.Sink, error) {
 	case sink == reporter.DryRun:
 		return nil, sink, nil
 	default:
-		return nil, "", missing("stripe-api-key")
+		return nil, "", cli.Missing("stripe-api-key")
 	}
 }
 
-// reporter is one that tells Stripe as the settings say; nc may be nil with
+// Reporter is one that tells Stripe as the settings say; nc may be nil with
 // the sink dry_run.
-func (s *stripeSettings) reporter(pool *pgxpool.Pool, nc *nats.Conn, log *slog.Logger, metrics *reporter.Metrics) (*reporter.Reporter, error) {
-	stripe, sink, err := s.account()
+func (s *StripeSettings) Reporter(pool *pgxpool.Pool, nc *nats.Conn, log *slog.Logger, metrics *reporter.Metrics) (*reporter.Reporter, error) {
+	stripe, sink, err := s.Account()
 	if err != nil {
 		return nil, err
 	}

@@ -1,4 +1,4 @@
-package main
+package demo
 
 import (
 	"context"
@@ -15,29 +15,31 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"odometer/billing"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
 	"odometer/migrations"
 	"odometer/migrations/localpg"
 )
 
 func (d *demo) openDirectory(context.Context) error {
-	d.dir = d.DataDir
+	d.dir = d.options.DataDir
 	if d.dir == "" {
 		temporary, err := os.MkdirTemp("", "odometer-demo-")
 		if err != nil {
 			return fmt.Errorf("make a temporary directory: %w: give --data-dir", err)
 		}
 		d.dir = temporary
-		d.atStop(func() { _ = os.RemoveAll(temporary) })
+		d.onStop(func() { _ = os.RemoveAll(temporary) })
 		// Postgres may have to run as another user than root.
 		if err := os.Chmod(temporary, 0o755); err != nil {
 			return err
 		}
 	} else if err := os.MkdirAll(d.dir, 0o755); err != nil {
-		return usagef("--data-dir: %w", err)
+		return cli.Usagef("--data-dir: %w", err)
 	}
 	var err error
 	if d.dir, err = filepath.Abs(d.dir); err != nil {
-		return usagef("--data-dir: %w", err)
+		return cli.Usagef("--data-dir: %w", err)
 	}
 	return d.openLog()
 }
@@ -46,9 +48,9 @@ func (d *demo) openDirectory(context.Context) error {
 func (d *demo) openLog() error {
 	file, err := os.OpenFile(filepath.Join(d.dir, "odometer.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
-		return usagef("--data-dir: %w", err)
+		return cli.Usagef("--data-dir: %w", err)
 	}
-	d.atStop(func() { _ = file.Close() })
+	d.onStop(func() { _ = file.Close() })
 	d.log = slog.New(slog.NewTextHandler(file, nil))
 	return nil
 }
@@ -56,38 +58,38 @@ func (d *demo) openLog() error {
 func (d *demo) startPostgres(ctx context.Context) (err error) {
 	d.postgres, err = localpg.Start(ctx, localpg.Options{
 		Dir: filepath.Join(d.dir, "postgres"),
-		Log: func(format string, args ...any) { fmt.Fprintf(d.t.err, format+"\n", args...) },
+		Log: func(format string, args ...any) { fmt.Fprintf(d.terminal.Err, format+"\n", args...) },
 	})
 	if err != nil {
-		return usageError{err}
+		return cli.UsageError{Err: err}
 	}
-	d.atStop(func() { _ = d.postgres.Stop() })
-	config, err := poolConfigOf(d.postgres.URL(), 32)
+	d.onStop(func() { _ = d.postgres.Stop() })
+	config, err := cli.NewPoolConfig(d.postgres.URL(), 32)
 	if err != nil {
 		return err
 	}
 	if d.pool, err = pgxpool.NewWithConfig(ctx, config); err != nil {
 		return err
 	}
-	d.atStop(d.pool.Close)
-	if d.readers, err = readerPool(ctx, config); err != nil {
+	d.onStop(d.pool.Close)
+	if d.readers, err = app.NewReadPool(ctx, config); err != nil {
 		return err
 	}
-	d.atStop(d.readers.Close)
+	d.onStop(d.readers.Close)
 	return nil
 }
 
 func (d *demo) startStream(context.Context) (err error) {
-	if d.server, err = startNATS(filepath.Join(d.dir, "nats")); err != nil {
+	if d.server, err = app.StartNATS(filepath.Join(d.dir, "nats")); err != nil {
 		return err
 	}
-	d.atStop(func() { d.stopStream() })
+	d.onStop(func() { d.stopStream() })
 	// Over its address, so that the connection outlives a restart.
 	d.nats, err = nats.Connect(d.server.ClientURL(), nats.Name("odometer demo"), nats.MaxReconnects(-1), nats.ReconnectWait(100*time.Millisecond))
 	if err != nil {
 		return fmt.Errorf("connect to NATS inside: %w", err)
 	}
-	d.atStop(d.nats.Close)
+	d.onStop(d.nats.Close)
 	return nil
 }
 
@@ -96,7 +98,7 @@ func (d *demo) stopStream() {
 	d.server.WaitForShutdown()
 }
 
-func (d *demo) prepareBooks(ctx context.Context) error {
+func (d *demo) prepareDatabase(ctx context.Context) error {
 	if _, err := migrations.Up(ctx, d.pool); err != nil {
 		return err
 	}
@@ -105,7 +107,7 @@ func (d *demo) prepareBooks(ctx context.Context) error {
 			return err
 		}
 	}
-	if err := subscribeDemoTenants(ctx, d.pool, time.Now()); err != nil {
+	if err := subscribeTenants(ctx, d.pool, time.Now()); err != nil {
 		return err
 	}
 	return d.openSecret()
