@@ -155,7 +155,7 @@ func (p *pass) markParked(tenant, agent string) {
 // resolveFindings resolves the findings that a complete pass has found to be
 // over.
 func (p *pass) resolveFindings(ctx context.Context) error {
-	if p.halted() != nil || p.scope.Due || p.scope.Tenant != nil {
+	if p.halted() || p.scope.Due || p.scope.Tenant != nil {
 		return nil
 	}
 	for subject := range p.openParked {
@@ -223,11 +223,17 @@ func (p *pass) endError(ctx context.Context, err error) error {
 	return nil
 }
 
-// halted returns why no further call may start, nil when one may.
-func (p *pass) halted() error {
+// halted reports whether no further call may start.
+func (p *pass) halted() bool { return p.whyHalted() != "" }
+
+// whyHalted says why no further call may start, "" when one may.
+func (p *pass) whyHalted() string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	return p.stopReason
+	if p.stopReason == nil {
+		return ""
+	}
+	return p.stopReason.Error()
 }
 
 func (p *pass) halt(why error) {

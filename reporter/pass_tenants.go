@@ -92,7 +92,7 @@ func (p *pass) reportScope(ctx context.Context) error {
 		query, more = dueTenantsSQL, []any{until}
 	}
 	err := p.r.eachPage(ctx, query, p.started, p.scope.Tenant, func(tenants []uuid.UUID) error {
-		if p.halted() != nil {
+		if p.halted() {
 			return errHalted
 		}
 		if err := p.reportTenants(ctx, tenants); err != nil {
@@ -182,7 +182,7 @@ func (p *pass) invoicesMayDecide(accounts []*tenantAccount) bool {
 // refreshInvoice reads an invoice; when Stripe does not answer, the next pass
 // does.
 func (p *pass) refreshInvoice(ctx context.Context, a *tenantAccount, in *period) error {
-	if p.halted() != nil {
+	if p.halted() {
 		return nil
 	}
 	return p.noteReadError(p.r.readInvoice(ctx, &p.planner, a, in))
@@ -235,7 +235,7 @@ func (p *pass) findItems(ctx context.Context, accounts []*tenantAccount) error {
 		p.mu.Lock()
 		known := p.items[a.subscription] != nil
 		p.mu.Unlock()
-		if a.subscription == "" || known || !a.hasAnyOverage() || p.halted() != nil {
+		if a.subscription == "" || known || !a.hasAnyOverage() || p.halted() {
 			return nil
 		}
 		if err := p.r.readLimit.Wait(ctx); err != nil {

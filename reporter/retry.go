@@ -20,7 +20,7 @@ func (p *pass) retryUndecided(ctx context.Context) error {
 		due = due.AddDate(100, 0, 0)
 	}
 	var last *LedgerEntry
-	for p.halted() == nil {
+	for !p.halted() {
 		entries, err := undecidedEntries(ctx, p.r.Pool, p.scope.Tenant, due, p.started, last, pageSize)
 		if err != nil || len(entries) == 0 {
 			return err

@@ -35,7 +35,7 @@ func (p *pass) reportAccounts(ctx context.Context, accounts []*tenantAccount) (a
 		return nil, err
 	}
 	for i, a := range accounts {
-		if plans[i].again && accepted[a.tenant] && p.halted() == nil {
+		if plans[i].again && accepted[a.tenant] && !p.halted() {
 			again = append(again, a.tenant)
 		} else {
 			p.leave(plans[i].left...)
@@ -74,7 +74,7 @@ func (p *pass) recordParked(ctx context.Context, left []Left) error {
 // storeEntries commits entries before anything is sent, and returns those to
 // send.
 func (p *pass) storeEntries(ctx context.Context, entries []*LedgerEntry) ([]*LedgerEntry, error) {
-	if len(entries) == 0 || p.halted() != nil {
+	if len(entries) == 0 || p.halted() {
 		return nil, nil
 	}
 	if err := p.ensureGenerationRaised(ctx); err != nil {
@@ -163,8 +163,8 @@ var errTestCrash = errors.New("crashed by a test")
 // side only; those of Stripe are in the ledger and in the pass's result.
 func (p *pass) sendEntry(ctx context.Context, e *LedgerEntry) error {
 	for try := 1; ; try++ {
-		if why := p.halted(); why != nil {
-			p.leaveEntry(e, "undecided", why.Error())
+		if p.halted() {
+			p.leaveEntry(e, "undecided", p.whyHalted())
 			return nil
 		}
 		if err := p.r.sendLimit.Wait(ctx); err != nil {
@@ -202,7 +202,7 @@ func (p *pass) attempt(ctx context.Context, e *LedgerEntry) error {
 	ctx = context.WithoutCancel(ctx)
 	return p.r.sendBreaker.do(e.Customer, func() error {
 		switch {
-		case p.halted() != nil:
+		case p.halted():
 			return &ourError{errHalted}
 		case p.r.crashes("stored", e):
 			return &ourError{errTestCrash}

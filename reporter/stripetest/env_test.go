@@ -132,7 +132,7 @@ func must(t *testing.T, err error) {
 }
 
 // wantError holds an error of the client against a status, a type and a code.
-func wantError(t *testing.T, err error, status int, kind stripe.ErrorType, code string) *stripe.Error {
+func wantError(t *testing.T, err error, status int, kind stripe.ErrorType, code string) (message string) {
 	t.Helper()
 	var e *stripe.Error
 	if !errors.As(err, &e) {
@@ -141,7 +141,7 @@ func wantError(t *testing.T, err error, status int, kind stripe.ErrorType, code 
 	if e.HTTPStatusCode != status || e.Type != kind || string(e.Code) != code {
 		t.Fatalf("got %d %s %q (%s), want %d %s %q", e.HTTPStatusCode, e.Type, e.Code, e.Msg, status, kind, code)
 	}
-	return e
+	return e.Msg
 }
 
 func want[T comparable](t *testing.T, what string, got, want T) {

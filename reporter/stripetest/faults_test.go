@@ -5,6 +5,7 @@ import (
 	"errors"
 	"net/http"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -196,7 +197,9 @@ func TestTheRateIsLimited(t *testing.T) {
 			refusal = err
 		}
 	}
-	e := wantError(t, refusal, 429, badRequest, "rate_limit")
+	wantError(t, refusal, 429, badRequest, "rate_limit")
+	var e *stripe.Error
+	errors.As(refusal, &e)
 	want(t, "Retry-After", e.LastResponse.Header.Get("Retry-After"), "1")
 }
 
@@ -204,9 +207,9 @@ func TestAnUnknownPathIsUnrecognized(t *testing.T) {
 	t.Parallel()
 	s := newTestEnv(t, Options{})
 	_, err := s.stripe.Products.Get("prod_1", nil)
-	e := wantError(t, err, 404, badRequest, "")
-	if len(e.Msg) < 24 || e.Msg[:24] != "Unrecognized request URL" {
-		t.Fatalf("got %q", e.Msg)
+	message := wantError(t, err, 404, badRequest, "")
+	if !strings.HasPrefix(message, "Unrecognized request URL") {
+		t.Fatalf("got %q", message)
 	}
 }
 

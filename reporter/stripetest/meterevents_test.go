@@ -19,8 +19,8 @@ func TestAnEventCountsOnce(t *testing.T) {
 	must(t, err)
 	want(t, "identifier", e.Identifier, "a")
 	want(t, "payload", e.Payload["value"], "7")
-	refusal := wantError(t, s.send("a", 7), 400, badRequest, "")
-	want(t, "text", refusal.Msg, "An event already exists with identifier a.")
+	message := wantError(t, s.send("a", 7), 400, badRequest, "")
+	want(t, "text", message, "An event already exists with identifier a.")
 	want(t, "total", s.allTime(), 7)
 }
 

@@ -36,8 +36,8 @@ func TestUsageRecordsLieInTheCurrentPeriod(t *testing.T) {
 	wantError(t, s.record("set", 1, start.Add(-time.Second)), 400, badRequest, "")
 	wantError(t, s.record("set", 1, start.Add(time.Second)), 400, badRequest, "")
 	s.clock.set(monthEnd)
-	e := wantError(t, s.record("set", 1, monthEnd.Add(-time.Second)), 400, badRequest, "")
-	want(t, "text", e.Msg, "Cannot create the usage record with this timestamp because timestamps must be after the subscription's last invoice period (or current period start time).")
+	message := wantError(t, s.record("set", 1, monthEnd.Add(-time.Second)), 400, badRequest, "")
+	want(t, "text", message, "Cannot create the usage record with this timestamp because timestamps must be after the subscription's last invoice period (or current period start time).")
 	must(t, s.record("set", 1, monthEnd))
 }
 

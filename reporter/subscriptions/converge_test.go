@@ -39,10 +39,10 @@ func TestCompareConvergesWhateverHooksArrive(t *testing.T) {
 				acts++
 				sc.act(act)
 				for _, h := range env.take() {
-					switch owner := ownerOf(h, all); {
-					case owner == 0:
+					switch ownerOf(h, all) {
+					case 0:
 						env.deliver(h)
-					case owner == 1:
+					case 1:
 						waiting = append(waiting, h)
 					}
 				}

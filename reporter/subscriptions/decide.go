@@ -36,7 +36,7 @@ func (snap *snapshot) decide(sub *stripe.Subscription, now time.Time) decision {
 		return decision{outcome: "it has expired before it began"}
 	case ended && !current && err != nil:
 		return decision{outcome: "it has ended and was never ours"}
-	case errors.Is(err, errNoPlan) && !(ended && current):
+	case errors.Is(err, errNoPlan) && (!ended || !current):
 		return snap.unknownPrice(sub, current)
 	case errors.Is(err, errNoPeriod):
 		return newFinding(KindZeroPeriod, owner, "subscription %s came with the period [%d, %d), which has no length: nothing was stored; check whether it was read with another API version than %s",
