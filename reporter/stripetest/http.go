@@ -8,6 +8,7 @@ import (
 	"sort"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // apiVersion is the one that stripe-go v76 is pinned to.
@@ -204,6 +205,17 @@ func (g *register[T]) add(v T) {
 func (g *register[T]) get(id string) (v T, ok bool) {
 	v, ok = g.of[id]
 	return v, ok
+}
+
+// withResource answers with the resource whose id is in the path.
+func withResource[T resource](s *Server, req *request, known *register[T], kind, param string, show func(v T, now time.Time) answer) answer {
+	now := s.lockNow()
+	defer s.mu.Unlock()
+	v, found := known.get(req.id)
+	if !found {
+		return noSuch(http.StatusNotFound, kind, req.id, param)
+	}
+	return show(v, now)
 }
 
 // list answers with a page of resources, newest first as in Stripe. among are

@@ -154,31 +154,20 @@ func (s *Server) listInvoices(req *request) answer {
 		func(inv *invoice) object { return s.showInvoice(inv, expanded) })
 }
 
-// withInvoice answers with the invoice in the path.
-func (s *Server) withInvoice(req *request, show func(inv *invoice, now time.Time) answer) answer {
-	now := s.lockNow()
-	defer s.mu.Unlock()
-	inv, found := s.invoices.get(req.id)
-	if !found {
-		return noSuch(http.StatusNotFound, "invoice", req.id, "invoice")
-	}
-	return show(inv, now)
-}
-
 func (s *Server) getInvoice(req *request) answer {
-	return s.withInvoice(req, func(inv *invoice, _ time.Time) answer {
+	return withResource(s, req, &s.invoices, "invoice", "invoice", func(inv *invoice, _ time.Time) answer {
 		return ok(s.showInvoice(inv, req.expands("customer")))
 	})
 }
 
 func (s *Server) listInvoiceLines(req *request) answer {
-	return s.withInvoice(req, func(inv *invoice, _ time.Time) answer {
+	return withResource(s, req, &s.invoices, "invoice", "invoice", func(inv *invoice, _ time.Time) answer {
 		return listRows(req, s.showLines(inv))
 	})
 }
 
 func (s *Server) postFinalize(req *request) answer {
-	return s.withInvoice(req, func(inv *invoice, now time.Time) answer {
+	return withResource(s, req, &s.invoices, "invoice", "invoice", func(inv *invoice, now time.Time) answer {
 		if inv.Status != "draft" {
 			return refused(http.StatusBadRequest, apiError{Type: invalidRequest, Code: "invoice_not_editable",
 				Message: "This invoice is already finalized, you can't re-finalize a non-draft invoice."})

@@ -83,13 +83,7 @@ func (s *Server) listMeters(req *request) answer {
 }
 
 func (s *Server) getMeter(req *request) answer {
-	s.lockNow()
-	defer s.mu.Unlock()
-	m, found := s.meters.get(req.id)
-	if !found {
-		return noSuch(http.StatusNotFound, "meter", req.id, "id")
-	}
-	return ok(s.showMeter(m))
+	return withResource(s, req, &s.meters, "meter", "id", func(m *meter, _ time.Time) answer { return ok(s.showMeter(m)) })
 }
 
 func (m *meter) status() string {
@@ -279,21 +273,17 @@ type summaryQuery struct {
 // listEventSummaries lists the events that Stripe has aggregated by now, newest
 // window first. A window without events has no row.
 func (s *Server) listEventSummaries(req *request) answer {
-	now := s.lockNow()
-	defer s.mu.Unlock()
-	m, found := s.meters.get(req.id)
-	if !found {
-		return noSuch(http.StatusNotFound, "meter", req.id, "id")
-	}
-	q, bad, valid := readSummaryQuery(req)
-	if !valid {
-		return bad
-	}
-	if s.customers[q.customer] == nil {
-		return noSuch(http.StatusBadRequest, "customer", q.customer, "customer")
-	}
-	q.meter = m
-	return listRows(req, s.summaryRows(q, now))
+	return withResource(s, req, &s.meters, "meter", "id", func(m *meter, now time.Time) answer {
+		q, bad, valid := readSummaryQuery(req)
+		if !valid {
+			return bad
+		}
+		if s.customers[q.customer] == nil {
+			return noSuch(http.StatusBadRequest, "customer", q.customer, "customer")
+		}
+		q.meter = m
+		return listRows(req, s.summaryRows(q, now))
+	})
 }
 
 func readSummaryQuery(req *request) (q summaryQuery, bad answer, valid bool) {

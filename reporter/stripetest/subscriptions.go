@@ -219,13 +219,9 @@ func (sub *subscription) matches(status string) bool {
 }
 
 func (s *Server) getSubscription(req *request) answer {
-	s.lockNow()
-	defer s.mu.Unlock()
-	sub, found := s.subscriptions.get(req.id)
-	if !found {
-		return noSuch(http.StatusNotFound, "subscription", req.id, "id")
-	}
-	return ok(s.showSubscription(sub, req.expands("customer")))
+	return withResource(s, req, &s.subscriptions, "subscription", "id", func(sub *subscription, _ time.Time) answer {
+		return ok(s.showSubscription(sub, req.expands("customer")))
+	})
 }
 
 type customer struct {

@@ -120,8 +120,8 @@ type Compared struct {
 // comparison is one run of Compare.
 type comparison struct {
 	s        *Sync
-	conn     *pgxpool.Conn
 	page     []*stripe.Subscription
+	listed   []string // ids of all subscriptions so far
 	figures  Compared
 	first    error
 	failures int // in a row
@@ -132,12 +132,7 @@ type comparison struct {
 // differs it locks and fetches nothing. A subscription that fails does not stop
 // the others; the first error is returned.
 func (s *Sync) Compare(ctx context.Context) (Compared, error) {
-	conn, err := s.pool.Acquire(ctx)
-	if err != nil {
-		return Compared{}, fmt.Errorf("compare subscriptions: %w", err)
-	}
-	defer conn.Release()
-	c := &comparison{s: s, conn: conn}
+	c := &comparison{s: s, listed: []string{}}
 	if err := c.run(ctx); err != nil {
 		return c.figures, fmt.Errorf("compare subscriptions: %w", err)
 	}
@@ -145,10 +140,6 @@ func (s *Sync) Compare(ctx context.Context) (Compared, error) {
 }
 
 func (c *comparison) run(ctx context.Context) error {
-	if err := createListed(ctx, c.conn); err != nil {
-		return err
-	}
-	defer dropListed(context.WithoutCancel(ctx), c.conn)
 	err := c.s.list(ctx, "", func(sub *stripe.Subscription) error {
 		if c.page = append(c.page, sub); len(c.page) < pageSize {
 			return nil
@@ -169,16 +160,14 @@ func (c *comparison) comparePage(ctx context.Context) error {
 	if len(c.page) == 0 {
 		return nil
 	}
-	snap, err := load(ctx, c.conn, c.page...)
+	snap, err := load(ctx, c.s.pool, c.page...)
 	if err != nil {
-		return err
-	}
-	if err := addListed(ctx, c.conn, c.page); err != nil {
 		return err
 	}
 	now := c.s.now()
 	c.figures.Listed += len(c.page)
 	for _, sub := range c.page {
+		c.listed = append(c.listed, sub.ID)
 		d := snap.decide(sub, now)
 		if d.kind == "" && len(d.changes) == 0 && len(snap.openFindings[sub.ID]) == 0 {
 			continue
@@ -218,61 +207,22 @@ func (c *comparison) syncDiffering(ctx context.Context, id string) error {
 	return nil
 }
 
-// A table of the session: the list may be too long for memory, and a
-// transaction of that length would delay vacuum.
-const createListedSQL = `
-create temporary table listed (subscription text primary key)`
-
-func createListed(ctx context.Context, conn *pgxpool.Conn) error {
-	if _, err := conn.Exec(ctx, createListedSQL); err != nil {
-		return fmt.Errorf("make the list of subscriptions: %w", err)
-	}
-	return nil
-}
-
-const dropListedSQL = `
-drop table pg_temp.listed`
-
-// dropListed cleans the connection. If that fails, the connection is not used
-// again.
-func dropListed(ctx context.Context, conn *pgxpool.Conn) {
-	if _, err := conn.Exec(ctx, dropListedSQL); err != nil {
-		_ = conn.Conn().Close(ctx)
-	}
-}
-
-const addListedSQL = `
-insert into pg_temp.listed
-select unnest($1::text[])
-on conflict do nothing`
-
-func addListed(ctx context.Context, conn *pgxpool.Conn, subs []*stripe.Subscription) error {
-	ids := make([]string, len(subs))
-	for i, sub := range subs {
-		ids[i] = sub.ID
-	}
-	if _, err := conn.Exec(ctx, addListedSQL, ids); err != nil {
-		return fmt.Errorf("note %d listed subscriptions: %w", len(ids), err)
-	}
-	return nil
-}
-
 // maxUnlisted bounds how many subscriptions are fetched one by one because the
 // list lacks them. More are one mistake, like the key of another account.
 const maxUnlisted = 100
 
 const unlistedSQL = `
 select stripe_subscription
-from subscriptions s
+from subscriptions
 where stripe_subscription <> ''
-  and not exists (select from pg_temp.listed l where l.subscription = s.stripe_subscription)
+  and stripe_subscription <> all($1::text[])
 order by updated_at desc
-limit $1`
+limit $2`
 
 // compareUnlisted syncs subscriptions that we have and Stripe's list lacks:
 // created since, or gone.
 func (c *comparison) compareUnlisted(ctx context.Context) error {
-	rows, _ := c.conn.Query(ctx, unlistedSQL, maxUnlisted)
+	rows, _ := c.s.pool.Query(ctx, unlistedSQL, c.listed, maxUnlisted)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return fmt.Errorf("find subscriptions that Stripe did not list: %w", err)
