@@ -3,13 +3,17 @@ package web
 import (
 	"bytes"
 	"compress/gzip"
+	"crypto/sha256"
 	"embed"
+	"encoding/base64"
 	"fmt"
 	"io"
 	"io/fs"
 	"net/http"
 	"path"
+	"strconv"
 	"strings"
+	"time"
 
 	swagger "github.com/swaggest/swgui/v5/static"
 )
@@ -17,9 +21,9 @@ import (
 //go:embed dist
 var dist embed.FS
 
-// What a page may do. Trusted types make it impossible to turn text into markup
-// or script, so that nothing a tenant sends can become either. Swagger UI
-// needs markup, and draws its icons from data: URLs.
+// What a page may do. With trusted types the browser never turns text into
+// markup or script, so nothing a tenant sends can become either. Swagger UI
+// needs markup, and has its icons in data: URLs.
 const (
 	pagePolicy = "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'; " +
 		"require-trusted-types-for 'script'; trusted-types 'none'"
@@ -27,9 +31,9 @@ const (
 		"object-src 'none'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
 )
 
-// How long a file may be used without asking whether it is still the same.
-// Scripts in customers' pages: a few minutes, so that a new version is there
-// soon. Our own pages ask each time, which costs them a 304.
+// How long a browser may use a file without a request. Scripts in customers'
+// pages: a few minutes, so that a new version arrives soon. Our own pages
+// request it each time, which costs them a 304.
 const (
 	cachedForMinutes = "public, max-age=300"
 	askEachTime      = "no-cache"
@@ -45,8 +49,8 @@ var contentTypes = map[string]string{
 
 const docsPath = "/docs"
 
-// assets are the files by their path. In the demo the dashboard is told where
-// its tokens are.
+// assets are the files by their path. The demo's dashboard also learns where its
+// tokens are.
 func assets(demo bool) map[string]*asset {
 	index := read(dist, "dist/index.html")
 	if demo {
@@ -69,7 +73,7 @@ func assets(demo bool) map[string]*asset {
 	}
 }
 
-// header is what every file carries.
+// header has the headers of every file.
 func header(name, cached string) http.Header {
 	return http.Header{
 		"Content-Type":                 {contentTypes[path.Ext(name)]},
@@ -114,7 +118,7 @@ func library(name string) *asset {
 	return newAsset(decompress(content), content, header(plain, askEachTime))
 }
 
-// read takes a file that was embedded, and cannot be missing.
+// read reads an embedded file, which cannot be missing.
 func read(from fs.FS, name string) []byte {
 	content, err := fs.ReadFile(from, name)
 	if err != nil {
@@ -133,4 +137,76 @@ func decompress(compressed []byte) []byte {
 		panic(fmt.Sprintf("embedded file: %v", err))
 	}
 	return content
+}
+
+// asset is one file with its headers, plain and compressed.
+type asset struct {
+	header http.Header
+	plain  encoded
+	gzip   encoded // content nil: compressing gains nothing
+}
+
+// encoded is a representation of a file, with its own ETag, as the bytes differ.
+type encoded struct {
+	content []byte
+	tag     string
+}
+
+func newAsset(content, compressed []byte, header http.Header) *asset {
+	sum := sha256.Sum256(content)
+	tag := base64.RawURLEncoding.EncodeToString(sum[:12])
+	a := &asset{header: header, plain: encoded{content, `"` + tag + `"`}}
+	if len(compressed) < len(content) {
+		a.gzip = encoded{compressed, `"` + tag + `-gzip"`}
+	}
+	return a
+}
+
+// ServeHTTP answers with the file, or 304 when the client has it.
+func (a *asset) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	for name, values := range a.header {
+		h[name] = values
+	}
+	h.Set("Vary", "Accept-Encoding")
+	out := a.plain
+	if a.gzip.content != nil && acceptsGzip(r.Header.Values("Accept-Encoding")) {
+		out = a.gzip
+		h.Set("Content-Encoding", "gzip")
+	}
+	h.Set("ETag", out.tag)
+	http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(out.content))
+}
+
+// acceptsGzip reads the lines of an Accept-Encoding header (RFC 9110, 12.5.3).
+// Where they do not name gzip, "*" counts.
+func acceptsGzip(lines []string) bool {
+	accepted := false
+	for item := range strings.SplitSeq(strings.Join(lines, ","), ",") {
+		coding, weight, _ := strings.Cut(item, ";")
+		switch strings.ToLower(strings.TrimSpace(coding)) {
+		case "gzip", "x-gzip":
+			return !refused(weight)
+		case "*":
+			accepted = !refused(weight)
+		}
+	}
+	return accepted
+}
+
+// refused reports whether a coding's weight is 0.
+func refused(weight string) bool {
+	name, value, _ := strings.Cut(strings.TrimSpace(weight), "=")
+	q, err := strconv.ParseFloat(value, 64)
+	return err == nil && q == 0 && strings.EqualFold(name, "q")
+}
+
+// compress is the content as gzip, as small as it gets.
+func compress(content []byte) []byte {
+	var buf bytes.Buffer
+	// Neither a valid level nor a buffer fails.
+	z, _ := gzip.NewWriterLevel(&buf, gzip.BestCompression)
+	_, _ = z.Write(content)
+	_ = z.Close()
+	return buf.Bytes()
 }

@@ -22,19 +22,19 @@ type Session struct {
 	Token    string     `json:"token"`
 }
 
-// withSessions tells the dashboard that it is in the demo, by a meta element.
+// withSessions adds a meta element by which the dashboard knows that it is in
+// the demo.
 func withSessions(index []byte) []byte {
 	return bytes.Replace(index, []byte("</head>"),
 		[]byte(`<meta name="odometer-sessions" content="`+sessionsPath+`">`+"\n</head>"), 1)
 }
 
-// sessions hands out the demo's tokens.
+// sessions serves the demo's tokens.
 type sessions struct{ Options }
 
-// ServeHTTP answers where the program was asked for by a name that only this
-// machine can mean. A page elsewhere may have its own name point here (DNS
-// rebinding); then the browser takes it for one origin with us, but says that
-// name.
+// ServeHTTP answers requests whose Host can only mean this machine. A page of
+// another host may have its own name point here (DNS rebinding); then the browser
+// takes both for one origin, but sends that name.
 func (s *sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	h := w.Header()
 	h.Set("Cache-Control", "no-store")
@@ -48,12 +48,12 @@ func (s *sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	}
 	if !s.local(r.Host) {
 		refuse(w, r, http.StatusForbidden, "forbidden", "Forbidden",
-			fmt.Sprintf("The demo's tokens are for this machine: ask by localhost, 127.0.0.1 or %s, not by %q.", s.Addr, r.Host))
+			fmt.Sprintf("The demo's tokens are for this machine: open it by localhost, 127.0.0.1 or %s, not by %q.", s.Addr, r.Host))
 		return
 	}
 	all, err := s.Sessions(r.Context())
 	if err != nil {
-		s.Log.ErrorContext(r.Context(), "the demo's tokens could not be minted", "err", err)
+		s.Log.ErrorContext(r.Context(), "the demo's tokens could not be signed", "reason", err)
 		refuse(w, r, http.StatusServiceUnavailable, "unavailable", "Unavailable", "The demo has no tokens yet. Try again in a few seconds.")
 		return
 	}
@@ -61,12 +61,11 @@ func (s *sessions) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		all = []Session{}
 	}
 	h.Set("Content-Type", "application/json")
-	// Whoever hung up does not miss it.
 	_ = json.NewEncoder(w).Encode(map[string]any{"sessions": all})
 }
 
 // local reports whether a Host header, with or without a port, names the
-// loopback or the host that the program was told to listen on.
+// loopback or the host that the program listens on.
 func (s *sessions) local(host string) bool {
 	name := hostname(host)
 	if ip := net.ParseIP(name); ip != nil && ip.IsLoopback() {

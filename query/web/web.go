@@ -1,7 +1,7 @@
 // Package web is what people see of the service: the usage widget that
 // customers embed in their own pages, the chart that it loads lazily, the
-// dashboard, and the API's documentation. It reads no data and knows no token;
-// what it serves asks the API like any other client.
+// dashboard, and the API's documentation. It reads no data and has no token;
+// the pages call the API like any other client.
 //
 // What it guarantees:
 //
@@ -9,19 +9,17 @@
 //     test of tools/bundle builds it again from src and compares.
 //   - The widget, with its styles and texts, is at most 2 kB gzip; the same
 //     tests print every size.
-//   - Pages load nothing from other hosts and run no inline script; their
-//     Content-Security-Policy makes the browser hold them to it.
-//   - Nothing is compressed while somebody waits: that was done when the
-//     program started.
-//   - The demo's tokens are handed out only where they were asked for by a
-//     loopback name or the listening address, and in no mode but the demo.
+//   - Pages load nothing from other hosts and run no inline script; the browser
+//     enforces that by their Content-Security-Policy.
+//   - Files are compressed once, when the program starts.
+//   - The demo's tokens are served only in the demo, and only to requests by a
+//     loopback name or the listening address.
 //
 // The files:
 //
 //	src/        the sources: widget, chart, dashboard, docs
 //	browser/    tests of the pages in a browser
-//	assets.go   what is served where
-//	asset.go    how: headers, 304, gzip
+//	assets.go   the files that are served, with their headers, 304 and gzip
 //	sessions.go the demo's tokens
 //
 // tools/bundle builds dist from src.
@@ -38,17 +36,17 @@ import (
 
 // Options are what differs between the demo and a service.
 type Options struct {
-	// Sessions mints the demo's tokens, anew at each request. Nil everywhere
-	// else: then there is nothing to ask for them, and no page tries.
+	// Sessions signs the demo's tokens, new ones for each request. Nil outside of
+	// the demo: then nothing serves them, and no page asks for them.
 	Sessions func(context.Context) ([]Session, error)
-	// Addr is where the program listens, host:port. By its host, beside the
-	// loopback names, the demo's tokens may be asked for.
+	// Addr is where the program listens, host:port. Requests for the demo's tokens
+	// may name its host, beside the loopback names.
 	Addr string
-	Log  *slog.Logger // where it is said that tokens could not be minted; needed with Sessions
+	Log  *slog.Logger // required with Sessions
 }
 
-// RegisterDocs puts the API's documentation onto the mux, for a service that
-// has an API and nothing to show.
+// RegisterDocs adds only the API's documentation to the mux, for a service
+// without a dashboard.
 func RegisterDocs(mux *http.ServeMux) {
 	for path, a := range assets(false) {
 		if path == docsPath || strings.HasPrefix(path, docsPath+"/") {
@@ -57,7 +55,7 @@ func RegisterDocs(mux *http.ServeMux) {
 	}
 }
 
-// Register puts the pages and scripts onto the mux.
+// Register adds the pages and scripts to the mux.
 func Register(mux *http.ServeMux, o Options) {
 	for path, a := range assets(o.Sessions != nil) {
 		mux.Handle("GET "+path, a) // HEAD too

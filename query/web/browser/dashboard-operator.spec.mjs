@@ -1,4 +1,4 @@
-// What the dashboard tells operators of books that are unlike the demo's.
+// What the dashboard shows operators of data that the demo does not have.
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import { customer } from "./customers.mjs";
@@ -16,17 +16,17 @@ test("dead letters go on page by page, by the keyboard and with the filter", asy
   const { id, conflict } = await customer();
   await conflict(121);
   const page = await visit(`tenants/${id}/dead-letters?reason=idempotency_conflict`);
-  await page.getByText("121 letters").waitFor();
+  await page.getByText("121 dead letters").waitFor();
   const ids = page.getByRole("table", { name: "Dead letters, newest first" }).locator("td[data-head=Id]");
-  const more = page.getByRole("button", { name: "Show more letters" });
+  const more = page.getByRole("button", { name: "Show more dead letters" });
   assert.equal(await ids.count(), 50);
 
   await more.press("Enter");
-  await announced(page, "50 more letters");
+  await announced(page, "50 more dead letters");
   assert.equal(await ids.count(), 100);
-  assert.equal(await focused(page), "Show more letters");
+  assert.equal(await focused(page), "Show more dead letters");
   await page.keyboard.press("Enter");
-  await announced(page, "21 more letters: that is all");
+  await announced(page, "21 more dead letters: that is all");
   assert.equal(await focused(page), "That is all.");
   assert.equal(await more.count(), 0);
 
@@ -39,7 +39,7 @@ test("dead letters go on page by page, by the keyboard and with the filter", asy
   await picture(page, "operator-letters");
 
   await page.getByLabel("Reason", { exact: true }).selectOption("malformed");
-  await page.getByText("No dead letter is like that.").waitFor();
+  await page.getByText("No dead letter matches the filter.").waitFor();
   assert.deepEqual(page.wrongs, []);
   await leave(page);
 });

@@ -74,7 +74,7 @@ export function token(claims, seconds = 3600) {
 
 export const tokenOf = (tenant, seconds) => token({ tenant_id: tenant }, seconds);
 
-// odometer runs a command of the program against the demo's books.
+// odometer runs a command of the program against the demo's data.
 export const odometer = (...args) =>
   promisify(execFile)(env("ODOMETER"), args, {
     env: { ...process.env, ODOMETER_DATABASE_URL: env("DEMO_DATABASE_URL"), ODOMETER_NATS_URL: env("DEMO_NATS_URL") },

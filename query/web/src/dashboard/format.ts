@@ -21,8 +21,10 @@ export const count = (n: number): string => integers.format(n);
 export const decimal = (n: number): string => short.format(n);
 export const percent = (n: number): string => percents.format(n / 100);
 
-/** noun is a count with its word: "1 event", "2 events". */
-export const noun = (n: number, word: string): string => `${count(n)} ${word}${n === 1 ? "" : "s"}`;
+/** noun is a count with its word: "1 event", "2 entries". */
+export const noun = (n: number, word: string): string => `${count(n)} ${n === 1 ? word : plural(word)}`;
+
+export const plural = (word: string): string => word.replace(/y$/, "ie") + "s";
 
 const currencies = new Map<string, Intl.NumberFormat>();
 

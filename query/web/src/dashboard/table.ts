@@ -2,7 +2,7 @@
 // rows that open and a button for what is older.
 
 import { announce, append, fill, h, icon, muted, newId, type Child } from "./dom.ts";
-import { noun } from "./format.ts";
+import { noun, plural } from "./format.ts";
 import { problemBox } from "./panel.ts";
 import type { Visit } from "./visit.ts";
 
@@ -107,7 +107,7 @@ export function paged<T, P extends Page>(visit: Visit, o: PagedOptions<T, P>): C
     fill(
       foot,
       cursor
-        ? h("button", { type: "button", onclick: () => void fetchMore(cursor) }, `Show more ${o.word}s`)
+        ? h("button", { type: "button", onclick: () => void fetchMore(cursor) }, `Show more ${plural(o.word)}`)
         : end,
     );
   const fetchMore = async (cursor: string): Promise<void> => {

@@ -306,7 +306,7 @@ export interface Ledger {
   next_cursor: string | null;
 }
 
-/** One link of the chain of totals that Stripe was told. */
+/** One entry of the overage ledger. */
 export interface Link {
   tenant_id: string;
   agent: string;

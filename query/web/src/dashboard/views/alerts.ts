@@ -8,7 +8,7 @@ import { col, table, type Column } from "../table.ts";
 import type { RaisedAlert, TenantAlerts } from "../types.ts";
 import type { Visit } from "../visit.ts";
 
-/** alertsPanel is what one tenant was told. */
+/** alertsPanel lists the alerts of one tenant. */
 export function alertsPanel(visit: Visit, tenantId: string | null): HTMLElement {
   return panel(visit, {
     title: "Alerts raised",
@@ -71,5 +71,5 @@ const DELIVERED: Column<RaisedAlert> = col("Delivered", (a) =>
 
 const CUSTOMERS = [AGENT, ALERT, PERIOD, RAISED];
 
-// What DELIVERED tells is the way to the operators' own channel.
+// DELIVERED is about the operators' own channel.
 const OPERATORS = [...CUSTOMERS, DELIVERED];

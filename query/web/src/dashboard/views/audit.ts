@@ -44,7 +44,7 @@ function draw(visit: Visit, audit: Audit): Child {
 }
 
 const COMPARISONS: Column<Comparison>[] = [
-  col("Books", (c) => named(c.name, c.of), "wide"),
+  col("Compared data", (c) => named(c.name, c.of), "wide"),
   col("Compared", (c) => count(c.compared), "number"),
   col("Equal", (c) => count(c.equal), "number"),
   col("Different", (c) => quietZero(c.different, "bad-text"), "number"),
@@ -86,7 +86,7 @@ function differences(visit: Visit, listed: Difference[], all: number): Child {
   ];
   return [
     h("h3", null, "Differences"),
-    table({ caption: "Differences between the books", columns, detail }, listed).element,
+    table({ caption: "Differences between the data sets", columns, detail }, listed).element,
     all > listed.length &&
       h("p", { class: "note" }, `The first ${count(listed.length)} of ${count(all)} are listed.`),
   ];

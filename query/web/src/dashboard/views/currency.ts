@@ -1,5 +1,5 @@
 // The currency of the catalogue. The answers about tenants give amounts without
-// it; the overview tells it, once for all pages of a session.
+// it; the overview has it, once for all pages of a session.
 
 import type { Api } from "../api.ts";
 import type { Overview } from "../types.ts";

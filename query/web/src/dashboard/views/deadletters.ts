@@ -66,7 +66,7 @@ export function deadLettersPanels(visit: Visit, tenantId: string | null): Child 
     render: (d) => drawGroups(visit, tenantId, d.groups, reload),
   });
   const letters = panel(visit, {
-    title: "Letters",
+    title: "Matching dead letters",
     lines: 8,
     tools: filter.element,
     load: (signal) => fetchPage(null, signal),
@@ -97,7 +97,7 @@ function drawGroups(
     return empty("Nothing is open: every message that was read is an event or a repeat of one.");
   const columns: Column<ByReason>[] = [
     col("Reason", (g) => named(g.reason, MEANS[g.reason]), "wide"),
-    col("Letters", (g) => count(g.count), "number"),
+    col("Dead letters", (g) => count(g.count), "number"),
     col("Tenants", (g) => count(g.tenants), "number"),
     col("Oldest", (g) => time(g.oldest)),
     col("Newest", (g) => time(g.newest)),
@@ -136,7 +136,7 @@ function drawLetters(
   fetchPage: (cursor: string) => Promise<DeadLetters>,
   reload: () => void,
 ): Child {
-  if (first.letters.length === 0) return empty("No dead letter is like that.");
+  if (first.letters.length === 0) return empty("No dead letter matches the filter.");
   const list = paged<DeadLetter, DeadLetters>(visit, {
     caption: "Dead letters, newest first",
     columns: [
@@ -152,9 +152,9 @@ function drawLetters(
     first,
     fetchPage,
     rows: (page) => page.letters,
-    word: "letter",
+    word: "dead letter",
   });
-  return [h("p", { class: "lead" }, noun(first.total, "letter")), list];
+  return [h("p", { class: "lead" }, noun(first.total, "dead letter")), list];
 }
 
 function letterDetail(visit: Visit, l: DeadLetter): Child {
@@ -212,7 +212,7 @@ function retryButton(visit: Visit, n: number, about: string, which: Which, reloa
       says: h(
         "p",
         null,
-        "Each is judged again by the catalogue and subscriptions in force now. What is valid counts once; what is not stays open with its reason.",
+        "Each is classified again by the current catalogue and subscriptions. A valid one counts once; any other stays open with its reason.",
       ),
       verb: "Retry",
       act: (_, signal) => retry(visit, which, signal),
@@ -220,7 +220,7 @@ function retryButton(visit: Visit, n: number, about: string, which: Which, reloa
   });
 }
 
-// One call retries so many letters; the cursor goes on with the rest.
+// One call retries a bounded number; the cursor continues with the rest.
 async function retry(visit: Visit, which: Which, signal: AbortSignal): Promise<Child> {
   const counts = new Map<string, number>();
   const open: Retried["letters"] = [];

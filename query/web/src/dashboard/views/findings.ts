@@ -79,7 +79,7 @@ function resolveButton(visit: Visit, f: Finding, reload: () => void): HTMLElemen
         h(
           "p",
           { class: "muted" },
-          "Resolving changes nothing in the books. It takes the finding off the list and keeps who did, when and how.",
+          "Resolving changes no data. It takes the finding off the list and records who did it, when and how.",
         ),
       ],
       wants: "How was it resolved?",

@@ -1,4 +1,4 @@
-// What is done by the clock: when each job is due, and how it went.
+// The scheduled jobs: when each job is due, and how it went.
 
 import { ask } from "../ask.ts";
 import { h, muted, type Child } from "../dom.ts";
@@ -13,9 +13,9 @@ const PATH = "/api/v1/admin/jobs";
 
 const DOES: Record<string, string> = {
   rollover: "begins new periods, closes ended ones, retries dead letters whose period has come",
-  report: "tells Stripe the overage",
-  verify: "compares what Stripe was told with what Stripe has",
-  reconcile: "audits the books, and repairs counters from events",
+  report: "reports overage to Stripe",
+  verify: "compares what was reported to Stripe with what Stripe has",
+  reconcile: "audits all data, and repairs counters from events",
   alerts: "raises alerts at 80 % and 100 %, and delivers them",
   retention: "removes events after their time of retention",
   subscriptions: "compares subscriptions with Stripe's",
@@ -23,7 +23,7 @@ const DOES: Record<string, string> = {
 
 export function jobsPage(visit: Visit): Child {
   const list = panel(visit, {
-    title: "What is done by the clock",
+    title: "Scheduled jobs",
     lines: 7,
     load: (signal) => visit.api.get<{ jobs: Job[] }>(PATH, {}, signal),
     render: ({ jobs }) => draw(visit, jobs, () => void list.load()),

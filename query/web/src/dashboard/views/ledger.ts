@@ -1,4 +1,4 @@
-// The ledger: what Stripe was told, link by link, and what became of it.
+// The ledger: what was reported to Stripe, and the outcome of each entry.
 
 import { h, list, muted, strong, type Child } from "../dom.ts";
 import { choices, filters } from "../filters.ts";
@@ -47,9 +47,9 @@ export function ledgerPanels(visit: Visit, tenantId: string | null): Child {
       signal,
     );
   const list = panel(visit, {
-    title: "What Stripe was told",
+    title: "Reported to Stripe",
     lines: 10,
-    note: "Each link brings the total of a tenant, agent and period from one figure to the next, in units of overage. Only one link of a customer's meter is undecided at a time.",
+    note: "Each entry brings the total of a tenant, agent and period from one figure to the next, in units of overage. Only one entry of a customer's meter is undecided at a time.",
     tools: filter.element,
     load: (signal) => fetchPage(null, signal),
     render: (first) => draw(visit, tenantId, first, (cursor) => fetchPage(cursor, visit.signal)),
@@ -68,19 +68,19 @@ function draw(
       totals(first),
       empty(
         visit.query.size > 0
-          ? "No link is like that."
-          : "Stripe was told nothing yet. There is no overage, or no key for Stripe.",
+          ? "No entry matches the filter."
+          : "Nothing was reported to Stripe yet. There is no overage, or no key for Stripe.",
       ),
     ];
   }
   const list = paged<Link, Ledger>(visit, {
-    caption: "Links of the ledger, newest first",
+    caption: "Ledger entries, newest first",
     columns: columns(visit, tenantId),
     detail,
     first,
     fetchPage,
     rows: (page) => page.links,
-    word: "link",
+    word: "entry",
   });
   return [totals(first), list];
 }
@@ -92,7 +92,7 @@ const totals = (l: Ledger): Child =>
     l.totals.map((t) => [
       state(t.state),
       h("b", null, noun(t.units, "unit")),
-      muted(`in ${noun(t.links, "link")}`),
+      muted(`in ${noun(t.links, "entry")}`),
     ]),
   );
 
@@ -106,7 +106,7 @@ function columns(visit: Visit, tenantId: string | null): Column<Link>[] {
       l.billed_period_start !== l.period_start && chip("calm", "Carried"),
     ]),
     col("Total", (l) => `${count(l.from_total)} → ${count(l.to_total)}`, "number"),
-    col("Told", (l) => strong(count(l.value)), "number"),
+    col("Sent", (l) => strong(count(l.value)), "number"),
     col("State", (l) => state(l.state)),
     col("Customer", (l) => (l.stripe_customer ? id(l.stripe_customer) : timeOr(null, "none"))),
   ];

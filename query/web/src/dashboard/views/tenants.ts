@@ -67,7 +67,7 @@ function draw(
 ): Child {
   if (first.tenants.length === 0) {
     return visit.query.size > 0
-      ? empty("No tenant is like that. Try another search or any status.")
+      ? empty("No tenant matches. Try another search or any status.")
       : empty("No tenant yet. odometer subscription set gives one its plan.");
   }
   const list = paged<Tenant, Tenants>(visit, {
