@@ -48,6 +48,14 @@ var (
 	most = decimal.NewFromInt(math.MaxInt64)
 )
 
+// PriceText writes 29, 0.10 and 0.0125: never one decimal alone.
+func PriceText(price decimal.Decimal) string {
+	if !price.IsInteger() && price.Equal(price.Truncate(1)) {
+		return price.StringFixed(2)
+	}
+	return price.String()
+}
+
 // Sum is two counts or amounts, neither of them negative, taken together: the
 // largest number where it would be larger.
 func Sum(a, b int64) int64 {

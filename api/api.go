@@ -37,6 +37,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net/http"
 	"path"
@@ -170,10 +171,12 @@ func (a *API) serve(w http.ResponseWriter, r *http.Request) {
 
 // recovered turns a panic into a problem, or aborts an answer that is under way.
 func (a *API) recovered(out *response, r *http.Request, cause any) {
-	if cause != http.ErrAbortHandler {
+	err, _ := cause.(error)
+	aborted := errors.Is(err, http.ErrAbortHandler)
+	if !aborted {
 		a.Log.ErrorContext(r.Context(), "request panicked", "route", stateOf(r.Context()).route, "panic", cause, "stack", string(debug.Stack()))
 	}
-	if out.streaming || cause == http.ErrAbortHandler {
+	if out.streaming || aborted {
 		out.cut = true
 		return
 	}

@@ -307,7 +307,7 @@ func newIssuer(t testing.TB) *issuer {
 		i.mu.Lock()
 		defer i.mu.Unlock()
 		w.WriteHeader(i.status)
-		w.Write(i.page)
+		_, _ = w.Write(i.page)
 	}))
 	t.Cleanup(i.Close)
 	return i

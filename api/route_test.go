@@ -201,7 +201,7 @@ func TestLogNamesTheCallerAndNoSecret(t *testing.T) {
 	if err := json.Unmarshal(log.Bytes(), &line); err != nil {
 		t.Fatalf("not one line: %v\n%s", err, &log)
 	}
-	if line.Level != "INFO" || line.Method != "GET" || line.Route != someRoute || line.Status != 400 ||
+	if line.Level != "INFO" || line.Method != http.MethodGet || line.Route != someRoute || line.Status != 400 ||
 		line.Tenant != someTenant.String() || line.Subject != "dana" || line.Role != "tenant" || line.Remote == "" || line.Ms <= 0 {
 		t.Errorf("%s", &log)
 	}

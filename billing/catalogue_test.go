@@ -70,6 +70,7 @@ func TestWhatIsUnusualButClearIsRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	agents, plans, _ := strings.Cut(smallCatalogue, "plans:")
 	for name, text := range map[string]string{
 		"Windows line ends":   strings.ReplaceAll(smallCatalogue, "\n", "\r\n"),
 		"document marks":      "---\n" + smallCatalogue + "...\n",
@@ -77,7 +78,7 @@ func TestWhatIsUnusualButClearIsRead(t *testing.T) {
 		"quotes":              strings.ReplaceAll(smallCatalogue, "inbox", `"inbox"`),
 		"comments everywhere": "# c\n\n" + strings.ReplaceAll(smallCatalogue, "\n", " # c\n  # d\n"),
 		"no last line end":    strings.TrimSuffix(smallCatalogue, "\n"),
-		"plans first":         smallCatalogue[strings.Index(smallCatalogue, "plans:"):] + smallCatalogue[:strings.Index(smallCatalogue, "plans:")],
+		"plans first":         "plans:" + plans + agents,
 		"more decimals":       strings.ReplaceAll(smallCatalogue, "0.02", "0.020000000000"),
 	} {
 		if name == "other indentation" {
@@ -118,7 +119,8 @@ func TestAPlanMayBeUnlimitedAndTheListEmpty(t *testing.T) {
 		t.Errorf("null was read as %+v", got)
 	}
 	for _, plans := range []string{"plans: []\n", ""} {
-		text := smallCatalogue[:strings.Index(smallCatalogue, "plans:")] + plans
+		agents, _, _ := strings.Cut(smallCatalogue, "plans:")
+		text := agents + plans
 		c, err := ParseCatalogue([]byte(text))
 		if err != nil || len(c.Plans) != 0 {
 			t.Errorf("%q: %d plans, %v", plans, len(c.Plans), err)

@@ -17,6 +17,8 @@ import (
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
 	"github.com/shopspring/decimal"
+
+	"odometer"
 )
 
 // Bounds of a file, checked before it is parsed: the parser's memory and time
@@ -227,13 +229,8 @@ func (p *yamlPrice) UnmarshalYAML(n ast.Node) error {
 	return nil
 }
 
-// MarshalYAML writes 29, 0.10 and 0.0125: never one decimal alone.
-func (p yamlPrice) MarshalYAML() ([]byte, error) {
-	if !p.amount.IsInteger() && p.amount.Equal(p.amount.Truncate(1)) {
-		return []byte(p.amount.StringFixed(2)), nil
-	}
-	return []byte(p.amount.String()), nil
-}
+// MarshalYAML writes the price's text.
+func (p yamlPrice) MarshalYAML() ([]byte, error) { return []byte(odometer.PriceText(*p.amount)), nil }
 
 // yamlUnits is the number of units of an allowance.
 type yamlUnits int64

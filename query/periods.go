@@ -2,7 +2,6 @@ package query
 
 import (
 	"context"
-	"strings"
 	"time"
 
 	"github.com/google/uuid"
@@ -234,7 +233,7 @@ func (p *Period) add(r *periodRow) {
 		Limit:            r.Limit,
 		Percentage:       odometer.Percentage(r.Count, r.Limit),
 		Overage:          over,
-		UnitPrice:        price(r.UnitPrice),
+		UnitPrice:        odometer.PriceText(r.UnitPrice),
 		OverageCostCents: odometer.CostCents(over, r.UnitPrice),
 	}
 	p.Usage = append(p.Usage, Member[PeriodUsage]{*r.Agent, use})
@@ -247,13 +246,4 @@ func utc(t *time.Time) *time.Time {
 	}
 	u := t.UTC()
 	return &u
-}
-
-// price writes 29, 0.10 and 0.0125: never one decimal alone.
-func price(d decimal.Decimal) string {
-	s := d.String()
-	if point := strings.IndexByte(s, '.'); point >= 0 && point == len(s)-2 {
-		return s + "0"
-	}
-	return s
 }

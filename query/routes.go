@@ -174,14 +174,12 @@ func reader(who api.Caller) Reader {
 }
 
 func (s *server) registerHistory(a *api.API) {
-	api.Register(a, api.Route{
-		ID: "usage-history", Method: http.MethodGet, Path: historyRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: readsPerMinute,
+	registerRead(a, api.Route{
+		ID: "usage-history", Path: historyRoute, Example: exampleHistory(),
 		Summary: "Usage by hour, day or month",
 		Description: "By the time at which it occurred, whichever period it was counted in. The range is widened to whole windows of the time zone; " +
 			"a day of a time zone may have 23 or 25 hours. At most 31 days by hour, 366 days by day, 60 months by month. " +
 			"What is not known is left out: windows that begin before `complete_from`, and those that begin at or after `as_of`; the window that holds `as_of` is known up to then.",
-		Problems: readProblems,
-		Example:  exampleHistory(),
 	}, s.history)
 }
 
@@ -202,25 +200,15 @@ func (h *historyInput) Resolve(ctx huma.Context) []error {
 	return nil
 }
 
-type historyOutput struct {
-	AsOf string `header:"Odometer-As-Of" doc:"as_of."`
-	Body *History
-}
-
-// history answers GET /api/v1/usage/history.
-func (s *server) history(ctx context.Context, who api.Caller, in *historyInput) (*historyOutput, error) {
+func (s *server) history(ctx context.Context, who Reader, in *historyInput) (*History, error) {
 	if !s.scans.Enter(ctx, who.Tenant) {
 		return nil, tooManyReads(ctx, "reads of events", scansEach, maxScans)
 	}
 	defer s.scans.Leave(who.Tenant)
-	h, err := ReadHistory(ctx, s.pool, HistoryRequest{
-		Reader: reader(who), From: in.From.Time, To: in.To.Time,
+	return ReadHistory(ctx, s.pool, HistoryRequest{
+		Reader: who, From: in.From.Time, To: in.To.Time,
 		Window: in.Window, GroupBy: in.GroupBy, Timezone: in.Timezone,
 	})
-	if err != nil {
-		return nil, problemFor(err)
-	}
-	return &historyOutput{h.AsOf.String(), h}, nil
 }
 
 const (
@@ -230,79 +218,63 @@ const (
 )
 
 func (s *server) registerPeriods(a *api.API) {
-	api.Register(a, api.Route{
-		ID: "usage-forecast", Method: http.MethodGet, Path: forecastRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: readsPerMinute,
+	registerRead(a, api.Route{
+		ID: "usage-forecast", Path: forecastRoute, Example: exampleForecast(),
 		Summary: "A projection of the current period",
 		Description: "If usage goes on at its present pace: the count so far, divided by the time from the period's start to `as_of`. " +
 			"Projected counts are rounded down, costs once per agent, half up. " +
 			"Until a thirtieth of the period has passed (of a month, about a day) it is too early to tell: then all that is projected is null.",
-		Problems: readProblems,
-		Example:  exampleForecast(),
-	}, s.forecast)
-	api.Register(a, api.Route{
-		ID: "periods", Method: http.MethodGet, Path: periodsRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: readsPerMinute,
+	}, func(ctx context.Context, who Reader, _ *noInput) (*Forecast, error) {
+		ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
+		defer cancel()
+		return ReadForecast(ctx, s.pool, who)
+	})
+	registerRead(a, api.Route{
+		ID: "periods", Path: periodsRoute, Example: examplePeriods(),
 		Summary: "The billing periods",
 		Description: "The newest first. A closed period shows the counts, limits, prices and amounts that it was closed with, for ever; " +
 			"one that has ended the limits and prices in force at its end; the running one those in force now.",
-		Problems: readProblems,
-		Example:  examplePeriods(),
-	}, s.periods)
-	api.Register(a, api.Route{
-		ID: "alerts", Method: http.MethodGet, Path: alertsRoute, Tag: "usage", Scope: api.ReadScope, PerMinute: readsPerMinute,
+	}, func(ctx context.Context, who Reader, in *periodsInput) (*Periods, error) {
+		return ReadPeriods(ctx, s.pool, PeriodsRequest{Reader: who, Limit: in.Limit, Cursor: in.Cursor})
+	})
+	registerRead(a, api.Route{
+		ID: "alerts", Path: alertsRoute, Example: exampleAlerts(),
 		Summary:     "Limits that are nearly used or exceeded",
 		Description: "What holds now, computed from the counts, and what was raised and delivered to people.",
-		Problems:    readProblems,
-		Example:     exampleAlerts(),
-	}, s.alerts)
+	}, func(ctx context.Context, who Reader, _ *noInput) (*Alerts, error) {
+		return ReadAlerts(ctx, s.pool, who)
+	})
 }
 
 type noInput struct{}
-
-type forecastOutput struct {
-	AsOf string `header:"Odometer-As-Of" doc:"as_of."`
-	Body *Forecast
-}
-
-// forecast answers GET /api/v1/usage/forecast.
-func (s *server) forecast(ctx context.Context, who api.Caller, _ *noInput) (*forecastOutput, error) {
-	ctx, cancel := context.WithTimeout(ctx, databaseTimeout)
-	defer cancel()
-	f, err := ReadForecast(ctx, s.pool, reader(who))
-	if err != nil {
-		return nil, problemFor(err)
-	}
-	return &forecastOutput{f.AsOf.String(), f}, nil
-}
 
 type periodsInput struct {
 	Limit  int    `query:"limit" minimum:"1" maximum:"100" default:"12" doc:"Periods of a page."`
 	Cursor string `query:"cursor" maxLength:"200" doc:"The next_cursor of an earlier answer, to go on there."`
 }
 
-type periodsOutput struct {
+// answerBody is the JSON of a read.
+type answerBody interface{ asOf() Instant }
+
+func (h *History) asOf() Instant  { return h.AsOf }
+func (f *Forecast) asOf() Instant { return f.AsOf }
+func (p *Periods) asOf() Instant  { return p.AsOf }
+func (a *Alerts) asOf() Instant   { return a.AsOf }
+
+// output is an answer with its as_of as a header too.
+type output[B answerBody] struct {
 	AsOf string `header:"Odometer-As-Of" doc:"as_of."`
-	Body *Periods
+	Body B
 }
 
-// periods answers GET /api/v1/periods.
-func (s *server) periods(ctx context.Context, who api.Caller, in *periodsInput) (*periodsOutput, error) {
-	p, err := ReadPeriods(ctx, s.pool, PeriodsRequest{Reader: reader(who), Limit: in.Limit, Cursor: in.Cursor})
-	if err != nil {
-		return nil, problemFor(err)
-	}
-	return &periodsOutput{p.AsOf.String(), p}, nil
-}
-
-type alertsOutput struct {
-	AsOf string `header:"Odometer-As-Of" doc:"as_of."`
-	Body *Alerts
-}
-
-// alerts answers GET /api/v1/alerts.
-func (s *server) alerts(ctx context.Context, who api.Caller, _ *noInput) (*alertsOutput, error) {
-	a, err := ReadAlerts(ctx, s.pool, reader(who))
-	if err != nil {
-		return nil, problemFor(err)
-	}
-	return &alertsOutput{a.AsOf.String(), a}, nil
+// registerRead adds a read with the rate limit and problems that most have.
+func registerRead[I any, B answerBody](a *api.API, r api.Route, read func(ctx context.Context, who Reader, in *I) (B, error)) {
+	r.Method, r.Tag, r.Scope, r.PerMinute, r.Problems = http.MethodGet, "usage", api.ReadScope, readsPerMinute, readProblems
+	api.Register(a, r, func(ctx context.Context, who api.Caller, in *I) (*output[B], error) {
+		body, err := read(ctx, reader(who), in)
+		if err != nil {
+			return nil, problemFor(err)
+		}
+		return &output[B]{body.asOf().String(), body}, nil
+	})
 }

@@ -1,9 +1,9 @@
-// Package apitest asks the API as a client does, for the tests of whoever
-// registers operations there. What it checks of every problem document holds
-// for all of them.
+// Package apitest calls the API as a client does, for tests of packages that
+// register operations. WantProblem checks what holds for every problem document.
 package apitest
 
 import (
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -17,17 +17,17 @@ import (
 // Secret signs the tests' tokens.
 var Secret = []byte("0123456789abcdef0123456789abcdef")
 
-// Quiet is a log that nobody reads.
+// Quiet discards what is logged.
 var Quiet = slog.New(slog.DiscardHandler)
 
-// Get asks the handler; header is name, value, name, value, …
+// Get sends a GET to the handler; header is pairs of name and value.
 func Get(h http.Handler, target, bearer string, header ...string) *http.Response {
 	return Do(h, http.MethodGet, target, bearer, "", header...)
 }
 
 // Do is Get for any method, with a body.
 func Do(h http.Handler, method, target, bearer, body string, header ...string) *http.Response {
-	r := httptest.NewRequest(method, target, strings.NewReader(body))
+	r := httptest.NewRequestWithContext(context.Background(), method, target, strings.NewReader(body))
 	if bearer != "" {
 		r.Header.Set("Authorization", "Bearer "+bearer)
 	}

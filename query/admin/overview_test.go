@@ -229,7 +229,7 @@ func TestCachedValuesAreLoadedOnce(t *testing.T) {
 		}
 	}
 	failed = errors.New("away")
-	if _, err := r.get(t.Context(), 0, load); err != failed {
+	if _, err := r.get(t.Context(), 0, load); !errors.Is(err, failed) {
 		t.Error(err)
 	}
 	if n := get[int](t)(r.get(t.Context(), time.Hour, load)); n != 1 {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"io"
 	"log/slog"
 	"net/http"
 	"net/http/httptest"
@@ -20,7 +19,7 @@ var acme = uuid.MustParse("7b0c4d1e-8f7a-4b6e-9d4e-111111111111")
 // demo is the pages as the demo has them.
 func demo(addr string, mint func(context.Context) ([]Session, error)) http.Handler {
 	mux := http.NewServeMux()
-	Register(mux, Options{Addr: addr, Sessions: mint, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	Register(mux, Options{Addr: addr, Sessions: mint, Log: slog.New(slog.DiscardHandler)})
 	return mux
 }
 

@@ -17,7 +17,7 @@ func service() http.Handler {
 	return mux
 }
 
-// get asks the handler; header is name, value, name, value, …
+// get asks the handler; header is pairs of name and value.
 func get(h http.Handler, target string, header ...string) *http.Response {
 	r := httptest.NewRequest(http.MethodGet, target, nil)
 	for i := 0; i < len(header); i += 2 {
