@@ -302,6 +302,26 @@ func TestStopIsNeitherSuccessNorFailure(t *testing.T) {
 	}
 }
 
+// A run that does not end in time when the service stops is left to the next one.
+func TestStoppedServiceLeavesItsSlotToTheNext(t *testing.T) {
+	t.Parallel()
+	pool, d := pgtest.New(t), newRecorder()
+	entered := make(chan struct{}, 1)
+	stop := start(t, pool, nil, Job{Name: "long", At: "00:00", Run: func(ctx context.Context, _ Slot) error {
+		entered <- struct{}{}
+		<-ctx.Done()
+		return ctx.Err()
+	}})
+	await(t, entered, "the run")
+	stop()
+	var waits bool
+	if err := pool.QueryRow(t.Context(), `select state = 'available' and attempt = 0 from river_job`).Scan(&waits); err != nil || !waits {
+		t.Errorf("the slot does not wait for the next service: %v", err)
+	}
+	start(t, pool, nil, Job{Name: "long", At: "00:00", Run: d.run})
+	d.wait(t, 1)
+}
+
 func TestSlotsAreClockTimes(t *testing.T) {
 	t.Parallel()
 	at := func(s string) time.Time {
