@@ -35,9 +35,9 @@ const maxDrifted = 100_000
 // sums, so that only groups with an event outside of its period are read again.
 const sumsSQL = `
 select
-    coalesce(e.tenant_id, r.tenant_id, c.tenant_id) as tenant,
-    coalesce(e.agent, r.agent, c.agent) as agent,
-    coalesce(e.period_start, r.period_start, c.period_start) as period,
+    tenant_id,
+    agent,
+    period_start,
     case when e.quantity is null and r.quantity is null then null
         else (coalesce(e.quantity, 0) + coalesce(r.quantity, 0))::bigint end as events,
     c.count as counter,
@@ -66,19 +66,10 @@ from (
     where $1::uuid is null or tenant_id = $1
     group by tenant_id, agent, period_start
 ) e
-full join (select * from usage_removed where $1::uuid is null or tenant_id = $1) r
-    on r.tenant_id = e.tenant_id and r.agent = e.agent and r.period_start = e.period_start
-full join (select * from usage_counters where $1::uuid is null or tenant_id = $1) c
-    on c.tenant_id = coalesce(e.tenant_id, r.tenant_id)
-    and c.agent = coalesce(e.agent, r.agent)
-    and c.period_start = coalesce(e.period_start, r.period_start)
-left join billing_periods p
-    on p.tenant_id = coalesce(e.tenant_id, r.tenant_id, c.tenant_id)
-    and p.period_start = coalesce(e.period_start, r.period_start, c.period_start)
-left join period_totals t
-    on t.tenant_id = p.tenant_id
-    and t.period_start = p.period_start
-    and t.agent = coalesce(e.agent, r.agent, c.agent)`
+full join (select * from usage_removed where $1::uuid is null or tenant_id = $1) r using (tenant_id, agent, period_start)
+full join (select * from usage_counters where $1::uuid is null or tenant_id = $1) c using (tenant_id, agent, period_start)
+left join billing_periods p using (tenant_id, period_start)
+left join period_totals t using (tenant_id, agent, period_start)`
 
 // compareCounters compares every counter with its events, in one snapshot.
 func (a *auditor) compareCounters(ctx context.Context) error {

@@ -51,43 +51,41 @@ with owed as (
     where ($1::uuid is null or p.tenant_id = $1)
       and (u.tenant_id is not null or t.tenant_id is not null)
 ),
-last as (
-    select distinct on (tenant_id, agent, period_start, account, livemode, stripe_customer, meter)
-        tenant_id, agent, period_start, to_total
+entries as (
+    select
+        tenant_id, agent, period_start, to_total, state,
+        revision = max(revision) filter (where state in ('accepted', 'verified')) over (
+            partition by tenant_id, agent, period_start, account, livemode, stripe_customer, meter
+        ) as last
     from overage_reports
-    where state in ('accepted', 'verified')
-      and ($1::uuid is null or tenant_id = $1)
-    order by tenant_id, agent, period_start, account, livemode, stripe_customer, meter, revision desc
+    where $1::uuid is null or tenant_id = $1
 ),
 reported as (
-    select tenant_id, agent, period_start, sum(total)::bigint as total, sum(undecided) as undecided, sum(unbillable) as unbillable
-    from (
-        select tenant_id, agent, period_start, to_total as total, 0 as undecided, 0 as unbillable
-        from last
-        union all
-        select tenant_id, agent, period_start, 0,
-            (state in ('planned', 'sending', 'unknown'))::integer,
-            (state = 'unbillable')::integer
-        from overage_reports
-        where $1::uuid is null or tenant_id = $1
-    ) entries
+    select
+        tenant_id,
+        agent,
+        period_start,
+        (sum(to_total) filter (where last))::bigint as total,
+        count(*) filter (where state in ('planned', 'sending', 'unknown')) as undecided,
+        count(*) filter (where state = 'unbillable') as unbillable
+    from entries
     group by tenant_id, agent, period_start
 )
 select
-    coalesce(w.tenant_id, o.tenant_id),
-    coalesce(w.agent, o.agent),
-    coalesce(w.period_start, o.period_start),
-    coalesce(w.closed, false),
-    coalesce(w.settled, false),
-    coalesce(w.counter, 0),
-    w.total,
-    coalesce(w.consistent, true),
-    coalesce(w.overage, 0),
-    coalesce(o.total, 0),
-    coalesce(o.undecided, 0),
-    coalesce(o.unbillable, 0)
-from owed w
-full join reported o on o.tenant_id = w.tenant_id and o.agent = w.agent and o.period_start = w.period_start`
+    tenant_id,
+    agent,
+    period_start,
+    coalesce(owed.closed, false),
+    coalesce(owed.settled, false),
+    coalesce(owed.counter, 0),
+    owed.total,
+    coalesce(owed.consistent, true),
+    coalesce(owed.overage, 0),
+    coalesce(reported.total, 0),
+    coalesce(reported.undecided, 0),
+    coalesce(reported.unbillable, 0)
+from owed
+full join reported using (tenant_id, agent, period_start)`
 
 // compareLedger compares counters with what was reported, and the ledger with
 // itself and with its mirror, in one snapshot.

@@ -171,7 +171,11 @@ func (a *auditor) compareMessages(ctx context.Context, first int64) error {
 		defer close(chunks)
 		return a.readChunks(ctx, first, chunks)
 	})
-	return group.Wait()
+	err := group.Wait()
+	if errors.Is(err, ingest.ErrGap) {
+		err = fmt.Errorf("%w: run it again", err)
+	}
+	return err
 }
 
 // readChunks reads the stream from a sequence to the snapshot's end, or what of
@@ -188,7 +192,7 @@ func (a *auditor) readChunks(ctx context.Context, from int64, chunks chan<- *chu
 		return err
 	}
 	defer reader.Close()
-	next, err := a.next(ctx, reader)
+	next, err := reader.Next(ctx)
 	if err != nil {
 		return err
 	}
@@ -215,14 +219,6 @@ func (a *auditor) readChunks(ctx context.Context, from int64, chunks chan<- *chu
 	return nil
 }
 
-func (a *auditor) next(ctx context.Context, reader *ingest.StreamReader) (*ingest.Message, error) {
-	m, err := reader.Next(ctx)
-	if errors.Is(err, ingest.ErrGap) {
-		return nil, fmt.Errorf("%w: run it again", err)
-	}
-	return m, err
-}
-
 // fill puts messages into the chunk, beginning with next, until it is full or
 // the range ends. It returns the message after them, nil at the range's end.
 func (a *auditor) fill(ctx context.Context, reader *ingest.StreamReader, next *ingest.Message, c *chunk) (_ *ingest.Message, err error) {
@@ -235,7 +231,7 @@ func (a *auditor) fill(ctx context.Context, reader *ingest.StreamReader, next *i
 		}
 		c.to = next.Position.Seq
 		a.add(c, next)
-		if next, err = a.next(ctx, reader); err != nil {
+		if next, err = reader.Next(ctx); err != nil {
 			return nil, err
 		}
 	}
