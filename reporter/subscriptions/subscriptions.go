@@ -29,6 +29,8 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stripe/stripe-go/v76"
 	"github.com/stripe/stripe-go/v76/client"
+
+	"odometer"
 )
 
 // Options configure a Sync.
@@ -80,20 +82,20 @@ const (
 // ends. While Stripe is unavailable it pauses longer and longer, and ignores
 // wake. Hooks that Stripe refuses delay no others.
 func (s *Sync) Run(ctx context.Context, wake <-chan struct{}) {
-	wait := pollInterval
+	retry := odometer.Backoff{Min: 2 * pollInterval, Max: maxBackoff}
 	for ctx.Err() == nil {
-		woken := wake
+		woken, wait := wake, pollInterval
 		_, err := s.Work(ctx)
 		switch {
 		case err == nil:
-			wait = pollInterval
+			retry.Reset()
 		case ctx.Err() != nil:
 		case isUnavailable(err):
+			woken, wait = nil, retry.Next()
 			s.log.Error("processing Stripe's hooks failed", "reason", err, "retry_in", wait)
-			woken, wait = nil, min(2*wait, maxBackoff)
 		default:
 			s.log.Error("some of Stripe's hooks failed and are retried later", "reason", err)
-			wait = pollInterval
+			retry.Reset()
 		}
 		select {
 		case <-ctx.Done():

@@ -12,6 +12,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
+	"odometer"
 	"odometer/cmd/internal/cli"
 	"odometer/migrations"
 )
@@ -111,8 +112,8 @@ func (s *Services) checkReady(ctx context.Context) error {
 // waitForSchema waits until Postgres answers, and fails when its schema is not
 // the one that this binary knows.
 func (s *Services) waitForSchema(ctx context.Context) error {
-	pause, said := 100*time.Millisecond, false
-	for {
+	retry := odometer.Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second}
+	for logged := false; ; {
 		err := s.checkSchema(ctx)
 		if err == nil || errors.Is(err, migrations.ErrBehind) || errors.Is(err, migrations.ErrAhead) {
 			return err
@@ -120,16 +121,13 @@ func (s *Services) waitForSchema(ctx context.Context) error {
 		if ctx.Err() != nil {
 			return nil
 		}
-		if !said {
+		if !logged {
 			s.Terminal.Log.Warn("waiting for Postgres", "err", err)
-			said = true
+			logged = true
 		}
-		select {
-		case <-ctx.Done():
+		if retry.Wait(ctx) != nil {
 			return nil
-		case <-time.After(pause):
 		}
-		pause = min(2*pause, 5*time.Second)
 	}
 }
 
