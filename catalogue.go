@@ -58,5 +58,5 @@ func (c *Catalogue) Plan(id string) *Plan {
 	return &c.Plans[i]
 }
 
-// Takes reports whether the agent may send the action.
-func (a *Agent) Takes(action string) bool { return slices.Contains(a.Actions, action) }
+// HasAction reports whether the agent may send the action.
+func (a *Agent) HasAction(action string) bool { return slices.Contains(a.Actions, action) }

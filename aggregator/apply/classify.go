@@ -165,7 +165,7 @@ func (r *rules) check(i *Item) *odometer.Rejection {
 	case agent == nil:
 		return &odometer.Rejection{Reason: odometer.UnknownAgent,
 			Detail: fmt.Sprintf("agent %q is not in the catalogue", e.Agent)}
-	case e.Kind == odometer.Usage && !agent.Takes(e.Action):
+	case e.Kind == odometer.Usage && !agent.HasAction(e.Action):
 		return &odometer.Rejection{Reason: odometer.UnknownAction,
 			Detail: fmt.Sprintf("action_type %q is not an action of agent %s, which takes %s", e.Action, e.Agent, strings.Join(agent.Actions, ", "))}
 	}

@@ -45,7 +45,7 @@ export async function toggle(section: HTMLElement, ask: Ask): Promise<void> {
 class Shown {
   private readonly figures: MutationObserver;
   private erase: (() => void) | undefined;
-  private told = ""; // what is drawn
+  private drawn = ""; // the buckets that are drawn
   private retry = 0;
   private asked = 0; // how often
   private open = true;
@@ -67,7 +67,7 @@ class Shown {
     const answer = await history(this.ask);
     if (!this.open || turn != this.asked) return;
     if (typeof answer != "string") return this.draw(answer);
-    // What is drawn stays; of failures that last, the widget tells.
+    // What is drawn stays; the widget shows failures that last.
     if (this.erase) this.loadLater();
     else this.body.replaceChildren(element("p", { role: "alert" }, answer));
   }
@@ -84,9 +84,9 @@ class Shown {
   }
 
   private draw(answer: History): void {
-    const told = JSON.stringify(answer.buckets);
-    if (told == this.told) return; // nobody loses the place in the table for nothing
-    this.told = told;
+    const buckets = JSON.stringify(answer.buckets);
+    if (buckets == this.drawn) return; // keeps the reader's position in the table
+    this.drawn = buckets;
     this.erase = drawHistory(this.body, answer, { ...languageOf(this.section), caption: `Usage by day, the last ${days} days` });
     if (answer.complete_from) this.body.append(element("p", {}, "Earlier days are no longer kept in full."));
   }

@@ -15,7 +15,7 @@ export function coloursOf(element: HTMLElement, count: number): string[] {
 
 /**
  * Draws stacked bars. tops are the bars' ends by series (see stack); hover is
- * told the bucket under the pointer, null when there is none.
+ * called with the bucket under the pointer, null when there is none.
  */
 export function plot(
   target: HTMLElement,
@@ -42,7 +42,7 @@ export function plot(
       y: false,
       points: { show: false },
       drag: { x: false, y: false, setScale: false },
-      // The line stands in the middle of the bars that it speaks of.
+      // The line is in the middle of its bars.
       move: (u, left, top) => [left < 0 ? left : u.valToPos(Math.round(u.posToVal(left, "x")), "x"), top],
     },
     scales: {

@@ -27,10 +27,10 @@ export class Problem extends Error {
   }
 }
 
-/** Bearer is whoever holds the token. */
+/** Bearer has the token. */
 export interface Bearer {
   token(): string;
-  /** renew fetches another token, or tells that there is none. */
+  /** renew fetches another token; false: there is none. */
   renew(): Promise<boolean>;
   /** refused is called when the API takes no token of this bearer any more. */
   refused(why: string): void;

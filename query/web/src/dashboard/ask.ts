@@ -58,7 +58,7 @@ export function ask(q: Question): Promise<boolean> {
       dialog.remove();
       resolve(tried);
     });
-    // Who goes to another page is not asked about this one any more.
+    // Leaving the page closes the dialog.
     window.addEventListener("hashchange", () => dialog.close(), { signal: abandoned.signal });
     document.body.append(dialog);
     dialog.showModal();

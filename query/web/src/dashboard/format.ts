@@ -82,7 +82,7 @@ export function timeText(at: Instant): string {
   return (date.getFullYear() === today.getFullYear() ? dayAndTime : fullTime).format(date);
 }
 
-/** time is a moment; pointing at it tells it in full. */
+/** time is a moment; its title is the full time. */
 export function time(at: Instant): HTMLTimeElement {
   return h("time", { datetime: at, title: `${exact.format(new Date(at))}\n${at}` }, timeText(at));
 }
@@ -98,7 +98,7 @@ const UNITS: [Intl.RelativeTimeFormatUnit, number][] = [
   ["second", 1],
 ];
 
-/** ago tells how far a moment is from now, before or after. */
+/** ago is how far a moment is from now, before or after. */
 export function ago(at: Instant): string {
   const seconds = (Date.parse(at) - now()) / 1000;
   const [unit, length] = UNITS.find(([, length]) => Math.abs(seconds) >= length) ?? ["second", 1];

@@ -1,4 +1,4 @@
-// What stands around every page: the name, who looks, and the ways to go.
+// The frame of every page: the name, the session, and the navigation.
 
 import { fill, h, list, newId, svg } from "./dom.ts";
 import { pagesOf, type Page } from "./pages.ts";
@@ -85,8 +85,8 @@ function whoAndOut(session: Session, signOut: () => void): HTMLElement {
 /** signInForm takes a token; enter throws when it is none. */
 export function signInForm(why: string, enter: (token: string) => void): HTMLElement {
   const id = newId();
-  const told = h("div", { role: "alert" });
-  const say = (text: string): void => fill(told, text && h("p", { class: "problem" }, text));
+  const alert = h("div", { role: "alert" });
+  const say = (text: string): void => fill(alert, text && h("p", { class: "problem" }, text));
   const token = h("input", {
     id,
     type: "password",
@@ -113,7 +113,7 @@ export function signInForm(why: string, enter: (token: string) => void): HTMLEle
       "form",
       { class: "panel sign-in", onsubmit: submit },
       h("h1", null, dial(), "Sign in to Odometer"),
-      told,
+      alert,
       h("div", { class: "field" }, h("label", { for: id }, "Access token"), token),
       h(
         "p",

@@ -15,7 +15,7 @@ export interface PanelOptions<T> {
   lines?: number;
   /** ms after which it is read again, while nobody is at it */
   every?: number;
-  /** whether the widget stands on the same page, which tells why a tenant is refused */
+  /** whether the widget is on the same page, which shows why a tenant is refused */
   besideWidget?: boolean;
   /** what the data is, in a sentence or two */
   note?: string;
@@ -106,7 +106,7 @@ export function panel<T>(visit: Visit, o: PanelOptions<T>): Panel {
   return { element, load };
 }
 
-// knownAsOf says until when the data is complete, where the answer tells it;
+// knownAsOf shows until when the data is complete, where the answer has it;
 // else when it was read.
 function knownAsOf(data: unknown): Child {
   const at = (data as { as_of?: Instant | null } | null)?.as_of;

@@ -124,7 +124,7 @@ export function usageTable(used: Used, currency: string): Child {
 export const overageCost = (cents: number, currency: string): Child =>
   h("span", { class: cents > 0 ? "strong" : "muted" }, money(cents, currency));
 
-/** shortId is enough of a UUID to tell two apart. */
+/** shortId is enough of a UUID to distinguish two. */
 const shortId = (id: string): string => `${id.slice(0, 8)}…${id.slice(-4)}`;
 
 /** tenant leads to a tenant's page, by name where it has one. */
@@ -139,7 +139,7 @@ export function tenant(visit: Visit, id: string | null): Child {
   );
 }
 
-/** id is an identifier, in letters that are told apart easily. */
+/** id is an identifier, in a monospaced font. */
 export const id = (text: string): HTMLElement => h("span", { class: "id" }, text);
 
 const NEEDS_WRITE = "This token may only read: acting needs the scope usage:write.";

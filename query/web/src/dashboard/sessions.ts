@@ -79,7 +79,7 @@ export function readToken(token: string, name?: string): Session {
 /** Keeper holds the session at work, whose token is renewed where that can be done. */
 export interface Keeper {
   session: () => Session;
-  /** renew fetches another token, or tells that there is none. */
+  /** renew fetches another token; false: there is none. */
   renew: () => Promise<boolean>;
   /** source gives out tokens; who asks it again was refused with the last one. */
   source: () => () => Promise<string>;

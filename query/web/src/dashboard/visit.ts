@@ -9,7 +9,7 @@ export interface Visit {
   mayWrite: boolean;
   /** freshToken is what embedded elements authenticate with. */
   freshToken: () => Promise<string>;
-  /** names of tenants by id, as far as the sessions tell them. */
+  /** names of tenants by id, as far as the sessions have them. */
   names: ReadonlyMap<string, string>;
   /** path is what the address names after "#/", in parts. */
   path: string[];

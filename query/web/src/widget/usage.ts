@@ -20,7 +20,7 @@
  * Everything here is at most 2 kB gzip, styles and texts included; a test holds
  * it to that, and it is why this is one function, why properties are looked at
  * each second instead of being watched, and why If-None-Match and 304 are left
- * to the browser's cache, which the service's headers tell to ask each time.
+ * to the browser's cache, which asks the service each time, by its headers.
  * What the service answers becomes text and attributes, never markup.
  */
 import css from "./usage.css";

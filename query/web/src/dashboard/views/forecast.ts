@@ -58,7 +58,7 @@ function draw(f: Forecast): Child {
   ];
 }
 
-// Without a limit there may be a trial, or no plan: the answer does not tell.
+// Without a limit there may be a trial, or no plan: the answer does not say which.
 const projected = (u: AgentForecast): string =>
   u.limit === null ? count(u.projected_count) : usageOf({ count: u.projected_count, limit: u.limit });
 

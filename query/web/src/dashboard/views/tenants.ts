@@ -51,7 +51,7 @@ export function tenantsPage(visit: Visit): Child {
   return [title("Tenants"), list.element];
 }
 
-// The API knows tenants by their ids alone; the demo's sessions tell names.
+// The API knows tenants by their ids alone; the demo's sessions have names.
 function idByName(visit: Visit, search: string): string {
   const named = [...visit.names].find(
     ([, name]) => search && name.toLowerCase().startsWith(search.toLowerCase()),
