@@ -80,7 +80,7 @@ func (a *auditor) compareStream(ctx context.Context) (err error) {
 	first := max(1, int64(state.FirstSeq))
 	a.report.Stream.First = first
 	a.at.end = min(a.at.end, int64(state.LastSeq))
-	a.summarizeIndex(ctx)
+	a.refreshIndex(ctx)
 	if err := a.compareMessages(ctx, first); err != nil {
 		return err
 	}
@@ -91,23 +91,37 @@ func (a *auditor) compareStream(ctx context.Context) (err error) {
 	return a.checkEpochs(ctx)
 }
 
+// What the index knows of a block range only grows. Where retention has removed
+// rows and new ones came in, it is forgotten first, else the range would seem to
+// hold all sequences from the oldest to the newest. A range has 64 blocks, see
+// migration 00006.
+const desummarizeSQL = `
+select brin_desummarize_range('usage_events_stream_seq', block)
+from generate_series(0, pg_relation_size('usage_events') / current_setting('block_size')::bigint, 64) as block
+where exists (select from usage_removed)`
+
 const summarizeSQL = `
 select brin_summarize_new_values('usage_events_stream_seq')`
 
-// summarizeIndex has Postgres index the newest blocks now, for every chunk reads
+// refreshIndex brings the index on sequences up to date, for every chunk reads
 // all blocks that the index does not cover yet. It may fail: the role may not
-// own the table, or a vacuum, which does the same, may be under way. The wait
-// for the lock is too short to cancel a vacuum. The audit is then only slower.
-func (a *auditor) summarizeIndex(ctx context.Context) {
+// own the table, or a vacuum may be under way. The wait for the lock is too short
+// to cancel a vacuum. The audit is then only slower.
+func (a *auditor) refreshIndex(ctx context.Context) {
 	err := pgx.BeginFunc(ctx, a.options.Pool, func(tx pgx.Tx) error {
 		if _, err := tx.Exec(ctx, `set local lock_timeout = '200ms'`); err != nil {
 			return err
+		}
+		if a.scope.Tenant == nil {
+			if _, err := tx.Exec(ctx, desummarizeSQL); err != nil {
+				return err
+			}
 		}
 		_, err := tx.Exec(ctx, summarizeSQL)
 		return err
 	})
 	if err != nil {
-		a.options.Log.Debug("the newest events are not indexed by sequence yet", "reason", err)
+		a.options.Log.Debug("the index of events by sequence is not up to date", "reason", err)
 	}
 }
 
