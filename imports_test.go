@@ -38,7 +38,7 @@ var allowedImports = map[string][]string{
 	"audit":              {"", "ingest", "aggregator/position", "aggregator/apply", "billing", "audit/findings"},
 	"migrations":         {},
 	"migrations/localpg": {},
-	"cmd/internal/jobs":  {"", "query/admin"},
+	"cmd/internal/jobs":  {"", "query/admin", "cmd/internal/cli"},
 	"cmd/odometer": {
 		"cmd/internal/cli", "cmd/internal/app", "cmd/internal/jobs", "cmd/internal/demo",
 		"", "ingest", "ingest/publisher", "billing", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"slices"
 	"time"
@@ -99,9 +98,7 @@ func (c *jobsRunCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err != nil {
 		return err
 	}
-	if err := jobs.RunOnce(ctx, pool, job, cli.Operator()); errors.Is(err, jobs.ErrFound) {
-		return cli.ErrFindings
-	} else if err != nil {
+	if err := jobs.RunOnce(ctx, pool, job, cli.Operator()); err != nil {
 		return err
 	}
 	fmt.Fprintf(t.Out, "%s is done\n", c.Name)

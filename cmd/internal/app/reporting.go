@@ -86,7 +86,7 @@ func (r *Reporting) refreshInvoice(ctx context.Context, customer string) error {
 
 // Jobs is what the jobs do, by name.
 func (r *Reporting) Jobs() map[string]jobs.Work {
-	works := map[string]jobs.Work{
+	return map[string]jobs.Work{
 		"rollover":      r.rollOver,
 		"report":        r.report,
 		"verify":        r.verify,
@@ -95,16 +95,6 @@ func (r *Reporting) Jobs() map[string]jobs.Work {
 		"retention":     r.applyRetention,
 		"subscriptions": r.compareSubscriptions,
 	}
-	for name, work := range works {
-		works[name] = func(ctx context.Context, s jobs.Slot) error {
-			err := work(ctx, s)
-			if errors.Is(err, cli.ErrFindings) {
-				return jobs.ErrFound
-			}
-			return err
-		}
-	}
-	return works
 }
 
 // rollOver creates the periods that have become due, retries dead letters whose

@@ -5,16 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"runtime/debug"
-	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
-)
 
-// ErrFound is returned by work that was done and found something for a person
-// to decide. The run counts as a success.
-var ErrFound = errors.New("found or left something")
+	"odometer/cmd/internal/cli"
+)
 
 // errRunning means that the job is running elsewhere.
 var errRunning = errors.New("the job is running elsewhere")
@@ -72,11 +69,11 @@ func execute(ctx context.Context, pool *pgxpool.Pool, j Job, s Slot, wait bool) 
 		if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 			return fmt.Errorf("stopped: %w", context.Canceled) // neither a success nor a failure
 		}
-		failure := err
-		if errors.Is(err, ErrFound) {
-			failure = nil
+		failure := ""
+		if err != nil && !errors.Is(err, cli.ErrFindings) { // the job is done; a person decides about its findings
+			failure = cli.OneLine(err)
 		}
-		return errors.Join(err, record(ctx, pool, endedSQL, j.Name, text(failure)))
+		return errors.Join(err, record(ctx, pool, endedSQL, j.Name, failure))
 	})
 }
 
@@ -125,14 +122,6 @@ func record(ctx context.Context, pool *pgxpool.Pool, sql string, args ...any) er
 	return nil
 }
 
-// text is an error as the tables store it, in one line.
-func text(err error) string {
-	if err == nil {
-		return ""
-	}
-	return strings.Join(strings.Fields(err.Error()), " ")
-}
-
 // RunOnce runs a job now for a person and waits for its end. It waits while the
 // job runs elsewhere. Who runs it is recorded before it starts.
 func RunOnce(ctx context.Context, pool *pgxpool.Pool, j Job, who string) error {
@@ -144,7 +133,7 @@ func RunOnce(ctx context.Context, pool *pgxpool.Pool, j Job, who string) error {
 	result := "done"
 	if err != nil {
 		err = fmt.Errorf("job %s: %w", j.Name, err)
-		result = text(err)
+		result = cli.OneLine(err)
 	}
 	return errors.Join(err, record(ctx, pool, actResultSQL, act, result))
 }
