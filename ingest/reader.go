@@ -94,11 +94,15 @@ func OpenReader(ctx context.Context, nc *nats.Conn, stream jetstream.Stream, o R
 		nc: nc, consumer: consumer, to: o.To, pending: consumer.CachedInfo().NumPending,
 		inbox: nc.NewInbox(), arrived: make(chan *nats.Msg, 256), closed: make(chan struct{}),
 	}
-	if err := r.subscribe(); err != nil {
+	err = r.subscribe()
+	if err == nil {
+		err = r.request()
+	}
+	if err != nil {
 		r.Close()
 		return nil, fmt.Errorf("read stream %s: %w", StreamName, err)
 	}
-	return r, r.request()
+	return r, nil
 }
 
 func (r *StreamReader) subscribe() (err error) {
@@ -269,7 +273,7 @@ func (r *StreamReader) request() error {
 	r.open, r.heard = requestMessages, time.Now()
 	next := "$JS.API.CONSUMER.MSG.NEXT." + StreamName + "." + r.consumer.CachedInfo().Name
 	if err := r.nc.PublishRequest(next, r.reply, body); err != nil {
-		return fmt.Errorf("request messages of stream %s: %w", StreamName, err)
+		return fmt.Errorf("request messages: %w", err)
 	}
 	return nil
 }

@@ -154,10 +154,10 @@ func (h *handler) publish(asked context.Context, valid []publisher.Raw, results 
 	case asked.Err() != nil:
 		return err // the client has gone
 	case errors.Is(err, publisher.ErrStreamFull):
-		h.Log.ErrorContext(ctx, "events are refused: the stream is full", "err", err)
+		h.Log.ErrorContext(ctx, "events are refused", "reason", err)
 		return api.NewProblem(api.Unavailable, "Events cannot be stored: there is no room for more. Keep them, and send the same again later.")
 	default:
-		h.Log.WarnContext(ctx, "events were not stored", "err", err)
+		h.Log.WarnContext(ctx, "events may not be stored", "reason", err)
 		return uncertain()
 	}
 }
