@@ -59,7 +59,7 @@ func TestDryRunThenKeyReportsEverything(t *testing.T) {
 	env := newTestEnv(t, nil)
 	a := env.november("a")
 	a.use("inbox", 510)
-	dry, err := New(Options{Pool: env.pool, Sink: DryRun, Now: env.time})
+	dry, err := New(Options{Pool: env.db.Pool, Sink: DryRun, Now: env.time})
 	env.must(err)
 	env.posts()
 	for range 3 {

@@ -16,7 +16,7 @@ func TestRejectedCustomerStopsNoOther(t *testing.T) {
 	env := newTestEnv(t, nil)
 	all := env.tenantsOver(40)
 	bad := all[7]
-	env.exec(`update subscriptions set stripe_customer = 'cus_nobody' where tenant_id = $1`, bad.id)
+	env.db.Exec(`update subscriptions set stripe_customer = 'cus_nobody' where tenant_id = $1`, bad.id)
 	result := env.report()
 	env.expect(result, 39, 1)
 	if left := result.Left[0]; left.State != "parked" || left.Tenant != bad.id.String() || left.Customer != "cus_nobody" {
@@ -223,7 +223,7 @@ func TestThrottledSlowsAndFinishes(t *testing.T) {
 // reportOneMore reports one unit more for every tenant.
 func (env *testEnv) reportOneMore(all []*tenant) {
 	env.t.Helper()
-	env.exec(`update usage_counters set count = count + 1`)
+	env.db.Exec(`update usage_counters set count = count + 1`)
 	before := env.sendLimit.Limit()
 	env.expect(env.report(), len(all), 0)
 	if env.sendLimit.Limit() <= before {

@@ -15,7 +15,7 @@ import (
 // closeNow closes what is due, and checks how many periods that were.
 func (env *testEnv) closeNow(want int) {
 	env.t.Helper()
-	closed, err := Close(env.t.Context(), env.pool, env.time(), 15*time.Minute)
+	closed, err := Close(env.t.Context(), env.db.Pool, env.time(), 15*time.Minute)
 	env.must(err)
 	if closed != want {
 		env.t.Errorf("at %s %d periods were closed, want %d", env.time().Format(time.DateTime), closed, want)
@@ -25,15 +25,15 @@ func (env *testEnv) closeNow(want int) {
 // rollOver lays the periods of all tenants as the clock has them.
 func (env *testEnv) rollOver() {
 	env.t.Helper()
-	due, err := billing.Due(env.t.Context(), env.pool, env.time(), 1000)
+	due, err := billing.Due(env.t.Context(), env.db.Pool, env.time(), 1000)
 	env.must(err)
-	env.must(billing.RollOver(env.t.Context(), env.pool, due, env.time(), env.time()))
+	env.must(billing.RollOver(env.t.Context(), env.db.Pool, due, env.time(), env.time()))
 }
 
 // frozen is what a tenant's first period came to for an agent.
 func (t *tenant) frozen(agent string) (count, overage int64) {
 	t.t.Helper()
-	row := t.pool.QueryRow(t.t.Context(), `
+	row := t.db.Pool.QueryRow(t.t.Context(), `
 select count, overage from period_totals where tenant_id = $1 and agent = $2 order by period_start limit 1`, t.id, agent)
 	t.must(row.Scan(&count, &overage))
 	return count, overage
@@ -48,9 +48,9 @@ func TestClosedPeriodNeverChanges(t *testing.T) {
 	env.rollAndClose()
 	env.report()
 	// Whatever comes now: a better plan, a catalogue, a counter that is wrong.
-	env.exec(`update usage_counters set count = 9000`)
-	env.exec(`update allowances set "limit" = 1`)
-	env.exec(`update agents set unit_price = 77`)
+	env.db.Exec(`update usage_counters set count = 9000`)
+	env.db.Exec(`update allowances set "limit" = 1`)
+	env.db.Exec(`update agents set unit_price = 77`)
 	a.subscribe(billing.SubscriptionChange{PlanID: "price_meetingpilot_monthly", Status: odometer.Active, Start: december, End: december.AddDate(0, 1, 0)})
 	for range 3 {
 		env.closeNow(0)
@@ -71,7 +71,7 @@ func TestClosedPeriodKeepsItsPlanAndPrices(t *testing.T) {
 	a.use("inbox", 510)
 	env.set(december.Add(time.Minute))
 	env.rollOver()
-	env.exec(`update allowances set "limit" = 1`)
+	env.db.Exec(`update allowances set "limit" = 1`)
 	env.report()
 	a.expectMeterTotal("inbox", 10)
 	env.set(december.Add(20 * time.Minute))
@@ -89,7 +89,7 @@ func TestCloseWaitsForItsGrace(t *testing.T) {
 	env.set(december.Add(15*time.Minute - time.Second))
 	env.rollOver()
 	env.closeNow(0)
-	a.exec(`update usage_counters set count = 512 where tenant_id = $1`, a.id) // late, but in time
+	a.db.Exec(`update usage_counters set count = 512 where tenant_id = $1`, a.id) // late, but in time
 	env.advance(time.Second)
 	env.closeNow(1)
 	if count, _ := a.frozen("inbox"); count != 512 {
@@ -108,13 +108,13 @@ func (env *testEnv) inPartition(partition int) *tenant {
 }
 
 func (env *testEnv) completeUntil(partition int, at time.Time) {
-	env.exec(`update stream_positions set complete_until = $2 where partition = $1`, partition, at)
+	env.db.Exec(`update stream_positions set complete_until = $2 where partition = $1`, partition, at)
 }
 
 func TestCloseWaitsForTheTenantsOwnPartition(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
-	env.exec(`insert into stream_positions (partition, stream_epoch, seq, complete_until) values (1, 1, 2000, null)`)
+	env.db.Exec(`insert into stream_positions (partition, stream_epoch, seq, complete_until) values (1, 1, 2000, null)`)
 	behind, ahead := env.inPartition(0), env.inPartition(1)
 	grace := december.Add(15 * time.Minute)
 	env.completeUntil(0, grace.Add(-time.Microsecond))
@@ -124,7 +124,7 @@ func TestCloseWaitsForTheTenantsOwnPartition(t *testing.T) {
 	env.closeNow(1)
 	env.expectClosedAt(ahead, 1, 2000)
 	env.completeUntil(0, grace)
-	env.exec(`update stream_positions set seq = 1234 where partition = 0`)
+	env.db.Exec(`update stream_positions set seq = 1234 where partition = 0`)
 	env.closeNow(1)
 	env.expectClosedAt(behind, 1, 1234)
 	env.closeNow(0)
@@ -135,7 +135,7 @@ func (env *testEnv) expectClosedAt(a *tenant, epoch int, seq int64) {
 	env.t.Helper()
 	var gotEpoch *int
 	var gotSeq *int64
-	row := env.pool.QueryRow(env.t.Context(), `
+	row := env.db.Pool.QueryRow(env.t.Context(), `
 select closed_epoch, closed_seq from billing_periods where tenant_id = $1 order by period_start limit 1`, a.id)
 	env.must(row.Scan(&gotEpoch, &gotSeq))
 	if gotSeq == nil || *gotEpoch != epoch || *gotSeq != seq {
@@ -158,7 +158,7 @@ func TestCloseInOrderPerTenant(t *testing.T) {
 	env.completeUntil(0, env.time())
 	env.closeNow(2)
 	var disorder int
-	row := env.pool.QueryRow(t.Context(), `
+	row := env.db.Pool.QueryRow(t.Context(), `
 select count(*) from billing_periods earlier join billing_periods later using (tenant_id)
 where earlier.period_start < later.period_start and earlier.status = 'open' and later.status = 'closed' and tenant_id = $1`, a.id)
 	env.must(row.Scan(&disorder))
@@ -176,14 +176,14 @@ func TestPeriodCannotCloseBetweenClassifyAndCount(t *testing.T) {
 	a.use("inbox", 510)
 	env.set(december.Add(20 * time.Minute))
 	env.rollOver()
-	batch, err := env.pool.Begin(t.Context())
+	batch, err := env.db.Pool.Begin(t.Context())
 	env.must(err)
 	defer batch.Rollback(context.Background())
 	_, err = batch.Exec(t.Context(), `update stream_positions set seq = 1001 where partition = 0`) // as it classifies
 	env.must(err)
 	closed := make(chan error, 1)
 	go func() {
-		_, err := Close(t.Context(), env.pool, env.time(), 15*time.Minute)
+		_, err := Close(t.Context(), env.db.Pool, env.time(), 15*time.Minute)
 		closed <- err
 	}()
 	env.awaitLockWaiter()
@@ -201,7 +201,7 @@ func TestPeriodCannotCloseBetweenClassifyAndCount(t *testing.T) {
 func (env *testEnv) awaitLockWaiter() {
 	env.t.Helper()
 	for waiting := 0; waiting == 0; {
-		row := env.pool.QueryRow(env.t.Context(), `
+		row := env.db.Pool.QueryRow(env.t.Context(), `
 select count(*) from pg_stat_activity where datname = current_database() and wait_event_type = 'Lock'`)
 		env.must(row.Scan(&waiting))
 	}

@@ -9,13 +9,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"odometer"
 	"odometer/billing"
 	"odometer/ingest/natstest"
-	"odometer/migrations/pgtest"
+	"odometer/internal/testenv"
 	"odometer/reporter/stripetest"
 )
 
@@ -23,7 +22,7 @@ import (
 // holds.
 type testEnv struct {
 	t      testing.TB
-	pool   *pgxpool.Pool
+	db     *testenv.Database
 	js     jetstream.JetStream
 	stripe *stripetest.Server
 	url    string
@@ -66,7 +65,7 @@ const (
 // newTestEnv makes one with the sample catalogue and its meters.
 func newTestEnv(t testing.TB, change func(*stripetest.Options)) *testEnv {
 	t.Helper()
-	env := &testEnv{t: t, pool: pgtest.New(t), clock: &clock{at: begin}}
+	env := &testEnv{t: t, db: testenv.NewDatabase(t), clock: &clock{at: begin}}
 	options := stripetest.Options{Key: testKey, Now: env.time}
 	if change != nil {
 		change(&options)
@@ -78,12 +77,10 @@ func newTestEnv(t testing.TB, change func(*stripetest.Options)) *testEnv {
 	js, err := jetstream.New(natstest.Run(t).Connect(t))
 	env.must(err)
 	env.js = js
-	env.must(billing.ApplyCatalogue(t.Context(), env.pool, billing.SampleCatalogue()))
 	for _, a := range billing.SampleCatalogue().Agents {
 		env.stripe.CreateMeter(a.Meter)
 	}
-	env.exec(`insert into stream_epochs (epoch, first_seq, stream_created, partitions) values (1, 1, now(), 1)`)
-	env.exec(`insert into stream_positions (partition, stream_epoch, seq, complete_until) values (0, 1, 1000, '2100-01-01')`)
+	env.db.SetPositions(1, 1000, time.Date(2100, 1, 1, 0, 0, 0, 0, time.UTC))
 	env.Reporter = env.reporter(MeterEvents)
 	return env
 }
@@ -92,7 +89,7 @@ func newTestEnv(t testing.TB, change func(*stripetest.Options)) *testEnv {
 func (env *testEnv) reporter(sink Sink) *Reporter {
 	env.t.Helper()
 	r, err := New(Options{
-		Pool: env.pool, Stripe: NewStripe(testKey, env.url), NATS: env.js, Sink: sink, Now: env.time,
+		Pool: env.db.Pool, Stripe: NewStripe(testKey, env.url), NATS: env.js, Sink: sink, Now: env.time,
 		BreakerCooldown: breakerCooldown, Log: slog.New(slog.DiscardHandler),
 	})
 	env.must(err)
@@ -103,13 +100,6 @@ func (env *testEnv) must(err error) {
 	env.t.Helper()
 	if err != nil {
 		env.t.Fatal(err)
-	}
-}
-
-func (env *testEnv) exec(sql string, args ...any) {
-	env.t.Helper()
-	if _, err := env.pool.Exec(context.Background(), sql, args...); err != nil {
-		env.t.Fatalf("%s: %v", sql, err)
 	}
 }
 
@@ -152,14 +142,14 @@ func (t *tenant) subscribe(a billing.SubscriptionChange) {
 	if a.Interval == "" {
 		a.Interval = odometer.Monthly
 	}
-	_, err := billing.Set(context.Background(), t.pool, a, t.time())
+	_, err := billing.Set(context.Background(), t.db.Pool, a, t.time())
 	t.must(err)
 }
 
 // use makes the counter of the running period count, as the aggregator would.
 func (t *tenant) use(agent string, count int64) {
 	t.t.Helper()
-	t.exec(`
+	t.db.Exec(`
 insert into usage_counters (tenant_id, agent, period_start, period_end, count)
 select tenant_id, $2, period_start, period_end, $3
 from billing_periods
@@ -171,10 +161,10 @@ on conflict (tenant_id, agent, period_start) do update set count = $3`, t.id, ag
 func (env *testEnv) rollAndClose() {
 	env.t.Helper()
 	ctx := context.Background()
-	due, err := billing.Due(ctx, env.pool, env.time(), 1000)
+	due, err := billing.Due(ctx, env.db.Pool, env.time(), 1000)
 	env.must(err)
-	env.must(billing.RollOver(ctx, env.pool, due, env.time(), env.time()))
-	_, err = Close(ctx, env.pool, env.time(), 15*time.Minute)
+	env.must(billing.RollOver(ctx, env.db.Pool, due, env.time(), env.time()))
+	_, err = Close(ctx, env.db.Pool, env.time(), 15*time.Minute)
 	env.must(err)
 }
 

@@ -45,7 +45,7 @@ func (env *testEnv) scheduled() Result {
 // openFindings returns the subjects of open findings of a kind.
 func (env *testEnv) openFindings(kind string) (subjects []string) {
 	env.t.Helper()
-	rows, err := env.pool.Query(env.t.Context(), `select subject from audit_findings where kind = $1 and resolved_at is null`, kind)
+	rows, err := env.db.Pool.Query(env.t.Context(), `select subject from audit_findings where kind = $1 and resolved_at is null`, kind)
 	env.must(err)
 	defer rows.Close()
 	for rows.Next() {
@@ -79,7 +79,7 @@ func everything(f stripetest.Fault) func(*http.Request, url.Values) stripetest.F
 
 // allEntries returns a tenant's entries, also of settled periods.
 func (t *tenant) allEntries() []*LedgerEntry {
-	rows, _ := t.pool.Query(context.Background(),
+	rows, _ := t.db.Pool.Query(context.Background(),
 		"select"+entryColumns+" from overage_reports r where tenant_id = $1 order by agent, period_start, revision", t.id)
 	entries, err := pgx.CollectRows(rows, scanEntry)
 	t.must(err)
@@ -107,7 +107,7 @@ func expectMeterTotals(all []*tenant, units int64) {
 // neverSent counts entries that were never sent.
 func (env *testEnv) neverSent() (n int) {
 	env.t.Helper()
-	row := env.pool.QueryRow(env.t.Context(), `
+	row := env.db.Pool.QueryRow(env.t.Context(), `
 select count(*) from overage_reports
 where state = 'planned' and attempts = 0 and first_attempt_at is null and last_attempt_at is null and retry_at is null`)
 	env.must(row.Scan(&n))

@@ -43,7 +43,7 @@ func TestOneCustomerBillsOneTenant(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a, b := env.november("a"), env.november("b")
-	_, err := billing.Set(t.Context(), env.pool, billing.SubscriptionChange{
+	_, err := billing.Set(t.Context(), env.db.Pool, billing.SubscriptionChange{
 		Tenant: b.id, PlanID: plan500, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: december.AddDate(0, -1, 0), End: december, StripeCustomer: &a.customer,
 	}, env.time())
@@ -98,7 +98,7 @@ func TestFailedReadsStopNothing(t *testing.T) {
 			env.expect(env.report(), 1, 0)
 			env.set(december.Add(20 * time.Minute))
 			a.use("inbox", 0)
-			env.exec(`update usage_counters set count = 520 where tenant_id = $1 and period_start < $2`, a.id, december)
+			env.db.Exec(`update usage_counters set count = 520 where tenant_id = $1 and period_start < $2`, a.id, december)
 			env.rollAndClose()
 			env.expect(env.report(), 1, 0)
 			a.expectMeterTotal("inbox", 20)

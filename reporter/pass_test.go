@@ -118,7 +118,7 @@ func TestTenantWithoutCustomerIsParkedAndAFinding(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, nil)
 	a, b := env.november("a"), env.november("b")
-	env.exec(`update subscriptions set stripe_customer = null where tenant_id = $1`, a.id)
+	env.db.Exec(`update subscriptions set stripe_customer = null where tenant_id = $1`, a.id)
 	a.use("inbox", 510)
 	b.use("inbox", 511)
 	result := env.report()
@@ -133,7 +133,7 @@ func TestTenantWithoutCustomerIsParkedAndAFinding(t *testing.T) {
 func expectSettled(t *testing.T, a *tenant, want bool) {
 	t.Helper()
 	var settled bool
-	row := a.pool.QueryRow(t.Context(), `select settled_at is not null from billing_periods where tenant_id = $1 order by period_start limit 1`, a.id)
+	row := a.db.Pool.QueryRow(t.Context(), `select settled_at is not null from billing_periods where tenant_id = $1 order by period_start limit 1`, a.id)
 	if err := row.Scan(&settled); err != nil {
 		t.Fatal(err)
 	}

@@ -117,7 +117,7 @@ where p.settled_at is not null and t.overage <> (
 
 func (s *simulation) checkLedger() {
 	for invariant, query := range ledgerInvariants {
-		rows, err := s.pool.Query(context.Background(), "select coalesce(string_agg(x.l, ' '), '') from ("+query+" limit 3) as x (l)")
+		rows, err := s.db.Pool.Query(context.Background(), "select coalesce(string_agg(x.l, ' '), '') from ("+query+" limit 3) as x (l)")
 		s.must(err)
 		rows.Next()
 		var broken string
@@ -201,7 +201,7 @@ func (s *simulation) checkBilled(mayWait bool) (waiting []credit) {
 func (s *simulation) checkAllSettled() {
 	var undecided, unsettled int
 	var wrong string
-	row := s.pool.QueryRow(context.Background(), `
+	row := s.db.Pool.QueryRow(context.Background(), `
 select
     (select count(*) from overage_reports where state in ('planned', 'sending', 'unknown')),
     (select count(*) from billing_periods where period_end <= $1 and settled_at is null),

@@ -116,7 +116,7 @@ func (c *customer) now() *span { return c.spans[len(c.spans)-1] }
 // storeTenants stores all subscriptions at once, as billing.Set would one by one.
 func (s *simulation) storeTenants() {
 	for _, c := range s.tenants {
-		s.exec(`
+		s.db.Exec(`
 with subscription as (
     insert into subscriptions (tenant_id, plan_id, status, period_interval, anchor, stripe_customer, stripe_subscription)
     values ($1, $2, 'active', $3, $4, $6, $7)
@@ -161,7 +161,7 @@ func (s *simulation) tenantsAct() {
 }
 
 func (s *simulation) storeCounters(changed counters) {
-	s.exec(`
+	s.db.Exec(`
 insert into usage_counters (tenant_id, agent, period_start, period_end, count)
 select * from unnest($1::uuid[], $2::text[], $3::timestamptz[], $4::timestamptz[], $5::bigint[])
 on conflict (tenant_id, agent, period_start) do update set count = excluded.count`,
@@ -222,15 +222,15 @@ func (s *simulation) rollOver() {
 		}
 	}
 	ctx := context.Background()
-	due, err := billing.Due(ctx, s.pool, now, len(s.tenants))
+	due, err := billing.Due(ctx, s.db.Pool, now, len(s.tenants))
 	s.must(err)
 	if len(due) > 0 {
-		s.must(billing.RollOver(ctx, s.pool, due, now, now))
+		s.must(billing.RollOver(ctx, s.db.Pool, due, now, now))
 	}
 }
 
 func (s *simulation) closePeriods() {
-	_, err := Close(context.Background(), s.pool, s.time(), 15*time.Minute)
+	_, err := Close(context.Background(), s.db.Pool, s.time(), 15*time.Minute)
 	s.must(err)
 	for _, c := range s.tenants {
 		for _, p := range c.spans {

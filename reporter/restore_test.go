@@ -12,10 +12,10 @@ import (
 // backup copies the ledger; restore brings it back as it was.
 func (env *testEnv) backup() (restore func()) {
 	env.t.Helper()
-	env.exec(`create table kept_ledger as table ledger; create table kept_reports as table overage_reports`)
+	env.db.Exec(`create table kept_ledger as table ledger; create table kept_reports as table overage_reports`)
 	return func() {
 		env.t.Helper()
-		env.exec(`
+		env.db.Exec(`
 delete from overage_reports; insert into overage_reports table kept_reports;
 delete from ledger; insert into ledger table kept_ledger`)
 		env.Reporter = env.reporter(MeterEvents)
@@ -245,7 +245,7 @@ func TestLostEntryIsRestoredFromStripe(t *testing.T) {
 				a.use("inbox", count)
 				env.report()
 			}
-			env.exec(`delete from overage_reports where revision = $1`, revision)
+			env.db.Exec(`delete from overage_reports where revision = $1`, revision)
 			a.use("inbox", 545)
 			env.expectStopped()
 			env.verifyRestored(1)
@@ -290,7 +290,7 @@ where revision = 3`,
 				a.use("inbox", count)
 				env.report()
 			}
-			env.exec(harm)
+			env.db.Exec(harm)
 			a.use("inbox", 545)
 			env.expectStopped()
 			if v, err := env.Verify(t.Context(), true); !errors.Is(err, ErrRestored) || v.Released {

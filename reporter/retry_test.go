@@ -150,7 +150,7 @@ func TestEntryDecidedElsewhereEndsNoPass(t *testing.T) {
 				if r.Method != http.MethodPost {
 					return stripetest.NoFault
 				}
-				env.exec(`update overage_reports set state = 'rejected', decided_at = now()`)
+				env.db.Exec(`update overage_reports set state = 'rejected', decided_at = now()`)
 				return fault
 			})
 			env.report()

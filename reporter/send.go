@@ -309,7 +309,7 @@ func (p *pass) storeParked(ctx context.Context, e *LedgerEntry) error {
 
 func (p *pass) logFailure(e *LedgerEntry) {
 	p.r.Log.Error("overage not reported to Stripe", "tenant", e.Tenant, "agent", e.Agent, "units", e.Delta(),
-		"customer", e.Customer, "state", e.State, "err", e.Detail)
+		"customer", e.Customer, "state", e.State, "reason", e.Detail)
 }
 
 // slowDown waits, longer each time, and lowers the rate of all calls that send.

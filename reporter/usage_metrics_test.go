@@ -13,7 +13,7 @@ import (
 func (env *testEnv) overageCost() float64 {
 	env.t.Helper()
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(NewCollector(env.pool, false, slog.New(slog.DiscardHandler)))
+	registry.MustRegister(NewCollector(env.db.Pool, false, slog.New(slog.DiscardHandler)))
 	families, err := registry.Gather()
 	env.must(err)
 	if len(families) != 1 || families[0].GetName() != "usage_overage_cost_cents" || len(families[0].Metric) != 1 {
@@ -33,7 +33,7 @@ func TestOverageCostMetric(t *testing.T) {
 	if got := env.overageCost(); got != 10*2+1*10 {
 		t.Errorf("%v cents, want 30", got)
 	}
-	env.exec(`update agents set unit_price = 900000000000 where agent = 'inbox'`)
+	env.db.Exec(`update agents set unit_price = 900000000000 where agent = 'inbox'`)
 	a.use("inbox", 1_000_000_500)
 	if got := env.overageCost(); got != 1_000_000_000*900000000000*100+10 {
 		t.Errorf("%v cents, want 9e22", got)

@@ -151,8 +151,8 @@ func current(env *testEnv, sc *scenario) string {
 		return "nothing"
 	}
 	now := env.now()
-	running := env.texts(`select coalesce(plan_id, '') || ' ' || trial || ' ' || period_start || ' ' || period_end from billing_periods
+	running := env.db.Texts(`select coalesce(plan_id, '') || ' ' || trial || ' ' || period_start || ' ' || period_end from billing_periods
 		where tenant_id = $1 and period_start <= $2 and period_end > $2`, sc.tenant, now)
-	row := env.texts(`select coalesce(trial_ends_at::text, 'no trial') from subscriptions where tenant_id = $1`, sc.tenant)
+	row := env.db.Texts(`select coalesce(trial_ends_at::text, 'no trial') from subscriptions where tenant_id = $1`, sc.tenant)
 	return strings.ReplaceAll(fmt.Sprint(lines[0], row, running), sc.tenant, "")
 }

@@ -14,11 +14,11 @@ import (
 
 	"github.com/google/go-cmp/cmp"
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/stripe/stripe-go/v76"
 	"github.com/stripe/stripe-go/v76/client"
 
 	"odometer/billing"
+	"odometer/internal/testenv"
 	"odometer/migrations/pgtest"
 	"odometer/reporter/stripetest"
 )
@@ -43,7 +43,7 @@ func day(s string) time.Time {
 // testEnv is a Stripe and us, on one clock.
 type testEnv struct {
 	t      testing.TB
-	pool   *pgxpool.Pool
+	db     *testenv.Database
 	stripe *stripetest.Server
 	sync   *Sync
 	hooks  string // the webhook's address
@@ -58,18 +58,15 @@ type testEnv struct {
 
 func newTestEnv(t testing.TB, now string) *testEnv {
 	t.Helper()
-	env := &testEnv{t: t, pool: pgtest.New(t)}
+	env := &testEnv{t: t, db: testenv.NewDatabase(t)}
 	env.at(now)
-	if err := billing.ApplyCatalogue(t.Context(), env.pool, billing.SampleCatalogue()); err != nil {
-		t.Fatal(err)
-	}
-	env.exec(`insert into stream_epochs values (1, 1, now(), 4)`)
-	env.exec(`insert into stream_positions (partition, stream_epoch, seq) select p, 1, 0 from generate_series(0, 3) p`)
+	env.db.Exec(`insert into stream_epochs values (1, 1, now(), 4)`)
+	env.db.Exec(`insert into stream_positions (partition, stream_epoch, seq) select p, 1, 0 from generate_series(0, 3) p`)
 	env.stripe = stripetest.New(stripetest.Options{Now: env.now})
 	api := httptest.NewServer(http.HandlerFunc(env.serveStripe))
 	t.Cleanup(api.Close)
 	env.sync = env.newSync(api.URL)
-	hooks := httptest.NewServer(Handler(env.pool, secret, func() { env.received.Add(1) }, env.sync.log))
+	hooks := httptest.NewServer(Handler(env.db.Pool, secret, func() { env.received.Add(1) }, env.sync.log))
 	t.Cleanup(hooks.Close)
 	env.hooks = hooks.URL
 	return env
@@ -81,7 +78,7 @@ func (env *testEnv) newSync(url string) *Sync {
 		LeveledLogger: &stripe.LeveledLogger{Level: stripe.LevelNull},
 	})
 	return New(Options{
-		Pool: env.pool, Stripe: client.New("sk_test_1", &stripe.Backends{API: backend}), Now: env.now,
+		Pool: env.db.Pool, Stripe: client.New("sk_test_1", &stripe.Backends{API: backend}), Now: env.now,
 		Recheck: func(_ context.Context, customer string) error {
 			env.mu.Lock()
 			defer env.mu.Unlock()
@@ -128,31 +125,6 @@ func (env *testEnv) editSubscriptions(edit func(map[string]any)) {
 		return
 	}
 	env.edit.Store(&edit)
-}
-
-func (env *testEnv) exec(sql string, args ...any) {
-	env.t.Helper()
-	if _, err := env.pool.Exec(env.t.Context(), sql, args...); err != nil {
-		env.t.Fatalf("%s: %v", sql, err)
-	}
-}
-
-func (env *testEnv) texts(sql string, args ...any) []string {
-	env.t.Helper()
-	rows, err := env.pool.Query(env.t.Context(), sql, args...)
-	if err != nil {
-		env.t.Fatalf("%s: %v", sql, err)
-	}
-	defer rows.Close()
-	found := []string{}
-	for rows.Next() {
-		var s string
-		if err := rows.Scan(&s); err != nil {
-			env.t.Fatal(err)
-		}
-		found = append(found, s)
-	}
-	return found
 }
 
 func (env *testEnv) want(what string, got []string, want ...string) {
@@ -209,7 +181,7 @@ func (env *testEnv) work() int {
 // due ends the wait of every hook that has failed.
 func (env *testEnv) due() {
 	env.t.Helper()
-	env.exec(`update stripe_hooks set retry_at = now() where done_at is null and retry_at is not null`)
+	env.db.Exec(`update stripe_hooks set retry_at = now() where done_at is null and retry_at is not null`)
 }
 
 // follow delivers what has come and works it off.
@@ -231,7 +203,7 @@ func (env *testEnv) compare() Compared {
 // agreed is the stored subscription in a line, and its periods.
 func (env *testEnv) subscriptionsOf(tenant string) []string {
 	env.t.Helper()
-	found, err := billing.Load(env.t.Context(), env.pool, uuid.MustParse(tenant))
+	found, err := billing.Load(env.t.Context(), env.db.Pool, uuid.MustParse(tenant))
 	if err != nil {
 		return []string{}
 	}
@@ -261,12 +233,12 @@ func (env *testEnv) wantSubscriptions(want ...string) {
 
 func (env *testEnv) wantFindings(want ...string) {
 	env.t.Helper()
-	env.want("open findings", env.texts(`select kind || ' ' || subject from audit_findings where resolved_at is null order by 1`), want...)
+	env.want("open findings", env.db.Texts(`select kind || ' ' || subject from audit_findings where resolved_at is null order by 1`), want...)
 }
 
 // close closes a period of acme.
 func (env *testEnv) close(start string) {
-	env.exec(`update billing_periods set status = 'closed', closed_epoch = 1, closed_seq = 9, closed_at = now(), frozen_at = coalesce(frozen_at, now()) where period_start = $1`, day(start))
+	env.db.Exec(`update billing_periods set status = 'closed', closed_epoch = 1, closed_seq = 9, closed_at = now(), frozen_at = coalesce(frozen_at, now()) where period_start = $1`, day(start))
 }
 
 func hookOf(kind, object string) stripetest.Hook {

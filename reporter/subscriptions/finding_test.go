@@ -13,7 +13,7 @@ import (
 
 func (env *testEnv) wantDetail(kind string, has ...string) {
 	env.t.Helper()
-	details := env.texts(`select detail || ' ' || coalesce(tenant_id::text, '') from audit_findings where kind = $1`, kind)
+	details := env.db.Texts(`select detail || ' ' || coalesce(tenant_id::text, '') from audit_findings where kind = $1`, kind)
 	for _, text := range has {
 		if len(details) != 1 || !strings.Contains(details[0], text) {
 			env.t.Errorf("finding %s: %q, want one with %q", kind, details, text)
@@ -100,7 +100,7 @@ func TestAPeriodOfNoLengthIsRefused(t *testing.T) {
 	env.compare()
 	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
 	env.wantFindings()
-	env.want("resolved", env.texts(`select resolved_by || ': ' || kind from audit_findings`), "subscriptions: zero_period")
+	env.want("resolved", env.db.Texts(`select resolved_by || ': ' || kind from audit_findings`), "subscriptions: zero_period")
 }
 
 func TestUnknownPriceIsAFinding(t *testing.T) {
@@ -151,7 +151,7 @@ func TestCustomerWithoutTenantIsAFindingUntilMapped(t *testing.T) {
 	env.wantFindings("unknown_customer sub_1")
 	env.wantDetail(KindUnknownCustomer, "odometer subscription set --tenant", "--stripe-customer cus_1")
 	customer := "cus_1"
-	_, err := billing.Set(t.Context(), env.pool, billing.SubscriptionChange{
+	_, err := billing.Set(t.Context(), env.db.Pool, billing.SubscriptionChange{
 		Tenant: uuid.MustParse(acme), PlanID: inbox, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: day("2026-11-01"), End: day("2026-12-01"), StripeCustomer: &customer,
 	}, env.now())
@@ -207,7 +207,7 @@ func TestRefusedChangeIsAFinding(t *testing.T) {
 	env.follow()
 	env.wantSubscriptions()
 	env.wantFindings("subscription_refused sub_1")
-	env.want("outcomes", env.texts(`select outcome from stripe_hooks where done_at is not null`), "finding subscription_refused")
+	env.want("outcomes", env.db.Texts(`select outcome from stripe_hooks where done_at is not null`), "finding subscription_refused")
 	env.editSubscriptions(nil)
 	env.compare()
 	env.wantFindings()
@@ -217,7 +217,7 @@ func TestGoneSubscriptionIsAFinding(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, "2026-11-01")
 	gone := "sub_gone"
-	_, err := billing.Set(t.Context(), env.pool, billing.SubscriptionChange{
+	_, err := billing.Set(t.Context(), env.db.Pool, billing.SubscriptionChange{
 		Tenant: uuid.MustParse(acme), PlanID: inbox, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: day("2026-11-01"), End: day("2026-12-01"), StripeSubscription: &gone,
 	}, env.now())
@@ -231,7 +231,7 @@ func TestGoneSubscriptionIsAFinding(t *testing.T) {
 	env.deliver(hookOf("customer.subscription.updated", "sub_never"), hookOf("invoice.created", "in_never"))
 	env.work()
 	env.wantFindings("subscription_gone sub_gone", "subscription_gone sub_never")
-	env.want("outcomes", env.texts(`select outcome from stripe_hooks order by object_id`), "Stripe has no such invoice", "finding subscription_gone")
+	env.want("outcomes", env.db.Texts(`select outcome from stripe_hooks order by object_id`), "Stripe has no such invoice", "finding subscription_gone")
 	env.wantSubscriptions("active price_inboxpilot_monthly month sub_gone", "2026-11-01 2026-12-01")
 }
 

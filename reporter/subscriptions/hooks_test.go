@@ -72,7 +72,7 @@ func TestMeterErrorIsAFindingAndRechecksAll(t *testing.T) {
 	env.wantFindings("stripe_meter_error evt_1", "stripe_meter_error evt_2", "stripe_meter_error evt_3")
 	env.want("rechecked", env.recheckedCustomers(), "", "", "")
 	const where, what = ": samples are in Stripe's dashboard and at /v2/core/events/", "; what is missing is found by: odometer jobs run verify"
-	env.want("details", env.texts(`select detail from audit_findings order by subject`),
+	env.want("details", env.db.Texts(`select detail from audit_findings order by subject`),
 		"Stripe could not count some meter events of meter mtr_1"+where+"evt_1"+what,
 		"Stripe could not count some meter events of meter mtr_1"+where+"evt_2"+what,
 		"Stripe has no meter for some meter events"+where+"evt_3"+what)
@@ -122,7 +122,7 @@ func TestRefusedHooksDoNotBlockOthers(t *testing.T) {
 		t.Errorf("%d done, %v", n, err)
 	}
 	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
-	env.want("waiting", env.texts(`select distinct attempts || ' ' || regexp_replace(outcome, 'in_[0-9]+', 'in_N') from stripe_hooks where done_at is null`),
+	env.want("waiting", env.db.Texts(`select distinct attempts || ' ' || regexp_replace(outcome, 'in_[0-9]+', 'in_N') from stripe_hooks where done_at is null`),
 		"1 fetch invoice in_N: Stripe answered 403: The provided key does not have the required permissions for this endpoint.")
 	if n := env.work(); n != 0 {
 		t.Errorf("%d done before their time", n)
@@ -141,7 +141,7 @@ func TestUnavailableStripeIsNotCalledAgain(t *testing.T) {
 		t.Errorf("%d done, %v", n, err)
 	}
 	var tried int
-	if err := env.pool.QueryRow(t.Context(), `select count(*) from stripe_hooks where attempts > 0`).Scan(&tried); err != nil {
+	if err := env.db.Pool.QueryRow(t.Context(), `select count(*) from stripe_hooks where attempts > 0`).Scan(&tried); err != nil {
 		t.Fatal(err)
 	}
 	if tried < maxFailures || tried > maxWorkers*maxFailures {
@@ -163,7 +163,7 @@ func TestHookBacksOffAndBecomesAFinding(t *testing.T) {
 		}
 		var attempts int
 		var retry time.Time
-		if err := env.pool.QueryRow(t.Context(), `select attempts, retry_at from stripe_hooks`).Scan(&attempts, &retry); err != nil {
+		if err := env.db.Pool.QueryRow(t.Context(), `select attempts, retry_at from stripe_hooks`).Scan(&attempts, &retry); err != nil {
 			t.Fatal(err)
 		}
 		if late := retry.Sub(before) - wait; attempts != i+1 || late < -time.Second || late > 10*time.Second {
@@ -182,7 +182,7 @@ func TestHookBacksOffAndBecomesAFinding(t *testing.T) {
 		t.Errorf("%d done", n)
 	}
 	env.wantFindings()
-	env.want("resolved", env.texts(`select resolution from audit_findings`), "it is done: Stripe has no such invoice")
+	env.want("resolved", env.db.Texts(`select resolution from audit_findings`), "it is done: Stripe has no such invoice")
 }
 
 func TestShutdownCountsAgainstNoHook(t *testing.T) {
@@ -194,7 +194,7 @@ func TestShutdownCountsAgainstNoHook(t *testing.T) {
 	if n, err := env.sync.Work(ctx); n != 0 || err == nil {
 		t.Errorf("%d done, %v", n, err)
 	}
-	env.want("hooks", env.texts(`select attempts || coalesce(outcome, '') from stripe_hooks`), "0")
+	env.want("hooks", env.db.Texts(`select attempts || coalesce(outcome, '') from stripe_hooks`), "0")
 }
 
 func TestSeveralProcessesShareTheHooks(t *testing.T) {
@@ -257,7 +257,7 @@ func (env *testEnv) waitForLock() {
 	env.t.Helper()
 	const waiting = `select 'waits' from pg_locks where locktype = 'advisory' and not granted
 		and database = (select oid from pg_database where datname = current_database())`
-	for until := time.Now().Add(pollInterval); len(env.texts(waiting)) == 0; {
+	for until := time.Now().Add(pollInterval); len(env.db.Texts(waiting)) == 0; {
 		if time.Now().After(until) {
 			env.t.Error("nobody waits for the lock")
 			return

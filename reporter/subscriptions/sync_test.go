@@ -20,9 +20,9 @@ func TestHookAppliesSubscription(t *testing.T) {
 	env.subscribe("1", acme, bundle, nil)
 	env.follow()
 	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
-	env.want("outcomes", env.texts(`select outcome from stripe_hooks where done_at is not null`),
+	env.want("outcomes", env.db.Texts(`select outcome from stripe_hooks where done_at is not null`),
 		"set: active, plan price_bundle_monthly, period [2026-11-01T00:00:00Z, 2026-12-01T00:00:00Z)")
-	env.want("customer", env.texts(`select stripe_customer from subscriptions`), "cus_1")
+	env.want("customer", env.db.Texts(`select stripe_customer from subscriptions`), "cus_1")
 	if c := env.compare(); c != (Compared{Listed: 1}) {
 		t.Errorf("compared %+v", c)
 	}
@@ -152,7 +152,7 @@ func TestATrialMadeLongerStaysFree(t *testing.T) {
 
 func (env *testEnv) rollOver() {
 	env.t.Helper()
-	if err := billing.RollOver(env.t.Context(), env.pool, []uuid.UUID{uuid.MustParse(acme)}, env.now(), env.now()); err != nil {
+	if err := billing.RollOver(env.t.Context(), env.db.Pool, []uuid.UUID{uuid.MustParse(acme)}, env.now(), env.now()); err != nil {
 		env.t.Fatal(err)
 	}
 }
@@ -244,7 +244,7 @@ func TestCompareReadsEveryPageAndFetchesOnlyDifferences(t *testing.T) {
 	if c := env.compare(); c != (Compared{Listed: n, Changed: n}) {
 		t.Errorf("compared %+v", c)
 	}
-	before := env.texts(`select sum(rules_version)::text from stream_positions`)
+	before := env.db.Texts(`select sum(rules_version)::text from stream_positions`)
 	env.stripe.RecordCalls(true)
 	env.stripe.CreateCustomer("cus_other", nil)
 	if c := env.compare(); c != (Compared{Listed: n}) {
@@ -253,7 +253,7 @@ func TestCompareReadsEveryPageAndFetchesOnlyDifferences(t *testing.T) {
 	if calls := env.stripe.Calls(); len(calls) != 2 {
 		t.Errorf("%d calls, want a page each: %+v", len(calls), calls)
 	}
-	env.want("terms", env.texts(`select sum(rules_version)::text from stream_positions`), before...)
+	env.want("terms", env.db.Texts(`select sum(rules_version)::text from stream_positions`), before...)
 }
 
 func TestLateHookChangesNothing(t *testing.T) {
@@ -267,7 +267,7 @@ func TestLateHookChangesNothing(t *testing.T) {
 	env.deliver(early...)
 	env.work()
 	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
-	env.want("the late outcome", env.texts(`select outcome from stripe_hooks where hook_id = $1`, early[0].ID), "as stored")
+	env.want("the late outcome", env.db.Texts(`select outcome from stripe_hooks where hook_id = $1`, early[0].ID), "as stored")
 }
 
 // A cancellation of which we hear when its period is closed, and we have rolled
@@ -339,7 +339,7 @@ func TestStripeMayLagBehindRollover(t *testing.T) {
 	env.editSubscriptions(lagging)
 	env.follow()
 	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01 closed", "2026-12-01 2027-01-01")
-	env.want("plans", env.texts(`select plan_id from billing_periods order by period_start`), inbox, bundle)
+	env.want("plans", env.db.Texts(`select plan_id from billing_periods order by period_start`), inbox, bundle)
 	if c := env.compare(); c != (Compared{Listed: 1}) {
 		t.Errorf("compared %+v", c)
 	}
@@ -395,7 +395,7 @@ func TestFailingHookDoesNotBlockOthers(t *testing.T) {
 		t.Errorf("%d done, %v", n, err)
 	}
 	env.wantSubscriptions("active price_bundle_monthly month sub_1", "2026-11-01 2026-12-01")
-	env.want("waiting", env.texts(`select object_id from stripe_hooks where done_at is null`), "sub_2")
+	env.want("waiting", env.db.Texts(`select object_id from stripe_hooks where done_at is null`), "sub_2")
 }
 
 func TestASubscriptionSetByHandIsNotEndedByAnOldOneAtStripe(t *testing.T) {
@@ -405,7 +405,7 @@ func TestASubscriptionSetByHandIsNotEndedByAnOldOneAtStripe(t *testing.T) {
 	env.at("2026-11-10")
 	env.stripe.CancelSubscription("sub_1", false)
 	customer := "cus_1"
-	_, err := billing.Set(t.Context(), env.pool, billing.SubscriptionChange{
+	_, err := billing.Set(t.Context(), env.db.Pool, billing.SubscriptionChange{
 		Tenant: uuid.MustParse(acme), PlanID: bundle, Status: odometer.Active, Interval: odometer.Monthly,
 		Start: day("2026-11-01"), End: day("2026-12-01"), StripeCustomer: &customer,
 	}, env.now())

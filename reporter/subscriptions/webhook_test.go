@@ -17,7 +17,7 @@ func TestAHookIsStoredOnceAndWakesOnce(t *testing.T) {
 	env.subscribe("1", acme, bundle, nil)
 	created := env.take()[0]
 	env.deliver(created, created, created)
-	env.want("hooks", env.texts(`select type || ' ' || object_id || ' ' || livemode from stripe_hooks`), "customer.subscription.created sub_1 false")
+	env.want("hooks", env.db.Texts(`select type || ' ' || object_id || ' ' || livemode from stripe_hooks`), "customer.subscription.created sub_1 false")
 	if n := env.received.Load(); n != 1 {
 		t.Errorf("woke %d times", n)
 	}
@@ -51,13 +51,13 @@ func TestUnsignedHookIsRefused(t *testing.T) {
 	if resp.StatusCode != http.StatusBadRequest || resp.Header.Get("Content-Type") != "application/problem+json" {
 		t.Errorf("without a signature: %d %s", resp.StatusCode, resp.Header)
 	}
-	env.want("hooks", env.texts(`select hook_id from stripe_hooks`))
+	env.want("hooks", env.db.Texts(`select hook_id from stripe_hooks`))
 }
 
 func TestASecretCanBeReplacedWithoutLosingAHook(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, "2026-11-01")
-	both := httptest.NewServer(Handler(env.pool, "whsec_old, whsec_new", nil, env.sync.log))
+	both := httptest.NewServer(Handler(env.db.Pool, "whsec_old, whsec_new", nil, env.sync.log))
 	defer both.Close()
 	for _, secret := range []string{"whsec_old", "whsec_new"} {
 		status, err := env.stripe.Deliver(t.Context(), both.URL, secret, hookOf("customer.subscription.updated", "sub_1"))
@@ -65,7 +65,7 @@ func TestASecretCanBeReplacedWithoutLosingAHook(t *testing.T) {
 			t.Errorf("%s: %d, %v", secret, status, err)
 		}
 	}
-	env.want("hooks", env.texts(`select object_id from stripe_hooks`), "sub_1", "sub_1")
+	env.want("hooks", env.db.Texts(`select object_id from stripe_hooks`), "sub_1", "sub_1")
 }
 
 func TestHookWithoutSecretOrDatabaseGets503(t *testing.T) {
@@ -73,14 +73,14 @@ func TestHookWithoutSecretOrDatabaseGets503(t *testing.T) {
 	env := newTestEnv(t, "2026-11-01")
 	body := hookOf("customer.subscription.updated", "sub_1")
 	silent := slog.New(slog.DiscardHandler)
-	unset := httptest.NewServer(Handler(env.pool, "", nil, silent))
+	unset := httptest.NewServer(Handler(env.db.Pool, "", nil, silent))
 	defer unset.Close()
 	for _, secret := range []string{"", secret} {
 		if status, err := env.stripe.Deliver(t.Context(), unset.URL, secret, body); err != nil || status != http.StatusServiceUnavailable {
 			t.Errorf("no secret set: %d, %v", status, err)
 		}
 	}
-	env.pool.Close()
+	env.db.Pool.Close()
 	if status, err := env.stripe.Deliver(t.Context(), env.hooks, secret, body); err != nil || status != http.StatusServiceUnavailable {
 		t.Errorf("no database: %d, %v", status, err)
 	}
@@ -96,7 +96,7 @@ func TestIrrelevantHookIsAnsweredAndNotStored(t *testing.T) {
 	env := newTestEnv(t, "2026-11-01")
 	env.deliver(hookOf("charge.succeeded", "ch_1"),
 		stripetest.Hook{Payload: []byte(`{"id":"evt_1","type":"x.y","data":{"object":{"id":7,"customer":[],"parent":"p"}},"related_object":"r"}`)})
-	env.want("hooks", env.texts(`select hook_id from stripe_hooks`))
+	env.want("hooks", env.db.Texts(`select hook_id from stripe_hooks`))
 }
 
 func TestObjectOfEveryKindOfHookIsStored(t *testing.T) {
