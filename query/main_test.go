@@ -12,6 +12,7 @@ import (
 	"odometer"
 	"odometer/api"
 	"odometer/api/apitest"
+	"odometer/internal/testenv"
 	"odometer/migrations/pgtest"
 )
 
@@ -23,27 +24,6 @@ const partitions = 4
 // knownUntil is the freshness that tests give every partition.
 const knownUntil = "2026-11-23T07:15:33.120987Z"
 
-// The sample of the contract's example: three agents, four plans.
-const sampleSQL = `
-insert into catalogue (currency, applied_at) values ('usd', now());
-insert into agents (agent, position, noun, limit_key, unit_price, meter, lookup_key) values
-    ('meeting', 2, 'meeting', 'meetings_per_month', 0.15, 'meeting_overage', 'meeting_overage'),
-    ('inbox', 0, 'email', 'emails_per_month', 0.02, 'inbox_overage', 'inbox_overage'),
-    ('invoice', 1, 'invoice', 'invoices_per_month', 0.10, 'invoice_overage', 'invoice_overage');
-insert into plans (plan_id, position, name, price) values
-    ('price_inboxpilot_monthly', 0, 'InboxPilot', 29),
-    ('price_bundle_monthly', 1, 'FounderPilot Bundle', 49);
-insert into allowances (plan_id, agent, "limit") values
-    ('price_inboxpilot_monthly', 'inbox', 500),
-    ('price_bundle_monthly', 'inbox', 500),
-    ('price_bundle_monthly', 'invoice', 50),
-    ('price_bundle_monthly', 'meeting', 30);`
-
-const streamSQL = `
-insert into stream_epochs (epoch, first_seq, stream_created, partitions) values (1, 1, now(), 4);
-insert into stream_positions (partition, stream_epoch, seq, complete_until)
-select n, 1, 100, '` + knownUntil + `' from generate_series(0, 3) as n;`
-
 // testEnv is a database with the sample catalogue and a stream that was read.
 type testEnv struct {
 	testing.TB
@@ -52,10 +32,14 @@ type testEnv struct {
 
 func newTestEnv(t testing.TB) *testEnv {
 	t.Helper()
-	b := &testEnv{t, pgtest.New(t)}
-	b.exec(sampleSQL)
-	b.exec(streamSQL)
-	return b
+	return readUntilKnown(t, testenv.NewDatabase(t))
+}
+
+// readUntilKnown is a database whose stream was read until knownUntil.
+func readUntilKnown(t testing.TB, d *testenv.Database) *testEnv {
+	t.Helper()
+	d.SetPositions(partitions, 100, instant(knownUntil))
+	return &testEnv{t, d.Pool}
 }
 
 func (b *testEnv) exec(sql string, args ...any) {

@@ -13,6 +13,7 @@ import (
 
 	"odometer/api"
 	"odometer/api/apitest"
+	"odometer/internal/testenv"
 	"odometer/migrations/pgtest"
 )
 
@@ -29,9 +30,8 @@ func openPool(t testing.TB, url string) *pgxpool.Pool {
 func TestStoppedDatabaseIs503(t *testing.T) {
 	t.Parallel()
 	server := pgtest.Server(t)
-	b := &testEnv{t, openPool(t, server.URL())}
-	b.exec(sampleSQL)
-	b.exec(streamSQL)
+	env := testenv.New(t, testenv.Options{Pool: openPool(t, server.URL())})
+	b := readUntilKnown(t, env.Database)
 	tenant := exampleCustomer(b)
 	h := newAPI(t, b.pool, 0)
 	if r := apitest.Get(h, usageRoute, reads(t, tenant)); r.StatusCode != http.StatusOK {

@@ -92,7 +92,8 @@ func (b *testEnv) removed(tenant uuid.UUID, at string) {
 // actions puts the sample's actions into the catalogue.
 func (b *testEnv) actions() {
 	b.Helper()
-	b.exec(`insert into actions (agent, action_type, position) values ('inbox', 'email_processed', 0),
+	b.exec(`delete from actions;
+		insert into actions (agent, action_type, position) values ('inbox', 'email_processed', 0),
 		('inbox', 'draft_written', 1), ('invoice', 'invoice_created', 0), ('meeting', 'meeting_scheduled', 0)`)
 }
 
