@@ -17,6 +17,12 @@ type counterKey struct {
 	Period time.Time
 }
 
+// difference is a difference about the counter's agent and period.
+func (k counterKey) difference(kind string) Difference {
+	k.Period = k.Period.UTC()
+	return Difference{Kind: kind, Tenant: &k.Tenant, Agent: k.Agent, Period: &k.Period}
+}
+
 // counterSums is a counter beside what it must be.
 type counterSums struct {
 	counterKey
@@ -117,41 +123,35 @@ func (a *auditor) compareCounters(ctx context.Context) error {
 // reportAhead reports events beyond the positions. Events and positions are
 // written together, so there are none.
 func (a *auditor) reportAhead(s *counterSums) {
-	tenant, period := s.Tenant, s.Period
-	a.report.addDifference(streamEvents, Difference{
-		Kind: EventWithoutMessage, Tenant: &tenant, Agent: s.Agent, Period: &period,
-		Expected: "no event beyond what was read of the stream", Found: "one or more",
-		Cause:  "rows were written by hand",
-		Repair: byHand("no repair is defined: no message of the stream says this; delete the rows of the tenant whose stream_seq is beyond stream_positions, then: odometer reconcile --tenant %s", tenant),
-	})
+	d := s.difference(EventWithoutMessage)
+	d.Expected, d.Found, d.Cause = "no event beyond what was read of the stream", "one or more", "rows were written by hand"
+	d.Repair = byHand("no repair is defined: no message of the stream says this; delete the rows of the tenant whose stream_seq is beyond stream_positions, then: odometer reconcile --tenant %s", s.Tenant)
+	a.report.addDifference(streamEvents, d)
 }
 
 // reportDrift reports a counter that is not the sum of its events.
 func (a *auditor) reportDrift(s *counterSums) {
-	tenant, period := s.Tenant, s.Period
 	if len(a.drifted) < maxDrifted {
 		a.drifted = append(a.drifted, s.counterKey)
 	}
-	d := Difference{
-		Kind: CounterDiffers, Tenant: &tenant, Agent: s.Agent, Period: &period,
-		Expected: fmt.Sprintf("%d, the sum of its events", orZero(s.Events)), Found: fmt.Sprint(orZero(s.Counter)),
-		Cause: "the counter was changed by hand, or an event was",
-	}
+	d := s.difference(CounterDiffers)
+	d.Expected, d.Found = fmt.Sprintf("%d, the sum of its events", orZero(s.Events)), fmt.Sprint(orZero(s.Counter))
+	d.Cause = "the counter was changed by hand, or an event was"
 	switch {
 	case s.Counter == nil:
 		d.Kind, d.Found, d.Cause = CounterMissing, "no counter", "its row was deleted"
 	case s.Events == nil:
 		d.Kind, d.Expected, d.Cause = CounterExtra, "no counter, for there are no events", "its row was written by hand, or all of its events were deleted or moved"
 	}
-	args := []string{"reconcile", "--tenant", tenant.String()}
+	args := []string{"reconcile", "--tenant", s.Tenant.String()}
 	force := command(append(args, "--force")...)
 	switch {
-	case !a.report.proven(tenant):
+	case !a.report.proven(s.Tenant):
 		d.Cause = "this tenant's events are not what the stream says: see there"
-		d.Repair = byHand("first what stream and events say, then: odometer reconcile --tenant %s", tenant)
+		d.Repair = byHand("first what stream and events say, then: odometer reconcile --tenant %s", s.Tenant)
 	case s.Closed && s.Total != nil && *s.Total != orZero(s.Events):
 		d.Repair = byHand("no repair is defined: the period is closed with %d, which its events do not bear out", *s.Total)
-	case a.at.beginsBefore(period):
+	case a.at.beginsBefore(s.Period):
 		d.Repair = force.note(" (the stream no longer holds the period's first messages: nothing proves its events)")
 	case !s.driftBelow(forceFrom):
 		d.Repair = force.note(" (the drift is 5 % or more)")

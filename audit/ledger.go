@@ -129,18 +129,17 @@ func (a *auditor) comparePeriodTotals(ctx context.Context, tx pgx.Tx) error {
 // comparePeriodTotal compares one agent's period. Until that is settled, more or
 // less reported than owed is for the next pass, or the invoice, to correct.
 func (a *auditor) comparePeriodTotal(p *agentPeriod) {
-	tenant, period := p.Tenant, p.Period.UTC()
-	d := Difference{Tenant: &tenant, Agent: p.Agent, Period: &period}
+	d := p.difference(TotalDiffers)
 	switch {
 	case p.Closed && p.Total == nil && p.Counter != 0:
-		d.Kind, d.Expected, d.Found = TotalDiffers, "the frozen total of a closed period", "none"
+		d.Expected, d.Found = "the frozen total of a closed period", "none"
 		d.Cause, d.Repair = "its row was deleted", byHand("no repair is defined: a closed period is not closed again; restore the row from a backup")
 	case p.Closed && p.Total != nil && *p.Total != p.Counter:
-		d.Kind, d.Expected, d.Found = TotalDiffers, fmt.Sprintf("%d, the frozen total", *p.Total), fmt.Sprintf("%d in the counter", p.Counter)
+		d.Expected, d.Found = fmt.Sprintf("%d, the frozen total", *p.Total), fmt.Sprintf("%d in the counter", p.Counter)
 		d.Cause = "the counter or the total was changed after the close"
-		d.Repair = command("reconcile", "--tenant", tenant.String()).note(" (sets the counter where the events agree with the total)")
+		d.Repair = command("reconcile", "--tenant", p.Tenant.String()).note(" (sets the counter where the events agree with the total)")
 	case !p.Consistent:
-		d.Kind, d.Expected, d.Found = TotalDiffers, "an overage that follows from count and limit", fmt.Sprint(p.Overage)
+		d.Expected, d.Found = "an overage that follows from count and limit", fmt.Sprint(p.Overage)
 		d.Cause, d.Repair = "the frozen total was changed by hand", byHand("no repair is defined: a closed period does not change; restore the row from a backup")
 	case p.Reported == p.Overage && p.Undecided == 0:
 		a.report.addEqual(countersLedger, 1)
@@ -206,14 +205,11 @@ func (a *auditor) compareMeter(c StripeCheck) {
 		a.report.addUnsettled(ledgerStripe, 1, c.Reason)
 		return
 	}
-	tenant, period := c.Tenant, c.PeriodStart.UTC()
-	d := Difference{
-		Kind: StripeTotalDiffers, Tenant: &tenant, Agent: c.Agent, Period: &period,
-		Where:    fmt.Sprintf("customer %s, meter %s", c.Customer, c.Meter),
-		Expected: fmt.Sprintf("%d, as the ledger has it", c.Ledger), Found: fmt.Sprintf("%d in Stripe's summary", c.Stripe),
-		Cause:  "something else reported to this meter, or a row of the ledger was lost",
-		Repair: byHand("no repair is defined: nothing is sent again; the final invoice decides and what it has too much is carried into the next period. After a restored backup: odometer jobs run verify"),
-	}
+	d := counterKey{c.Tenant, c.Agent, c.PeriodStart}.difference(StripeTotalDiffers)
+	d.Where = fmt.Sprintf("customer %s, meter %s", c.Customer, c.Meter)
+	d.Expected, d.Found = fmt.Sprintf("%d, as the ledger has it", c.Ledger), fmt.Sprintf("%d in Stripe's summary", c.Stripe)
+	d.Cause = "something else reported to this meter, or a row of the ledger was lost"
+	d.Repair = byHand("no repair is defined: nothing is sent again; the final invoice decides and what it has too much is carried into the next period. After a restored backup: odometer jobs run verify")
 	if c.Stripe < c.Ledger {
 		d.Cause = "Stripe dropped a report after it was accepted, or a row of the ledger was added by hand"
 		d.Repair = byHand("no repair is defined: nothing is sent again; the final invoice decides and what it lacks is carried into the next period")

@@ -84,16 +84,14 @@ func (a *auditor) compareEntry(c *chain, e *ledgerEntry) {
 	if e.accepted() {
 		c.totals[e.target] = e.to
 	}
-	tenant, period := e.key.Tenant, e.key.Period
-	d := Difference{Tenant: &tenant, Agent: e.key.Agent, Period: &period, Repair: restoreLedger,
-		Where: fmt.Sprintf("revision %d, customer %s, meter %s", e.revision, e.target.customer, e.target.meter)}
+	d := e.key.difference(LedgerLinkChanged)
+	d.Where, d.Repair = fmt.Sprintf("revision %d, customer %s, meter %s", e.revision, e.target.customer, e.target.meter), restoreLedger
 	switch {
 	case e.identifier != e.identify():
-		d.Kind, d.Expected = LedgerLinkChanged, "a row that is as its identifier says"
-		d.Found = fmt.Sprintf("from %d to %d, generation %d", e.from, e.to, e.generation)
+		d.Expected, d.Found = "a row that is as its identifier says", fmt.Sprintf("from %d to %d, generation %d", e.from, e.to, e.generation)
 		d.Cause = "the row was changed or written by hand"
 	case e.origin == "reported" && e.sink == "meter_events" && e.value != e.to-e.from:
-		d.Kind, d.Expected, d.Found = LedgerLinkChanged, fmt.Sprintf("value %d", e.to-e.from), fmt.Sprintf("value %d", e.value)
+		d.Expected, d.Found = fmt.Sprintf("value %d", e.to-e.from), fmt.Sprintf("value %d", e.value)
 		d.Cause = "the row was changed by hand"
 	case e.from != before:
 		d.Kind, d.Expected, d.Found = LedgerChainBroken, fmt.Sprintf("from %d, the last accepted total", before), fmt.Sprintf("from %d", e.from)

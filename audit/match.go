@@ -105,14 +105,12 @@ func (a *auditor) compareEvent(m *message, e *storedEvent) {
 		return
 	}
 	m.outcome = altered
-	period := e.period
-	a.report.addDifference(streamEvents, Difference{
-		Kind: EventChanged, Tenant: e.tenantID(), Agent: m.event.Agent, Period: &period, Where: a.at.label(e.Seq),
-		Expected: field + " " + expected, Found: field + " " + found,
-		Cause: "the row was changed after it was counted",
-		Repair: byHand("no repair is defined: the message is right; delete the row with event_id %s, then: odometer replay --from-seq %d --tenant %s",
-			uuid.UUID(e.id), e.Seq, e.tenantID()),
-	})
+	d := e.counter(m.event.Agent).difference(EventChanged)
+	d.Where, d.Cause = a.at.label(e.Seq), "the row was changed after it was counted"
+	d.Expected, d.Found = field+" "+expected, field+" "+found
+	d.Repair = byHand("no repair is defined: the message is right; delete the row with event_id %s, then: odometer replay --from-seq %d --tenant %s",
+		uuid.UUID(e.id), e.Seq, d.Tenant)
+	a.report.addDifference(streamEvents, d)
 }
 
 // isExtra reports whether an event that the message at its sequence does not
@@ -136,15 +134,13 @@ func (a *auditor) isExtra(ctx context.Context, m *message, e *storedEvent) (bool
 }
 
 func (a *auditor) reportExtra(e *storedEvent) {
-	period := e.period
-	a.report.addDifference(streamEvents, Difference{
-		Kind: EventWithoutMessage, Tenant: e.tenantID(), Agent: string(e.agent), Period: &period,
-		Where:    fmt.Sprintf("%s, key %q", a.at.label(e.Seq), e.key),
-		Expected: "no event", Found: fmt.Sprintf("an event of %d units", e.quantity),
-		Cause: "the row was written by hand, or its tenant, key or position was changed",
-		Repair: byHand("no repair is defined: no message of the stream says this; delete the row with event_id %s if nobody can account for it, then: odometer replay --from-seq %d --tenant %s",
-			uuid.UUID(e.id), e.Seq, e.tenantID()),
-	})
+	d := e.counter(string(e.agent)).difference(EventWithoutMessage)
+	d.Where = fmt.Sprintf("%s, key %q", a.at.label(e.Seq), e.key)
+	d.Expected, d.Found = "no event", fmt.Sprintf("an event of %d units", e.quantity)
+	d.Cause = "the row was written by hand, or its tenant, key or position was changed"
+	d.Repair = byHand("no repair is defined: no message of the stream says this; delete the row with event_id %s if nobody can account for it, then: odometer replay --from-seq %d --tenant %s",
+		uuid.UUID(e.id), e.Seq, d.Tenant)
+	a.report.addDifference(streamEvents, d)
 }
 
 // deadRow is a dead letter of the chunk's range.
@@ -250,16 +246,14 @@ func (a *auditor) matchKeys(ctx context.Context, tx pgx.Tx, c *chunk) error {
 // reportConflict reports a message that says other than the event with its key,
 // and is no dead letter.
 func (a *auditor) reportConflict(m *message, e *storedEvent) {
-	period := e.period
-	a.report.addDifference(streamEvents, Difference{
-		Kind: EventChanged, Tenant: e.tenantID(), Agent: m.event.Agent, Period: &period,
-		Where:    fmt.Sprintf("%s, key %q", a.at.label(m.seq()), m.event.Key),
-		Expected: fmt.Sprintf("agent %s, action_type %s, quantity %d, as its repeat says", m.event.Agent, m.event.Action, m.event.Quantity),
-		Found:    fmt.Sprintf("agent %s, action_type %s, quantity %d, stored at %d-%d", e.agent, e.action, e.quantity, e.Epoch, e.Seq),
-		Cause:    "the event was changed after this message was found to repeat it, or the dead letter of a conflict was deleted",
-		Repair: command("replay", "--from-seq", fmt.Sprint(m.seq()), "--tenant", e.tenantID().String()).
-			note(" (books the conflict); a changed event: see its own message"),
-	})
+	d := e.counter(m.event.Agent).difference(EventChanged)
+	d.Where = fmt.Sprintf("%s, key %q", a.at.label(m.seq()), m.event.Key)
+	d.Expected = fmt.Sprintf("agent %s, action_type %s, quantity %d, as its repeat says", m.event.Agent, m.event.Action, m.event.Quantity)
+	d.Found = fmt.Sprintf("agent %s, action_type %s, quantity %d, stored at %d-%d", e.agent, e.action, e.quantity, e.Epoch, e.Seq)
+	d.Cause = "the event was changed after this message was found to repeat it, or the dead letter of a conflict was deleted"
+	d.Repair = command("replay", "--from-seq", fmt.Sprint(m.seq()), "--tenant", d.Tenant.String()).
+		note(" (books the conflict); a changed event: see its own message")
+	a.report.addDifference(streamEvents, d)
 }
 
 // reportMissing reports the messages that are no event, no duplicate and no

@@ -104,13 +104,10 @@ func (a *auditor) comparePeriod(s *suspect, periods []odometer.Period) {
 	case right != nil:
 		expected = "the period from " + right.Start.UTC().Format(time.RFC3339)
 	}
-	tenant, period := s.Tenant, s.Period.UTC()
-	a.report.addDifference(eventsCounters, Difference{
-		Kind: EventMoved, Tenant: &tenant, Agent: s.Agent, Period: &period,
-		Where:    fmt.Sprintf("%d-%d, key %q, occurred %s", s.at.Epoch, s.at.Seq, s.key, s.occurred.UTC().Format(time.RFC3339Nano)),
-		Expected: expected, Found: "the period from " + period.Format(time.RFC3339),
-		Cause: "the row was moved by hand",
-		Repair: byHand("no repair is defined: delete the row with event_id %s, then: odometer replay --from-seq %d --tenant %s",
-			s.id, s.at.Seq, tenant),
-	})
+	d := s.difference(EventMoved)
+	d.Where = fmt.Sprintf("%d-%d, key %q, occurred %s", s.at.Epoch, s.at.Seq, s.key, s.occurred.UTC().Format(time.RFC3339Nano))
+	d.Expected, d.Found = expected, "the period from "+s.Period.UTC().Format(time.RFC3339)
+	d.Cause = "the row was moved by hand"
+	d.Repair = byHand("no repair is defined: delete the row with event_id %s, then: odometer replay --from-seq %d --tenant %s", s.id, s.at.Seq, s.Tenant)
+	a.report.addDifference(eventsCounters, d)
 }

@@ -161,8 +161,7 @@ func withPlainNumbers(value any) any {
 	return value
 }
 
-// tenantID is a copy of the tenant, which is valid after the next row is read.
-func (e *storedEvent) tenantID() *uuid.UUID {
-	id := uuid.UUID(e.tenant)
-	return &id
+// counter is the counter that the event is in, with the given agent.
+func (e *storedEvent) counter(agent string) counterKey {
+	return counterKey{Tenant: uuid.UUID(e.tenant), Agent: agent, Period: e.period}
 }
