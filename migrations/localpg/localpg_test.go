@@ -84,7 +84,7 @@ func ask(t *testing.T, url, sql string) (answer string) {
 
 func TestServerIsReachedOnlyThroughItsOwnDirectory(t *testing.T) {
 	t.Parallel()
-	s := startTest(t, Options{})
+	s := startTest(t, Options{InMemory: true})
 	if got := ask(t, s.URL(), "show listen_addresses"); got != "" {
 		t.Errorf("the server listens on %q", got)
 	}
@@ -124,7 +124,7 @@ func TestSettingsReachTheServerExceptThoseThatKeepItPrivate(t *testing.T) {
 
 func TestStopRemovesATemporaryDirectory(t *testing.T) {
 	t.Parallel()
-	s := startTest(t, Options{})
+	s := startTest(t, Options{InMemory: true})
 	for range 2 {
 		if err := s.Stop(); err != nil {
 			t.Errorf("Stop = %v", err)
@@ -143,7 +143,7 @@ func TestStopRemovesATemporaryDirectory(t *testing.T) {
 
 func TestRestartKeepsData(t *testing.T) {
 	t.Parallel()
-	s := startTest(t, Options{})
+	s := startTest(t, Options{InMemory: true})
 	execute(t, s.URL(), "create table kept as select 'kept' as word")
 	url, pid := s.URL(), s.PID()
 	if err := s.Restart(t.Context()); err != nil {
@@ -159,7 +159,7 @@ func TestRestartKeepsData(t *testing.T) {
 
 func TestKilledServerRecovers(t *testing.T) {
 	t.Parallel()
-	s := startTest(t, Options{})
+	s := startTest(t, Options{InMemory: true})
 	execute(t, s.URL(), "create table kept as select 'kept' as word")
 
 	// A backend that computes does not notice by itself that its postmaster
@@ -206,7 +206,7 @@ func waitFor(t *testing.T, url, sql string) {
 
 func TestKilledServerCanBeStopped(t *testing.T) {
 	t.Parallel()
-	s := startTest(t, Options{})
+	s := startTest(t, Options{InMemory: true})
 	if err := errors.Join(s.Kill(), s.Stop()); err != nil {
 		t.Error(err)
 	}
