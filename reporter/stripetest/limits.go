@@ -3,9 +3,11 @@ package stripetest
 import (
 	"crypto/sha256"
 	"net/http"
-	"sync"
+	"strings"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // inFlight counts the requests in progress.
@@ -26,55 +28,12 @@ func (f *inFlight) leave() { f.now.Add(-1) }
 // MaxInFlight is the most requests that were in progress at once.
 func (s *Server) MaxInFlight() int { return int(s.inFlight.most.Load()) }
 
-// locks hold what one request at a time may use. Nobody waits for one.
-type locks struct {
-	mu   sync.Mutex
-	held map[string]struct{}
-}
-
-func (l *locks) take(name string) bool {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	if _, busy := l.held[name]; busy {
-		return false
+// newRateLimiter allows a second's worth of requests at once; 0 allows any number.
+func newRateLimiter(perSecond float64) *rate.Limiter {
+	if perSecond <= 0 {
+		return rate.NewLimiter(rate.Inf, 1)
 	}
-	if l.held == nil {
-		l.held = map[string]struct{}{}
-	}
-	l.held[name] = struct{}{}
-	return true
-}
-
-func (l *locks) free(name string) {
-	l.mu.Lock()
-	delete(l.held, name)
-	l.mu.Unlock()
-}
-
-// tokenBucket is the rate limit: a second's worth at once.
-type tokenBucket struct {
-	mu           sync.Mutex
-	rate, tokens float64
-	last         time.Time
-}
-
-func newBucket(rate float64) *tokenBucket { return &tokenBucket{rate: rate, tokens: max(1, rate)} }
-
-func (b *tokenBucket) take(now time.Time) bool {
-	if b.rate <= 0 {
-		return true
-	}
-	b.mu.Lock()
-	defer b.mu.Unlock()
-	if !b.last.IsZero() {
-		b.tokens = min(max(1, b.rate), b.tokens+b.rate*now.Sub(b.last).Seconds())
-	}
-	b.last = now
-	if b.tokens < 1 {
-		return false
-	}
-	b.tokens--
-	return true
+	return rate.NewLimiter(rate.Limit(perSecond), int(max(1, perSecond)))
 }
 
 // authorize lets a request with the account's key pass.
@@ -92,9 +51,8 @@ func (s *Server) authorize(req *request) (a answer, ok bool) {
 
 // bearer reads the key; as in Stripe it may also be the user of basic auth.
 func bearer(req *request) string {
-	const scheme = "Bearer "
-	if h := req.Header.Get("Authorization"); len(h) > len(scheme) && h[:len(scheme)] == scheme {
-		return h[len(scheme):]
+	if key, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok && key != "" {
+		return key
 	}
 	user, _, _ := req.BasicAuth()
 	return user

@@ -40,6 +40,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // Options say which Stripe to stand in for. The zero value is a test-mode
@@ -63,8 +65,8 @@ type Server struct {
 	serial   atomic.Uint64
 
 	inFlight  inFlight
-	bucket    *tokenBucket
-	locks     locks
+	limiter   *rate.Limiter
+	exclusive sync.Map // names that only one request may use at a time, while it does
 	calls     calls
 	release   chan struct{} // closed by Release; guarded by releaseMu
 	releaseMu sync.Mutex
@@ -102,7 +104,7 @@ func New(o Options) *Server {
 	return &Server{
 		options:     o,
 		idPrefix:    strconv.FormatInt(o.Now().UnixMilli(), 36),
-		bucket:      newBucket(o.RateLimit),
+		limiter:     newRateLimiter(o.RateLimit),
 		release:     make(chan struct{}),
 		customers:   map[string]*customer{},
 		meterOf:     map[string]*meter{},
@@ -144,7 +146,7 @@ func (s *Server) answer(req *request, fault Fault) answer {
 	if a, ok := s.authorize(req); !ok {
 		return a
 	}
-	if !s.bucket.take(time.Now()) {
+	if !s.limiter.Allow() {
 		return rateLimited()
 	}
 	handle, id, ok := route(req.Method, req.URL.Path)
@@ -159,10 +161,10 @@ func (s *Server) answer(req *request, fault Fault) answer {
 // time.
 func (s *Server) execute(req *request, handle handler, fault Fault) answer {
 	if name := req.exclusive(); name != "" {
-		if !s.locks.take(name) {
+		if _, busy := s.exclusive.LoadOrStore(name, nil); busy {
 			return lockTimeout()
 		}
-		defer s.locks.free(name)
+		defer s.exclusive.Delete(name)
 	}
 	if s.onExecute != nil {
 		s.onExecute()

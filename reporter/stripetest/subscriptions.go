@@ -1,6 +1,7 @@
 package stripetest
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/http"
@@ -132,17 +133,17 @@ func (s *Server) mustSubscription(id string) *subscription {
 }
 
 func (sub *subscription) setDefaults(now time.Time) {
-	setIfZero(&sub.Interval, "month")
-	setIfZero(&sub.IntervalCount, 1)
-	setIfZero(&sub.Created, now)
-	setIfZero(&sub.Start, now)
-	setIfZero(&sub.Status, "active")
+	sub.Interval = cmp.Or(sub.Interval, "month")
+	sub.IntervalCount = cmp.Or(sub.IntervalCount, 1)
+	sub.Created = cmp.Or(sub.Created, now)
+	sub.Start = cmp.Or(sub.Start, now)
+	sub.Status = cmp.Or(sub.Status, "active")
 	sub.Start, sub.End, sub.Anchor, sub.Created = sub.Start.UTC(), sub.End.UTC(), sub.Anchor.UTC(), sub.Created.UTC()
 	if sub.Status == "trialing" && sub.TrialEnd != nil {
 		sub.End = sub.TrialEnd.UTC() // a trial is the period
-		setIfZero(&sub.Anchor, sub.End)
+		sub.Anchor = cmp.Or(sub.Anchor, sub.End)
 	}
-	setIfZero(&sub.Anchor, sub.Start)
+	sub.Anchor = cmp.Or(sub.Anchor, sub.Start)
 	if !sub.End.After(sub.Start) {
 		sub.End = sub.cycle().after(sub.Start)
 	}
@@ -152,16 +153,9 @@ func (sub *subscription) setDefaults(now time.Time) {
 	}
 	for i := range sub.Items {
 		it := &sub.Items[i]
-		setIfZero(&it.ID, fmt.Sprintf("si_%s_%d", sub.ID, i+1))
-		setIfZero(&it.PriceID, "price_"+it.LookupKey+it.Meter)
-		setIfZero(&it.UnitAmountDecimal, "0")
-	}
-}
-
-func setIfZero[T comparable](v *T, value T) {
-	var zero T
-	if *v == zero {
-		*v = value
+		it.ID = cmp.Or(it.ID, fmt.Sprintf("si_%s_%d", sub.ID, i+1))
+		it.PriceID = cmp.Or(it.PriceID, "price_"+it.LookupKey+it.Meter)
+		it.UnitAmountDecimal = cmp.Or(it.UnitAmountDecimal, "0")
 	}
 }
 

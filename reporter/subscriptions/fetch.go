@@ -1,6 +1,7 @@
 package subscriptions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -89,7 +90,7 @@ type stripeError struct{ answer *stripe.Error }
 
 func (r *stripeError) Error() string {
 	text := fmt.Sprintf("Stripe answered %d: %s", r.answer.HTTPStatusCode,
-		oneLine(firstNonEmpty(r.answer.Msg, http.StatusText(r.answer.HTTPStatusCode), "(no message)")))
+		oneLine(cmp.Or(r.answer.Msg, http.StatusText(r.answer.HTTPStatusCode), "(no message)")))
 	if r.answer.Code != "" {
 		text += " (" + oneLine(string(r.answer.Code)) + ")"
 	}

@@ -1,6 +1,7 @@
 package subscriptions
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -123,7 +124,7 @@ func postponeHook(ctx context.Context, tx pgx.Tx, h hook, why error) error {
 	return findings.Record(ctx, tx, findings.Finding{
 		Kind: KindHookStuck, Subject: h.id, FoundBy: byHook,
 		Detail: fmt.Sprintf("Stripe's hook %s (%s of %s) has failed %d times, the last time with: %s; check the rights of the key in Stripe's dashboard, then nothing: it is tried again, every 6 hours at least",
-			h.id, h.kind, firstNonEmpty(h.object, "no object"), h.attempts, outcome),
+			h.id, h.kind, cmp.Or(h.object, "no object"), h.attempts, outcome),
 	})
 }
 
@@ -258,7 +259,7 @@ func (s *Sync) processInvoice(ctx context.Context, tx pgx.Tx, h hook) (outcome s
 			return "", nil, err
 		}
 		outcome, ended = done.outcome, done.ended
-		customer = firstNonEmpty(customer, done.customer)
+		customer = cmp.Or(customer, done.customer)
 	}
 	if customer == "" {
 		return outcome, ended, nil
@@ -273,7 +274,7 @@ func (s *Sync) processInvoice(ctx context.Context, tx pgx.Tx, h hook) (outcome s
 // report: a later one may say something new. A report holds samples only, so it
 // is a reason to compare and not a list of what is missing.
 func (s *Sync) recordMeterError(ctx context.Context, tx pgx.Tx, h hook) (outcome string, err error) {
-	detail := "Stripe could not count some meter events of meter " + firstNonEmpty(h.object, "(not named)")
+	detail := "Stripe could not count some meter events of meter " + cmp.Or(h.object, "(not named)")
 	if h.kind == meterNotFound {
 		detail = "Stripe has no meter for some meter events"
 	}

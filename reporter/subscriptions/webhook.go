@@ -1,6 +1,7 @@
 package subscriptions
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -145,23 +146,14 @@ func (e *event) object() string {
 	_ = json.Unmarshal(e.Data, &d) // if it cannot be read, Compare finds what it was about
 	_ = json.Unmarshal(e.RelatedObject, &related)
 	o := &d.Object
-	id := firstNonEmpty(o.ID, string(related))
+	id := cmp.Or(o.ID, string(related))
 	if e.Type == invoiceUpcoming {
-		id = firstNonEmpty(string(o.Subscription), string(o.Parent.SubscriptionDetails.Subscription), string(o.Customer))
+		id = cmp.Or(string(o.Subscription), string(o.Parent.SubscriptionDetails.Subscription), string(o.Customer))
 	}
 	if !isID(id) {
 		return ""
 	}
 	return id
-}
-
-func firstNonEmpty(all ...string) string {
-	for _, s := range all {
-		if s != "" {
-			return s
-		}
-	}
-	return ""
 }
 
 // isID rejects what is no identifier of Stripe and what Postgres would refuse.
