@@ -79,7 +79,7 @@ type Services struct {
 
 func NewDrift() prometheus.Gauge {
 	return prometheus.NewGauge(prometheus.GaugeOpts{
-		Name: "usage_counter_drift",
+		Name: "usage_drifted_counters",
 		Help: "Counters that were not the sum of their events when they were last audited.",
 	})
 }
