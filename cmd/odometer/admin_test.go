@@ -77,7 +77,7 @@ func TestAnOperatorRetriesOverHTTP(t *testing.T) {
 	}
 	d.expect(cli.ExitDone, nil, "deadletters", "discard", "1-3", "--why", "a test")
 	file := filepath.Join(t.TempDir(), "c.yaml")
-	catalogue := strings.Replace(string(billing.SampleYAML), "email_processed", "email_processed, email_replied", 1)
+	catalogue := strings.Replace(billing.SampleYAML, "email_processed", "email_processed, email_replied", 1)
 	if err := os.WriteFile(file, []byte(catalogue), 0o600); err != nil {
 		t.Fatal(err)
 	}

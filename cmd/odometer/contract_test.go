@@ -219,7 +219,7 @@ func TestTheReadmePrintsTheSampleCatalogue(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if !strings.Contains(string(readme), strings.TrimSpace(string(billing.SampleYAML))) {
+	if !strings.Contains(string(readme), strings.TrimSpace(billing.SampleYAML)) {
 		t.Error("the README does not print the sample catalogue as it ships")
 	}
 }

@@ -172,7 +172,7 @@ func TestDeadLettersAreShownRetriedAndDiscarded(t *testing.T) {
 	o.expect(cli.ExitDone, []string{"a test"}, "deadletters", "show", "1-3")
 	o.expect(cli.ExitUsage, []string{"1-99", "deadletters list"}, "deadletters", "retry", "1-99")
 	file := filepath.Join(t.TempDir(), "c.yaml")
-	catalogue := strings.Replace(string(billing.SampleYAML), "email_processed", "email_processed, email_replied", 1)
+	catalogue := strings.Replace(billing.SampleYAML, "email_processed", "email_processed, email_replied", 1)
 	if err := os.WriteFile(file, []byte(catalogue), 0o600); err != nil {
 		t.Fatal(err)
 	}

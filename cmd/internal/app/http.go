@@ -104,7 +104,7 @@ func (s *Services) ensureStream(ctx context.Context) error {
 			s.Terminal.Log.Warn("waiting for NATS", "servers", s.NATS.Opts.Servers, "err", cmp.Or(s.NATS.LastError(), err))
 		}
 		if cli.PauseFor(ctx, time.Second) != nil {
-			return nil
+			return nil //nolint:nilerr // ctx has ended: the service was stopped
 		}
 	}
 }

@@ -119,14 +119,14 @@ func (s *Services) waitForSchema(ctx context.Context) error {
 			return err
 		}
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // ctx has ended: the service was stopped
 		}
 		if !logged {
 			s.Terminal.Log.Warn("waiting for Postgres", "err", err)
 			logged = true
 		}
 		if retry.Wait(ctx) != nil {
-			return nil
+			return nil //nolint:nilerr // ctx has ended: the service was stopped
 		}
 	}
 }

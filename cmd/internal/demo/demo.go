@@ -183,7 +183,7 @@ func (d *demo) publishAndCheck(ctx, serving context.Context) (finding error, err
 		return nil, err
 	}
 	if serving.Err() != nil {
-		return nil, nil // the service that failed tells why
+		return nil, nil //nolint:nilerr // the service that failed tells why
 	}
 	if finding, err = d.check(serving, agents, before); err != nil || !d.options.Drill {
 		return finding, err
