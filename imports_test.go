@@ -40,7 +40,7 @@ var allowedImports = map[string][]string{
 	"migrations/localpg": {},
 	"cmd/internal/jobs":  {"", "query/admin", "cmd/internal/cli"},
 	"cmd/odometer": {
-		"cmd/internal/cli", "cmd/internal/app", "cmd/internal/jobs", "cmd/internal/demo",
+		"cmd/internal/cli", "cmd/internal/app", "cmd/internal/jobs", "cmd/internal/demo", "cmd/internal/bench",
 		"", "ingest", "ingest/publisher", "billing", "aggregator", "reporter", "reporter/subscriptions", "reporter/alerts", "reporter/stripetest",
 		"aggregator/position", "aggregator/apply", "aggregator/replay", "aggregator/deadletter", "aggregator/retention", "api", "query", "query/admin", "query/web", "ingest/httpingest", "audit", "migrations", "migrations/localpg",
 	},
@@ -51,6 +51,10 @@ var allowedImports = map[string][]string{
 	"cmd/internal/app": {
 		"cmd/internal/cli", "cmd/internal/jobs",
 		"", "ingest", "ingest/publisher", "billing", "aggregator", "aggregator/retention", "aggregator/apply", "aggregator/deadletter", "reporter", "reporter/subscriptions", "reporter/alerts", "api", "query", "query/admin", "query/web", "ingest/httpingest", "audit", "migrations",
+	},
+	"cmd/internal/bench": {
+		"cmd/internal/cli", "cmd/internal/app",
+		"", "ingest", "ingest/publisher", "ingest/httpingest", "billing", "aggregator", "api", "query", "audit", "migrations", "migrations/localpg",
 	},
 	"cmd/internal/demo": {
 		"cmd/internal/cli", "cmd/internal/app",

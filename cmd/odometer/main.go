@@ -35,7 +35,7 @@ type commands struct {
 	Reconcile    reconcileCmd    `cmd:"" help:"The audit, and repair counters from events where the stream bears them out. Example: odometer reconcile --tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01"`
 	Report       reportCmd       `cmd:"" help:"Tell Stripe the overage that it does not know yet, in one pass. Example: odometer report --dry-run"`
 	Jobs         jobsCmd         `cmd:"" help:"What is done by the clock: close, report, verify, alert, retain. Example: odometer jobs list"`
-	Bench        benchCmd        `cmd:"" help:"The races of the README, in one table. Example: odometer bench"`
+	Bench        benchCmd        `cmd:"" help:"Measure the product on this machine, as the README shows it. Example: odometer bench"`
 
 	LogFormat string `help:"Form of the log on stderr: ${enum}." enum:"text,json" default:"text" env:"ODOMETER_LOG_FORMAT"`
 	LogLevel  string `help:"Least level that is logged: ${enum}." enum:"debug,info,warn,error" default:"info" env:"ODOMETER_LOG_LEVEL"`

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -38,8 +38,8 @@ type publication struct {
 	seq       int64
 }
 
-// sighting is a partition's position as another connection saw it.
-type sighting struct {
+// observation is a partition's position as another connection saw it.
+type observation struct {
 	at  time.Time
 	seq int64
 }
@@ -51,11 +51,11 @@ type delays struct {
 }
 
 // delayOf is the time from the publish of each event until the transaction that
-// counted it was seen. seen holds each partition's sightings in order of time.
-func delayOf(published []publication, seen [][]sighting) (visible []time.Duration, err error) {
+// counted it was seen. seen holds each partition's observations in order of time.
+func delayOf(published []publication, seen [][]observation) (visible []time.Duration, err error) {
 	for _, p := range published {
 		of := seen[p.partition]
-		i, _ := slices.BinarySearchFunc(of, p.seq, func(s sighting, seq int64) int { return int(s.seq - seq) })
+		i, _ := slices.BinarySearchFunc(of, p.seq, func(s observation, seq int64) int { return int(s.seq - seq) })
 		if i == len(of) {
 			return nil, fmt.Errorf("message %d of partition %d was never seen counted", p.seq, p.partition)
 		}
@@ -64,54 +64,48 @@ func delayOf(published []publication, seen [][]sighting) (visible []time.Duratio
 	return visible, nil
 }
 
-func (c *benchCmd) raceLatency(ctx context.Context, g *ground, report *benchReport) (err error) {
-	work := newWorkload(writeTenants)
-	d, err := g.openDatabase(ctx, "latency", amplePlan, work.tenants)
+func benchLatency(ctx context.Context, e *environment, report *report) (err error) {
+	work := newWorkload(tenantCount)
+	d, err := e.openDatabase(ctx, "latency", amplePlan, work.tenants)
 	if err != nil {
 		return err
 	}
 	defer d.Close()
-	s, err := g.openStream(ctx, "latency")
+	s, err := e.openStream(ctx, "latency")
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	r, err := g.enter(ctx, contestant{Role: aggregateRole, DatabaseURL: d.url, NATSURL: s.server.ClientURL()})
+	stop, err := e.startAggregator(ctx, d, s)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.leave()) }()
-	if err := r.start(); err != nil {
-		return err
-	}
-	if err := d.waitUntilRead(ctx); err != nil {
-		return err
-	}
-	b := &beat{work: work, d: d, s: s}
-	all, err := b.rounds(ctx, g.t, c.Rounds, c.Span)
+	defer func() { err = errors.Join(err, stop()) }()
+	b := &pacedPublisher{work: work, d: d, s: s}
+	all, err := b.rounds(ctx, e.terminal, e.Rounds, e.Span)
 	if err != nil {
 		return err
 	}
 	for i, p := range pacings {
 		report.Latency = append(report.Latency, latencyLineOf(p, all[i]))
 	}
-	return d.verify(ctx, books{events: b.published, units: work.units(b.published)})
+	return d.verify(ctx, totals{events: b.published, units: work.units(b.published)})
 }
 
 // warmShare of the span goes before the first run.
 const warmShare = 5
 
-// beat publishes at an even pace and watches the books meanwhile.
-type beat struct {
+// pacedPublisher publishes at an even pace and reads the positions meanwhile.
+type pacedPublisher struct {
 	work      *workload
 	d         *database
-	s         *benchStream
+	s         *stream
 	published int // events, by all runs
 }
 
 // rounds runs each pacing in turn. Before them goes a run that is not measured:
-// in it statements are prepared and the tenants' terms are read.
-func (b *beat) rounds(ctx context.Context, t *cli.Terminal, rounds int, span time.Duration) ([][]delays, error) {
+// in it statements are prepared and the tenants' periods are read.
+func (b *pacedPublisher) rounds(ctx context.Context, t *cli.Terminal, rounds int, span time.Duration) ([][]delays, error) {
 	if _, err := b.run(ctx, pacings[0], span/warmShare); err != nil {
 		return nil, err
 	}
@@ -130,7 +124,7 @@ func (b *beat) rounds(ctx context.Context, t *cli.Terminal, rounds int, span tim
 	return all, nil
 }
 
-func (b *beat) run(ctx context.Context, p pacing, span time.Duration) (delays, error) {
+func (b *pacedPublisher) run(ctx context.Context, p pacing, span time.Duration) (delays, error) {
 	// Over a socket, as agents do.
 	nc, err := nats.Connect(b.s.server.ClientURL())
 	if err != nil {
@@ -143,11 +137,11 @@ func (b *beat) run(ctx context.Context, p pacing, span time.Duration) (delays, e
 	}
 	watching, stop := context.WithCancel(ctx)
 	group, watching := errgroup.WithContext(watching)
-	seen := make([][]sighting, b.s.Partitions)
+	seen := make([][]observation, b.s.Partitions)
 	group.Go(func() error { return b.d.watchPositions(watching, seen) })
 	published, err := b.publish(watching, pub, p, span)
 	if err == nil {
-		last := make(tails, b.s.Partitions)
+		last := make(sequences, b.s.Partitions)
 		for _, one := range published {
 			last.note(one.partition, uint64(one.seq))
 		}
@@ -164,7 +158,7 @@ func (b *beat) run(ctx context.Context, p pacing, span time.Duration) (delays, e
 	return delaysOf(published, seen)
 }
 
-func delaysOf(published []publication, seen [][]sighting) (d delays, err error) {
+func delaysOf(published []publication, seen [][]observation) (d delays, err error) {
 	visible, err := delayOf(published, seen)
 	if err != nil {
 		return d, err
@@ -186,17 +180,17 @@ func delaysOf(published []publication, seen [][]sighting) (d delays, err error) 
 	return d, nil
 }
 
-// watchEvery is the pace of the looks at the positions, and so how much later
-// than it happened a commit may be seen.
+// watchEvery is how often positions are read, and so how much later than it
+// happened a commit may be seen.
 const watchEvery = time.Millisecond
 
 // watchPositions notes when each partition's position is seen to have moved,
-// until ctx ends; then it looks once more, so that nothing counted is unseen.
-func (d *database) watchPositions(ctx context.Context, seen [][]sighting) error {
+// until ctx ends; then it reads them once more, so that nothing counted is unseen.
+func (d *database) watchPositions(ctx context.Context, seen [][]observation) error {
 	ticker := time.NewTicker(watchEvery)
 	defer ticker.Stop()
 	for ctx.Err() == nil {
-		if err := d.lookAtPositions(ctx, seen); err != nil && ctx.Err() == nil {
+		if err := d.observePositions(ctx, seen); err != nil && ctx.Err() == nil {
 			return err
 		}
 		select {
@@ -206,18 +200,18 @@ func (d *database) watchPositions(ctx context.Context, seen [][]sighting) error 
 	}
 	last, cancel := context.WithTimeout(context.WithoutCancel(ctx), cli.DependencyTimeout)
 	defer cancel()
-	return d.lookAtPositions(last, seen)
+	return d.observePositions(last, seen)
 }
 
-func (d *database) lookAtPositions(ctx context.Context, seen [][]sighting) error {
-	now := make(tails, len(seen))
+func (d *database) observePositions(ctx context.Context, seen [][]observation) error {
+	now := make(sequences, len(seen))
 	if err := d.readPositions(ctx, now); err != nil {
 		return err
 	}
 	at := time.Now()
 	for p, seq := range now {
 		if n := len(seen[p]); n == 0 || seen[p][n-1].seq != seq {
-			seen[p] = append(seen[p], sighting{at, seq})
+			seen[p] = append(seen[p], observation{at, seq})
 		}
 	}
 	return nil
@@ -225,7 +219,7 @@ func (d *database) lookAtPositions(ctx context.Context, seen [][]sighting) error
 
 // publish publishes for a while. Each publisher has its own slots in time,
 // evenly between those of the others; one that is late goes on at once.
-func (b *beat) publish(ctx context.Context, pub *publisher.Publisher, p pacing, span time.Duration) ([]publication, error) {
+func (b *pacedPublisher) publish(ctx context.Context, pub *publisher.Publisher, p pacing, span time.Duration) ([]publication, error) {
 	var mu sync.Mutex
 	var all []publication
 	group, ctx := errgroup.WithContext(ctx)
@@ -254,13 +248,13 @@ func (b *beat) publish(ctx context.Context, pub *publisher.Publisher, p pacing, 
 	return all, group.Wait()
 }
 
-func (b *beat) publishOnce(ctx context.Context, pub *publisher.Publisher, from, n int) ([]publication, error) {
+func (b *pacedPublisher) publishOnce(ctx context.Context, pub *publisher.Publisher, from, n int) ([]publication, error) {
 	events := make([]publisher.Event, n)
 	for i := range events {
 		events[i] = b.work.event(from + i)
 	}
 	at := time.Now()
-	results, err := publishAll(ctx, pub, events, make(tails, b.s.Partitions))
+	results, err := publishAll(ctx, pub, events, make(sequences, b.s.Partitions))
 	acked := time.Now()
 	if err != nil {
 		return nil, fmt.Errorf("publish at an even pace: %w", err)
@@ -270,4 +264,38 @@ func (b *beat) publishOnce(ctx context.Context, pub *publisher.Publisher, from, 
 		sent[i] = publication{at, acked, odometer.PartitionOf(events[i].Tenant, b.s.Partitions), int64(r.Ack.Seq)}
 	}
 	return sent, nil
+}
+
+// latencyLine is a pacing's line in the table, in milliseconds from the call that
+// published an event.
+type latencyLine struct {
+	Published     string  `json:"published" column:"latency, ms"`
+	PerSecond     float64 `json:"events_per_second" column:"events/s;thousands"`
+	StoredP50     float64 `json:"acknowledged_p50_ms" column:"acknowledged p50;%.1f"`
+	StoredP99     float64 `json:"acknowledged_p99_ms" column:"p99;%.1f"`
+	VisibleP50    float64 `json:"visible_p50_ms" column:"visible p50;%.1f"`
+	VisibleP99    float64 `json:"visible_p99_ms" column:"p99;%.1f"`
+	WorstRoundP99 float64 `json:"visible_p99_ms_worst_round" column:"p99, worst round;%.1f"`
+}
+
+const latencyNote = `From the call that publishes: acknowledged when it returns, which is after the stream's sync; visible when another
+connection sees the transaction that counted the event, found by asking every millisecond. Publisher, NATS, aggregator
+and Postgres share this machine.`
+
+func latencyLineOf(p pacing, all []delays) latencyLine {
+	of := func(get func(delays) time.Duration) float64 {
+		return median(all, func(d delays) float64 { return milliseconds(get(d)) })
+	}
+	line := latencyLine{
+		Published:  p.name,
+		PerSecond:  median(all, func(d delays) float64 { return d.rate }),
+		StoredP50:  of(func(d delays) time.Duration { return d.acked[0] }),
+		StoredP99:  of(func(d delays) time.Duration { return d.acked[1] }),
+		VisibleP50: of(func(d delays) time.Duration { return d.visible[0] }),
+		VisibleP99: of(func(d delays) time.Duration { return d.visible[1] }),
+	}
+	for _, d := range all {
+		line.WorstRoundP99 = max(line.WorstRoundP99, milliseconds(d.visible[1]))
+	}
+	return line
 }

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -6,7 +6,6 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
-	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -14,8 +13,8 @@ import (
 	natsserver "github.com/nats-io/nats-server/v2/server"
 )
 
-// benchMachine is what the figures were measured on.
-type benchMachine struct {
+// machine is what the figures were measured on.
+type machine struct {
 	CPU          string  `json:"cpu"`
 	Cores        int     `json:"cores"`
 	MemoryBytes  int64   `json:"memory_bytes"`
@@ -28,8 +27,8 @@ type benchMachine struct {
 	SharedBuffer string  `json:"shared_buffers"`
 }
 
-func (g *ground) machine(ctx context.Context) (benchMachine, error) {
-	m := benchMachine{
+func (e *environment) machine(ctx context.Context) (machine, error) {
+	m := machine{
 		CPU: valueOf("/proc/cpuinfo", "model name"), Cores: runtime.NumCPU(), MemoryBytes: memoryBytes(),
 		OS: runtime.GOOS + "/" + runtime.GOARCH, Go: runtime.Version(), NATS: natsserver.VERSION,
 	}
@@ -39,11 +38,11 @@ func (g *ground) machine(ctx context.Context) (benchMachine, error) {
 	if text, err := os.ReadFile("/proc/loadavg"); err == nil {
 		m.LoadAtStart = strings.Join(strings.Fields(string(text))[:3], " ")
 	}
-	err := g.admin.QueryRow(ctx, `select current_setting('server_version'), current_setting('shared_buffers')`).Scan(&m.Postgres, &m.SharedBuffer)
+	err := e.admin.QueryRow(ctx, `select current_setting('server_version'), current_setting('shared_buffers')`).Scan(&m.Postgres, &m.SharedBuffer)
 	if err != nil {
 		return m, fmt.Errorf("ask Postgres for its version: %w", err)
 	}
-	took, err := timeSync(g.dir)
+	took, err := timeSync(e.dir)
 	m.SyncMicros = float64(took.Nanoseconds()) / 1e3
 	return m, err
 }
@@ -96,32 +95,14 @@ func timeSync(dir string) (time.Duration, error) {
 	return percentile(took, 0.5), nil
 }
 
-// percentile sorts took and returns the value that the share of it does not exceed.
-func percentile(took []time.Duration, share float64) time.Duration {
-	if len(took) == 0 {
-		return 0
+// cpuTimes reads the CPU time so far: of this process, of each child, and of
+// the postmaster with all its backends, those that have ended included.
+func (e *environment) cpuTimes(children []*process) measurement {
+	m := measurement{children: make([]time.Duration, len(children))}
+	if len(children) > 0 {
+		m.peak = peakMemory(children[0].pid())
 	}
-	slices.Sort(took)
-	return took[int(share*float64(len(took)-1))]
-}
-
-// effort is the CPU time that a race has taken of each who took part. It is 0
-// where the system does not tell.
-type effort struct {
-	here, child, postgres time.Duration
-}
-
-func (e effort) minus(o effort) effort {
-	return effort{e.here - o.here, e.child - o.child, e.postgres - o.postgres}
-}
-
-func (e effort) whole() time.Duration { return e.here + e.child + e.postgres }
-
-// effort reads the CPU time so far: of this process, of a child (0: none), and
-// of the postmaster with all its backends, those that have ended included.
-func (g *ground) effort(child int) effort {
-	var e effort
-	postmaster := g.postgres.PID()
+	postmaster := e.postgres.PID()
 	stats, _ := filepath.Glob("/proc/[0-9]*/stat")
 	for _, file := range stats {
 		text, err := os.ReadFile(file)
@@ -129,19 +110,25 @@ func (g *ground) effort(child int) effort {
 			continue // it has ended
 		}
 		p, ok := parseStat(string(text))
-		switch {
-		case !ok:
-		case p.pid == os.Getpid():
-			e.here += p.own
-		case p.pid == child:
-			e.child += p.own
-		case p.pid == postmaster:
-			e.postgres += p.own + p.ended
-		case p.parent == postmaster:
-			e.postgres += p.own
+		if !ok {
+			continue
+		}
+		switch p.pid {
+		case os.Getpid():
+			m.here += p.own
+		case postmaster:
+			m.postgres += p.own + p.ended
+		}
+		if p.parent == postmaster {
+			m.postgres += p.own
+		}
+		for i, child := range children {
+			if p.pid == child.pid() {
+				m.children[i] = p.own
+			}
 		}
 	}
-	return e
+	return m
 }
 
 // processTime is a process's line in /proc: own CPU time, and that of children

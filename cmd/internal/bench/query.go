@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -27,66 +27,59 @@ const (
 	queryClients = 16
 	queryPlan    = "price_bundle_monthly"
 	queryStored  = 100_000 // events of the tenants
-	queryUnits   = 1000    // of each: limits are passed, and answers tell of overage and alerts
+	queryUnits   = 1000    // of each: limits are passed, and answers report overage and alerts
 
 	loadRate    = 5000 // events a second that are counted meanwhile
 	loadBatch   = 500
 	loadWriters = 4
 )
 
-// The contestants of the query race, in the order of the table.
+// What is compared, in the order of the table.
 const (
-	selectOne     = "select 1"
-	usageAnswer   = "GET /api/v1/usage"
-	usageUnderWay = "the same, 5 000 events/s counted"
+	selectOne          = "select 1"
+	usageAnswer        = "GET /api/v1/usage"
+	usageWhileCounting = "the same, 5 000 events/s counted"
 )
 
-// answers are what one contestant did in one round.
+// answers are what one variant did in one round.
 type answers struct {
 	perSecond     float64
 	p50, p95, p99 time.Duration
 	counted       float64 // events a second meanwhile
 }
 
-// asking is the query race: the handler behind a loopback socket, and clients
-// that each keep their connection.
-type asking struct {
-	*benchCmd
-	*ground
+// queryBench is the API's handler behind a loopback socket, and clients that each
+// keep their connection.
+type queryBench struct {
+	*environment
 	workload *workload
 	d        *database
-	s        *benchStream
+	s        *stream
 	client   *http.Client
 	url      string
 	bearers  []string // of each tenant
-	books    books    // what must stand there
+	expected totals   // what must be counted
 	numbered int      // events that have a number, by all rounds
 }
 
-func (c *benchCmd) raceQueries(ctx context.Context, g *ground, report *benchReport) (err error) {
-	a := &asking{benchCmd: c, ground: g, workload: newWorkload(queryTenants)}
-	if a.d, err = g.openDatabase(ctx, "asked", queryPlan, a.workload.tenants); err != nil {
+func benchQuery(ctx context.Context, e *environment, report *report) (err error) {
+	a := &queryBench{environment: e, workload: newWorkload(queryTenants)}
+	if a.d, err = e.openDatabase(ctx, "query", queryPlan, a.workload.tenants); err != nil {
 		return err
 	}
 	defer a.d.Close()
-	if a.books, err = a.d.store(ctx, queryStored, queryUnits); err != nil {
+	if a.expected, err = a.d.store(ctx, min(queryStored, e.Events), queryUnits); err != nil {
 		return err
 	}
-	if a.s, err = g.openStream(ctx, "asked"); err != nil {
+	if a.s, err = e.openStream(ctx, "query"); err != nil {
 		return err
 	}
 	defer a.s.close()
-	r, err := g.enter(ctx, contestant{Role: aggregateRole, DatabaseURL: a.d.url, NATSURL: a.s.server.ClientURL()})
+	stopAggregator, err := e.startAggregator(ctx, a.d, a.s)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, r.leave()) }()
-	if err := r.start(); err != nil {
-		return err
-	}
-	if err := a.d.waitUntilRead(ctx); err != nil {
-		return err
-	}
+	defer func() { err = errors.Join(err, stopAggregator()) }()
 	serving, stop := context.WithCancel(ctx)
 	group, serving := errgroup.WithContext(serving)
 	defer func() {
@@ -100,7 +93,7 @@ func (c *benchCmd) raceQueries(ctx context.Context, g *ground, report *benchRepo
 }
 
 // serve opens the API, and makes a token for each tenant.
-func (a *asking) serve(ctx context.Context, group *errgroup.Group) error {
+func (a *queryBench) serve(ctx context.Context, group *errgroup.Group) error {
 	secret := make([]byte, 32)
 	if _, err := rand.Read(secret); err != nil {
 		return err
@@ -120,44 +113,44 @@ func (a *asking) serve(ctx context.Context, group *errgroup.Group) error {
 	if err != nil {
 		return fmt.Errorf("serve the API: %w", err)
 	}
-	// Every request is logged, as in life, to where nobody reads it.
-	door := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
-	query.Register(door, query.Options{Pool: a.d.Pool})
-	group.Go(func() error { return app.Serve(ctx, l, door.Handler()) })
+	// Every request is logged, as in production, to where nobody reads it.
+	handler := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil))})
+	query.Register(handler, query.Options{Pool: a.d.Pool})
+	group.Go(func() error { return app.Serve(ctx, l, handler.Handler()) })
 	a.url = "http://" + l.Addr().String() + "/api/v1/usage"
 	a.client = &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: queryClients}, Timeout: 30 * time.Second}
 	return nil
 }
 
-func (a *asking) ask(ctx context.Context, report *benchReport) error {
+func (a *queryBench) ask(ctx context.Context, report *report) error {
 	defer a.client.CloseIdleConnections()
 	all := map[string][]answers{}
 	for round := range a.Rounds {
-		for _, contestant := range []struct {
+		for _, variant := range []struct {
 			name string
 			run  func(context.Context) (answers, error)
 		}{
-			{selectOne, func(ctx context.Context) (answers, error) { return a.crowd(ctx, a.selectOne) }},
-			{usageAnswer, func(ctx context.Context) (answers, error) { return a.crowd(ctx, a.get) }},
-			{usageUnderWay, a.crowdUnderLoad},
+			{selectOne, func(ctx context.Context) (answers, error) { return a.askAll(ctx, a.selectOne) }},
+			{usageAnswer, func(ctx context.Context) (answers, error) { return a.askAll(ctx, a.get) }},
+			{usageWhileCounting, a.askWhileCounting},
 		} {
-			found, err := contestant.run(ctx)
+			found, err := variant.run(ctx)
 			if err != nil {
-				return fmt.Errorf("%s: %w", contestant.name, err)
+				return fmt.Errorf("%s: %w", variant.name, err)
 			}
-			all[contestant.name] = append(all[contestant.name], found)
-			a.t.Log.Info("query", "round", round+1, "contestant", contestant.name, "per_second", int(found.perSecond), "p99", found.p99)
+			all[variant.name] = append(all[variant.name], found)
+			a.terminal.Log.Info("query", "round", round+1, "variant", variant.name, "per_second", int(found.perSecond), "p99", found.p99)
 		}
 	}
 	report.Query = queryTable(all)
 	return nil
 }
 
-// queryShare of the span is how long a lap of the query race takes.
+// queryShare of the span is how long each run takes.
 const queryShare = 2
 
-// crowd lets all clients ask at once, each again as soon as it has its answer.
-func (a *asking) crowd(ctx context.Context, ask func(context.Context, int) error) (answers, error) {
+// askAll lets all clients ask at once, each again as soon as it has its answer.
+func (a *queryBench) askAll(ctx context.Context, ask func(context.Context, int) error) (answers, error) {
 	var mu sync.Mutex
 	var took []time.Duration
 	begin := time.Now()
@@ -191,7 +184,7 @@ func (a *asking) crowd(ctx context.Context, ask func(context.Context, int) error
 	}, nil
 }
 
-func (a *asking) selectOne(ctx context.Context, _ int) error {
+func (a *queryBench) selectOne(ctx context.Context, _ int) error {
 	var one int
 	if err := a.d.QueryRow(ctx, "select 1").Scan(&one); err != nil {
 		return fmt.Errorf("select 1: %w", err)
@@ -199,7 +192,7 @@ func (a *asking) selectOne(ctx context.Context, _ int) error {
 	return nil
 }
 
-func (a *asking) get(ctx context.Context, tenant int) error {
+func (a *queryBench) get(ctx context.Context, tenant int) error {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.url, nil)
 	if err != nil {
 		return err
@@ -220,8 +213,8 @@ func (a *asking) get(ctx context.Context, tenant int) error {
 	return nil
 }
 
-// crowdUnderLoad is the crowd while events are published and counted.
-func (a *asking) crowdUnderLoad(ctx context.Context) (answers, error) {
+// askWhileCounting is askAll while events are published and counted.
+func (a *queryBench) askWhileCounting(ctx context.Context) (answers, error) {
 	pub, err := publisher.New(a.s.nc)
 	if err != nil {
 		return answers{}, err
@@ -233,10 +226,10 @@ func (a *asking) crowdUnderLoad(ctx context.Context) (answers, error) {
 	var slots atomic.Int64
 	begin := time.Now()
 	for i := range writers {
-		writers[i].end = make(tails, a.s.Partitions)
+		writers[i].end = make(sequences, a.s.Partitions)
 		group.Go(func() error { return writers[i].work(loading, a, pub, begin, &slots) })
 	}
-	found, err := a.crowd(ctx, a.get)
+	found, err := a.askAll(ctx, a.get)
 	stop()
 	if failed := group.Wait(); failed != nil || err != nil {
 		return answers{}, errors.Join(failed, err)
@@ -247,22 +240,22 @@ func (a *asking) crowdUnderLoad(ctx context.Context) (answers, error) {
 			return answers{}, err
 		}
 		sent += w.sent.events
-		a.books.events, a.books.units = a.books.events+w.sent.events, a.books.units+w.sent.units
+		a.expected.events, a.expected.units = a.expected.events+w.sent.events, a.expected.units+w.sent.units
 	}
 	a.numbered += int(slots.Load()) * loadBatch
 	found.counted = float64(sent) / time.Since(begin).Seconds()
-	return found, a.d.verify(ctx, a.books)
+	return found, a.d.verify(ctx, a.expected)
 }
 
 // loadWriter is one of those who publish meanwhile.
 type loadWriter struct {
-	end  tails
-	sent books
+	end  sequences
+	sent totals
 }
 
 // work publishes at an even pace until ctx ends, and finishes what is under
 // way. The writers share the slots in time; one that is late goes on at once.
-func (w *loadWriter) work(ctx context.Context, a *asking, pub *publisher.Publisher, begin time.Time, slots *atomic.Int64) error {
+func (w *loadWriter) work(ctx context.Context, a *queryBench, pub *publisher.Publisher, begin time.Time, slots *atomic.Int64) error {
 	const length = loadBatch * time.Second / loadRate
 	for {
 		slot := int(slots.Add(1) - 1)
@@ -279,4 +272,37 @@ func (w *loadWriter) work(ctx context.Context, a *asking, pub *publisher.Publish
 			return fmt.Errorf("publish meanwhile: %w", err)
 		}
 	}
+}
+
+// queryLine is a variant's line in the table.
+type queryLine struct {
+	Contestant string  `json:"contestant" column:"query"`
+	PerSecond  float64 `json:"requests_per_second" column:"requests/s;thousands"`
+	OfSelect   float64 `json:"of_select_1" column:"of select 1;ratio"`
+	P50        float64 `json:"p50_ms" column:"p50 ms;%.2f"`
+	P95        float64 `json:"p95_ms" column:"p95 ms;%.2f"`
+	P99        float64 `json:"p99_ms" column:"p99 ms;%.2f"`
+	Counted    float64 `json:"events_counted_per_second" column:"events/s counted;thousands"`
+}
+
+const queryNote = `16 clients on connections that they keep, 10 000 tenants; token, statement and JSON included. Clients, API, NATS,
+aggregator and Postgres share this machine.`
+
+func queryTable(all map[string][]answers) []queryLine {
+	var lines []queryLine
+	for _, name := range []string{selectOne, usageAnswer, usageWhileCounting} {
+		of := func(get func(answers) time.Duration) float64 {
+			return median(all[name], func(a answers) float64 { return milliseconds(get(a)) })
+		}
+		perSecond := func(a answers) float64 { return a.perSecond }
+		lines = append(lines, queryLine{
+			Contestant: name, PerSecond: median(all[name], perSecond),
+			P50:      of(func(a answers) time.Duration { return a.p50 }),
+			P95:      of(func(a answers) time.Duration { return a.p95 }),
+			P99:      of(func(a answers) time.Duration { return a.p99 }),
+			OfSelect: medianRatio(all[name], all[selectOne], perSecond),
+			Counted:  median(all[name], func(a answers) float64 { return a.counted }),
+		})
+	}
+	return lines
 }

@@ -1,4 +1,4 @@
-package main
+package bench
 
 import (
 	"context"
@@ -13,7 +13,7 @@ import (
 	"odometer/cmd/internal/cli"
 )
 
-// growthFactor times the write race's events are counted on top of what is
+// growthFactor times the write benchmark's events are counted on top of what is
 // stored: long enough for the transient after a checkpoint to end, in which
 // every page that is touched for the first time goes into the log as a whole.
 const growthFactor = 10
@@ -21,98 +21,98 @@ const growthFactor = 10
 // windowShare of the span is the length of a window in which a rate is taken.
 const windowShare = 4
 
-// climb is how an aggregator did on a table that held many events.
-type climb struct {
+// growth is how an aggregator did on a table that held many events.
+type growth struct {
 	windows []float64 // events a second, window by window, from a checkpoint on
 	steady  float64   // events a second over the second half of the events
 }
 
-func (c climb) first() float64 { return c.windows[0] }
+func (g growth) first() float64 { return g.windows[0] }
 
-func (c *benchCmd) raceGrowth(ctx context.Context, g *ground, report *benchReport) error {
-	work := newWorkload(writeTenants)
-	s, err := g.openStream(ctx, "growth")
+func benchGrowth(ctx context.Context, e *environment, report *report) error {
+	work := newWorkload(tenantCount)
+	s, err := e.openStream(ctx, "growth")
 	if err != nil {
 		return err
 	}
 	defer s.close()
-	events := c.Events * growthFactor
-	g.t.Log.Info("filling the stream", "events", events)
+	events := e.Events * growthFactor
+	e.terminal.Log.Info("filling the stream", "events", events)
 	last, err := s.fill(ctx, work, events, func(i int) int { return i })
 	if err != nil {
 		return err
 	}
-	all := make([][]climb, len(c.Stored))
-	for round := range c.Rounds {
-		for i, stored := range c.Stored {
-			g.t.Log.Info("storing events", "round", round+1, "events", stored)
-			found, err := c.climb(ctx, g, s, work, stored, last)
+	all := make([][]growth, len(e.Stored))
+	for round := range e.Rounds {
+		for i, stored := range e.Stored {
+			e.terminal.Log.Info("storing events", "round", round+1, "events", stored)
+			found, err := e.grow(ctx, s, work, stored, last)
 			if err != nil {
 				return fmt.Errorf("with %d events stored: %w", stored, err)
 			}
 			all[i] = append(all[i], found)
-			g.t.Log.Info("growth", "round", round+1, "stored", stored, "first", int(found.first()), "steady", int(found.steady))
+			e.terminal.Log.Info("growth", "round", round+1, "stored", stored, "first", int(found.first()), "steady", int(found.steady))
 		}
 	}
-	report.Growth = growthTable(c.Stored, all)
+	report.Growth = growthTable(e.Stored, all)
 	return nil
 }
 
-// climb stores events in a new database and counts the stream on top of them.
-func (c *benchCmd) climb(ctx context.Context, g *ground, s *benchStream, work *workload, stored int, last tails) (found climb, err error) {
-	d, err := g.openDatabase(ctx, "growth", amplePlan, work.tenants)
+// grow stores events in a new database and counts the stream on top of them.
+func (e *environment) grow(ctx context.Context, s *stream, work *workload, stored int, last sequences) (found growth, err error) {
+	d, err := e.openDatabase(ctx, "growth", amplePlan, work.tenants)
 	if err != nil {
-		return climb{}, err
+		return found, err
 	}
 	defer func() { err = errors.Join(err, d.drop(context.WithoutCancel(ctx))) }()
 	before, err := d.store(ctx, stored, 2)
 	if err != nil {
-		return climb{}, err
+		return found, err
 	}
-	r, err := g.enter(ctx, contestant{Role: aggregateRole, DatabaseURL: d.url, NATSURL: s.server.ClientURL()})
+	p, err := e.start(ctx, "aggregator", childParams{DatabaseURL: d.url, NATSURL: s.server.ClientURL()})
 	if err != nil {
-		return climb{}, err
+		return found, err
 	}
-	defer func() { err = errors.Join(err, r.leave()) }()
+	defer func() { err = errors.Join(err, p.stop()) }()
 	if err := d.exec(ctx, "checkpoint"); err != nil {
-		return climb{}, err
+		return found, err
 	}
-	if err := r.start(); err != nil {
-		return climb{}, err
+	if err := p.begin(); err != nil {
+		return found, err
 	}
-	events := c.Events * growthFactor
-	if found, err = d.watchClimb(ctx, events, c.Span/windowShare); err != nil {
-		return climb{}, err
+	events := e.Events * growthFactor
+	if found, err = d.watchGrowth(ctx, events, e.Span/windowShare); err != nil {
+		return found, err
 	}
 	if err := d.waitFor(ctx, last); err != nil {
-		return climb{}, err
+		return found, err
 	}
-	return found, d.verify(ctx, books{events: before.events + events, units: before.units + work.units(events)})
+	return found, d.verify(ctx, totals{events: before.events + events, units: before.units + work.units(events)})
 }
 
-const climbedSQL = `
+const countedMessagesSQL = `
 select coalesce(sum(messages), 0)
 from batches`
 
-// watchClimb takes the rates while the stream is counted.
-func (d *database) watchClimb(ctx context.Context, events int, window time.Duration) (found climb, err error) {
+// watchGrowth takes the rates while the stream is counted.
+func (d *database) watchGrowth(ctx context.Context, events int, window time.Duration) (found growth, err error) {
 	begin := time.Now()
 	from := reading{at: begin} // where the window began
 	var half, last reading     // where the second half began; the one before
 	for last.at = begin; last.count < events; {
 		if err := cli.PauseFor(ctx, window/50); err != nil {
-			return climb{}, err
+			return growth{}, err
 		}
 		now := reading{}
-		if err := d.QueryRow(ctx, climbedSQL).Scan(&now.count); err != nil {
-			return climb{}, fmt.Errorf("ask how much is counted: %w", err)
+		if err := d.QueryRow(ctx, countedMessagesSQL).Scan(&now.count); err != nil {
+			return growth{}, fmt.Errorf("ask how much is counted: %w", err)
 		}
 		now.at = time.Now()
 		switch {
 		case now.count > last.count:
 			last = now
-		case now.at.Sub(last.at) > stuckTime:
-			return climb{}, fmt.Errorf("nothing was counted for %s after %d events", stuckTime, now.count)
+		case now.at.Sub(last.at) > stallLimit:
+			return growth{}, fmt.Errorf("nothing was counted for %s after %d events", stallLimit, now.count)
 		}
 		if now.at.Sub(from.at) >= window || now.count == events && found.windows == nil {
 			found.windows = append(found.windows, now.rateSince(from))
@@ -122,7 +122,7 @@ func (d *database) watchClimb(ctx context.Context, events int, window time.Durat
 			half = now
 		}
 	}
-	if half.count == events { // it went faster than we look
+	if half.count == events { // it went faster than it was read
 		half = reading{at: begin}
 	}
 	found.steady = last.rateSince(half)
@@ -139,7 +139,7 @@ func (r reading) rateSince(before reading) float64 {
 	return float64(r.count-before.count) / r.at.Sub(before.at).Seconds()
 }
 
-// Random keys in the order of their arrival, as in life: the index grows as
+// Random keys in the order of their arrival, as in production: the index grows as
 // it would have.
 const storeSQL = `
 insert into usage_events (
@@ -176,7 +176,7 @@ from (
 ) e
 where (c.tenant_id, c.agent, c.period_start) = (e.tenant_id, e.agent, e.period_start)`
 
-const booksHeldSQL = `
+const heldSQL = `
 select count(*), coalesce(sum(quantity), 0)::bigint
 from usage_events`
 
@@ -187,7 +187,7 @@ const (
 
 // store makes n events of so many units each inside Postgres, with the counters
 // that belong to them, in the state of a table that was vacuumed.
-func (d *database) store(ctx context.Context, n, units int) (held books, err error) {
+func (d *database) store(ctx context.Context, n, units int) (held totals, err error) {
 	tenants, agents, actions, err := d.senders(ctx)
 	if err != nil {
 		return held, err
@@ -210,7 +210,7 @@ func (d *database) store(ctx context.Context, n, units int) (held books, err err
 	if err := d.exec(ctx, sumSQL, "vacuum (analyze)"); err != nil {
 		return held, err
 	}
-	if err := d.QueryRow(ctx, booksHeldSQL).Scan(&held.events, &held.units); err != nil {
+	if err := d.QueryRow(ctx, heldSQL).Scan(&held.events, &held.units); err != nil {
 		return held, fmt.Errorf("store %d events: %w", n, err)
 	}
 	return held, nil
@@ -228,4 +228,33 @@ func (d *database) senders(ctx context.Context) (tenants []uuid.UUID, agents, ac
 		agents, actions = append(agents, a.ID), append(actions, a.Actions[0])
 	}
 	return tenants, agents, actions, nil
+}
+
+// growthLine is the line of a number of stored events in the table.
+type growthLine struct {
+	Stored        int         `json:"stored" column:"growth, events stored;thousands"`
+	First         float64     `json:"events_per_second_after_checkpoint" column:"after a checkpoint, events/s;thousands"`
+	FirstOfLeast  float64     `json:"after_checkpoint_of_first_size" column:"ratio;ratio"`
+	Steady        float64     `json:"events_per_second_steady" column:"steady, events/s;thousands"`
+	SteadyOfLeast float64     `json:"steady_of_first_size" column:"ratio;ratio"`
+	Windows       [][]float64 `json:"windows"` // by round: events per second, window by window
+}
+
+const growthNote = `After a checkpoint Postgres logs each page as a whole when it is first touched: the first seconds are slower.
+Steady is the second half of the events. Ratios are to the first line.`
+
+func growthTable(stored []int, all [][]growth) []growthLine {
+	var lines []growthLine
+	steady := func(c growth) float64 { return c.steady }
+	for i, n := range stored {
+		line := growthLine{
+			Stored: n, First: median(all[i], growth.first), Steady: median(all[i], steady),
+			FirstOfLeast: medianRatio(all[i], all[0], growth.first), SteadyOfLeast: medianRatio(all[i], all[0], steady),
+		}
+		for _, c := range all[i] {
+			line.Windows = append(line.Windows, c.windows)
+		}
+		lines = append(lines, line)
+	}
+	return lines
 }

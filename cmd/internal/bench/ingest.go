@@ -1,0 +1,437 @@
+package bench
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/gob"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"golang.org/x/sync/errgroup"
+
+	"odometer/api"
+	"odometer/cmd/internal/app"
+	"odometer/cmd/internal/cli"
+	"odometer/ingest/httpingest"
+	"odometer/ingest/publisher"
+)
+
+// peerRate is how many events a second the nearest peer reached on two cores,
+// with inserts alone.
+const peerRate = 12_000
+
+// httpClients each have a connection that they keep.
+const httpClients = 16
+
+// batchForm is how clients send events over HTTP.
+type batchForm struct {
+	name    string
+	batch   int    // events of a request
+	types   string // Content-Type
+	begin   string // of a body
+	between string
+	end     string
+	counted bool // an aggregator counts meanwhile
+}
+
+// batchForms are what is compared, in the order of the table.
+var batchForms = []batchForm{
+	{name: "lines, 100 a request", batch: 100, types: "application/x-ndjson", between: "\n", counted: true},
+	{name: "array, 100 a request", batch: 100, types: "application/json", begin: "[", between: ",", end: "]", counted: true},
+	{name: "lines, 500 a request", batch: 500, types: "application/x-ndjson", between: "\n", counted: true},
+	{name: "array, 500 a request", batch: 500, types: "application/json", begin: "[", between: ",", end: "]", counted: true},
+	{name: "lines, 500, not counted", batch: 500, types: "application/x-ndjson", between: "\n"},
+}
+
+// ingestRun is what one form came to in one round.
+type ingestRun struct {
+	measurement // children: handler, clients, aggregator
+	delivery
+	events  int
+	counted time.Duration // from the first request until the last event is counted; 0 where nothing counts
+}
+
+func (r ingestRun) rate(took time.Duration) float64 {
+	if took == 0 {
+		return 0
+	}
+	return float64(r.events) / took.Seconds()
+}
+
+func (r ingestRun) ackedRate() float64   { return r.rate(r.Took) }
+func (r ingestRun) countedRate() float64 { return r.rate(r.counted) }
+
+// ingestBench gives each run a stream of its own, and empty tables.
+type ingestBench struct {
+	*environment
+	work   *workload
+	d      *database
+	secret []byte
+	runs   int
+}
+
+func benchIngest(ctx context.Context, e *environment, report *report) (err error) {
+	b := &ingestBench{environment: e, work: newWorkload(tenantCount), secret: make([]byte, 32)}
+	if _, err := rand.Read(b.secret); err != nil {
+		return err
+	}
+	if b.d, err = e.openDatabase(ctx, "ingest", amplePlan, b.work.tenants); err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, b.d.drop(context.WithoutCancel(ctx))) }()
+	e.terminal.Log.Info("writing requests", "events", e.Events)
+	for i := range batchForms {
+		if err := b.write(&batchForms[i]); err != nil {
+			return err
+		}
+	}
+	runs := make([][]ingestRun, len(batchForms))
+	for round := range e.Rounds {
+		for i := range batchForms {
+			r, err := b.run(ctx, &batchForms[i])
+			if err != nil {
+				return fmt.Errorf("%s: %w", batchForms[i].name, err)
+			}
+			runs[i] = append(runs[i], r)
+			e.terminal.Log.Info("ingest", "round", round+1, "variant", batchForms[i].name,
+				"acknowledged_per_second", int(r.ackedRate()), "counted_per_second", int(r.countedRate()), "p99", r.P99)
+		}
+	}
+	for i := range batchForms {
+		report.Ingest = append(report.Ingest, ingestLineOf(&batchForms[i], runs[i]))
+	}
+	return nil
+}
+
+// run sends everything once, and waits until it is counted.
+func (b *ingestBench) run(ctx context.Context, form *batchForm) (r ingestRun, err error) {
+	if err := b.d.clear(ctx); err != nil {
+		return r, err
+	}
+	b.runs++
+	s, err := b.openStream(ctx, fmt.Sprintf("ingest-%d", b.runs))
+	if err != nil {
+		return r, err
+	}
+	defer s.discard()
+	var children []*process
+	defer func() {
+		for _, p := range children {
+			err = errors.Join(err, p.stop())
+		}
+	}()
+	add := func(role string, params childParams) (*process, error) {
+		p, err := b.start(ctx, role, params)
+		if err == nil {
+			children = append(children, p)
+		}
+		return p, err
+	}
+	natsURL := s.server.ClientURL()
+	handler, err := add("handler", childParams{NATSURL: natsURL, Secret: hex.EncodeToString(b.secret)})
+	if err != nil {
+		return r, err
+	}
+	clients, err := add("clients", childParams{File: b.file(form), URL: handler.ready})
+	if err != nil {
+		return r, err
+	}
+	if err := handler.begin(); err != nil {
+		return r, err
+	}
+	if form.counted {
+		counter, err := add("aggregator", childParams{DatabaseURL: b.d.url, NATSURL: natsURL})
+		if err != nil {
+			return r, err
+		}
+		if err := errors.Join(counter.begin(), b.d.waitUntilRead(ctx)); err != nil {
+			return r, err
+		}
+	}
+	r.events = b.Events
+	r.measurement, err = b.measure(func() error { return b.send(ctx, clients, form, &r) }, children...)
+	if err != nil || !form.counted {
+		return r, err
+	}
+	return r, b.d.verify(ctx, totals{events: b.Events, units: b.work.units(b.Events)})
+}
+
+// send lets the clients send everything, and takes the times.
+func (b *ingestBench) send(ctx context.Context, clients *process, form *batchForm, r *ingestRun) error {
+	begin := time.Now()
+	if err := clients.do(&r.delivery); err != nil {
+		return err
+	}
+	if r.Accepted != b.Events {
+		return fmt.Errorf("%d events were sent, %d were accepted", b.Events, r.Accepted)
+	}
+	if !form.counted {
+		return nil
+	}
+	if err := b.d.waitForMessages(ctx, b.Events); err != nil {
+		return err
+	}
+	r.counted = time.Since(begin)
+	return nil
+}
+
+// waitForMessages waits until so many are counted.
+func (d *database) waitForMessages(ctx context.Context, n int) error {
+	var seen int
+	for moved := time.Now(); ; {
+		before := seen
+		if err := d.QueryRow(ctx, countedMessagesSQL).Scan(&seen); err != nil {
+			return fmt.Errorf("read how much is counted: %w", err)
+		}
+		switch {
+		case seen >= n:
+			return nil
+		case seen != before:
+			moved = time.Now()
+		case time.Since(moved) > stallLimit:
+			return fmt.Errorf("nothing was counted for %s after %d events", stallLimit, seen)
+		}
+		if err := cli.PauseFor(ctx, pollInterval); err != nil {
+			return err
+		}
+	}
+}
+
+// prepareHandler serves the API, and says where.
+func prepareHandler(_ context.Context, t *cli.Terminal, p childParams) (childWork, string, error) {
+	nc, err := nats.Connect(p.NATSURL)
+	if err != nil {
+		return nil, "", fmt.Errorf("connect to NATS: %w", err)
+	}
+	pub, err := publisher.New(nc)
+	if err != nil {
+		return nil, "", err
+	}
+	secret, err := hex.DecodeString(p.Secret)
+	if err != nil {
+		return nil, "", fmt.Errorf("read the tokens' secret: %w", err)
+	}
+	keys, err := api.KeysFromSecret(secret, api.Expect{})
+	if err != nil {
+		return nil, "", err
+	}
+	// Every request is logged, as in production, to where nobody reads it.
+	handler := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Registerer: app.NewRegistry()})
+	httpingest.Register(handler, httpingest.Options{Publisher: pub, Log: t.Log})
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return nil, "", fmt.Errorf("serve the API: %w", err)
+	}
+	return func(ctx context.Context) (any, error) {
+		defer nc.Close()
+		return nil, app.Serve(ctx, l, handler.Handler())
+	}, fmt.Sprintf("http://%s%s", l.Addr(), httpingest.Path), nil
+}
+
+// delivery is what the clients have done.
+type delivery struct {
+	Took, P50, P99 time.Duration // of all; of a request
+	Accepted       int           // events
+}
+
+// prepareClients is all clients. It is ready when it has read the requests.
+func prepareClients(_ context.Context, _ *cli.Terminal, p childParams) (childWork, string, error) {
+	requests, err := readRequests(p.File)
+	return func(ctx context.Context) (any, error) { return sendAll(ctx, p.URL, requests) }, "", err
+}
+
+func readRequests(name string) (all []request, err error) {
+	file, err := os.Open(name)
+	if err != nil {
+		return nil, fmt.Errorf("read the requests: %w", err)
+	}
+	defer file.Close()
+	in := gob.NewDecoder(bufio.NewReaderSize(file, 1<<20))
+	for {
+		var r request
+		switch err := in.Decode(&r); {
+		case errors.Is(err, io.EOF):
+			return all, nil
+		case err != nil:
+			return nil, fmt.Errorf("read the requests: %w", err)
+		}
+		all = append(all, r)
+	}
+}
+
+// sendAll lets the clients take the requests in turn, each the next as soon as
+// it has its answer.
+func sendAll(ctx context.Context, url string, requests []request) (done delivery, err error) {
+	client := &http.Client{Transport: &http.Transport{MaxIdleConnsPerHost: httpClients}, Timeout: time.Minute}
+	defer client.CloseIdleConnections()
+	var mu sync.Mutex
+	var took []time.Duration
+	var next atomic.Int64
+	group, ctx := errgroup.WithContext(ctx)
+	begin := time.Now()
+	for range httpClients {
+		group.Go(func() error {
+			var own []time.Duration
+			accepted := 0
+			for i := next.Add(1) - 1; i < int64(len(requests)); i = next.Add(1) - 1 {
+				sent := time.Now()
+				if err := sendOne(ctx, client, url, &requests[i]); err != nil {
+					return err
+				}
+				own, accepted = append(own, time.Since(sent)), accepted+requests[i].Events
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			took, done.Accepted = append(took, own...), done.Accepted+accepted
+			return nil
+		})
+	}
+	err = group.Wait()
+	done.Took, done.P50, done.P99 = time.Since(begin), percentile(took, 0.5), percentile(took, 0.99)
+	return done, err
+}
+
+// sendOne sends a request, and wants every event of it accepted.
+func sendOne(ctx context.Context, client *http.Client, url string, r *request) error {
+	request, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(r.Body))
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Authorization", r.Bearer)
+	request.Header.Set("Content-Type", r.Types)
+	answer, err := client.Do(request)
+	if err != nil {
+		return fmt.Errorf("post events: %w", err)
+	}
+	defer answer.Body.Close()
+	text, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return fmt.Errorf("post events: %w", err)
+	}
+	want := fmt.Sprintf(`"accepted":%d,"duplicate":0,"invalid":0}`, r.Events)
+	if answer.StatusCode != http.StatusAccepted || !strings.HasSuffix(string(text[max(0, len(text)-len(want)):]), want) {
+		return fmt.Errorf("post %d events: status %d: %.300s", r.Events, answer.StatusCode, text)
+	}
+	return nil
+}
+
+// request is what a client sends.
+type request struct {
+	Types, Bearer string
+	Body          []byte
+	Events        int
+}
+
+// file holds the requests of a form.
+func (b *ingestBench) file(form *batchForm) string {
+	return filepath.Join(b.dir, strings.ReplaceAll(form.name, " ", "-"))
+}
+
+// write makes all requests beforehand, so that making them is not measured.
+// Each is of one tenant, as a token is.
+func (b *ingestBench) write(form *batchForm) (err error) {
+	file, err := os.Create(b.file(form))
+	if err != nil {
+		return fmt.Errorf("write the requests: %w", err)
+	}
+	defer func() { err = errors.Join(err, file.Close()) }()
+	out := gob.NewEncoder(file)
+	for from := 0; from < b.Events; from += form.batch {
+		n := min(form.batch, b.Events-from)
+		tenant := b.work.tenants[from/form.batch%len(b.work.tenants)]
+		token, err := api.SignToken(b.secret, api.Claims{Tenant: tenant, Subject: "bench", Scopes: []string{api.WriteScope}}, time.Hour)
+		if err != nil {
+			return err
+		}
+		r := request{Types: form.types, Bearer: "Bearer " + token, Body: []byte(form.begin), Events: n}
+		for i := range n {
+			if i > 0 {
+				r.Body = append(r.Body, form.between...)
+			}
+			r.Body = b.work.appendJSON(r.Body, from+i)
+		}
+		r.Body = append(r.Body, form.end...)
+		if err := out.Encode(r); err != nil {
+			return fmt.Errorf("write the requests: %w", err)
+		}
+	}
+	return nil
+}
+
+// appendJSON writes the event of a number as an agent without NATS does.
+func (w *workload) appendJSON(b []byte, n int) []byte {
+	e := w.event(n)
+	return fmt.Appendf(b, `{"agent":"%s","idempotency_key":"%s","action_type":"%s","quantity":%d,"resource_id":"%s","occurred_at":"%s","metadata":%s}`,
+		e.Agent, e.IdempotencyKey, e.ActionType, e.Quantity, e.ResourceID, e.OccurredAt.Format(time.RFC3339Nano), e.Metadata)
+}
+
+// ingestLine is a form's line in the table.
+type ingestLine struct {
+	Contestant     string    `json:"contestant" column:"ingest by HTTP"`
+	Counted        float64   `json:"counted_per_second" column:"counted/s;thousands"` // acknowledged and counted; 0: nothing counts
+	Acked          float64   `json:"acknowledged_per_second" column:"acknowledged/s;thousands"`
+	OfPeer         float64   `json:"of_peer" column:"x 12 000;%.1f"` // counted, or acknowledged where nothing counts, to the peer's 12000
+	P50            float64   `json:"request_p50_ms" column:"request p50 ms;%.1f"`
+	P99            float64   `json:"request_p99_ms" column:"p99;%.1f"`
+	CPUMicros      float64   `json:"cpu_us_per_event" column:"CPU µs/event;%.1f"` // of all; 0: not known
+	SendMicros     float64   `json:"clients_cpu_us_per_event" column:"clients;%.1f"`
+	TakeMicros     float64   `json:"handler_cpu_us_per_event" column:"handler;%.1f"`
+	NATSMicros     float64   `json:"nats_cpu_us_per_event" column:"NATS;%.1f"`
+	CountMicros    float64   `json:"aggregator_cpu_us_per_event" column:"aggregator;%.1f"`
+	PostgresMicros float64   `json:"postgres_cpu_us_per_event" column:"Postgres;%.1f"`
+	PeakMemory     int64     `json:"handler_peak_memory_bytes" column:"peak memory;memory"` // over all rounds
+	Rounds         []float64 `json:"rounds"`                                                // counted, or acknowledged, per second
+}
+
+const ingestNote = `POST /api/v1/events with events of about 350 bytes, from 16 clients on connections that they keep, 1 000 tenants; the
+token is checked with each request. Counted per second: from the first request until the last event is in its counter.
+Clients, handler, NATS and aggregator are a process each and share this machine with Postgres; requests were made
+before. 12 000 events a second, inserted and not counted, is what the nearest peer reached on two cores. Peak memory is
+the handler's. Counts were verified after every round.`
+
+func ingestLineOf(form *batchForm, all []ingestRun) ingestLine {
+	micros := func(of func(ingestRun) time.Duration) float64 {
+		return median(all, func(r ingestRun) float64 { return float64(of(r).Nanoseconds()) / 1e3 / float64(r.events) })
+	}
+	child := func(i int) float64 {
+		return micros(func(r ingestRun) time.Duration {
+			if i < len(r.children) {
+				return r.children[i]
+			}
+			return 0
+		})
+	}
+	figure := ingestRun.countedRate
+	if !form.counted {
+		figure = ingestRun.ackedRate
+	}
+	line := ingestLine{
+		Contestant: form.name, Acked: median(all, ingestRun.ackedRate), Counted: median(all, ingestRun.countedRate),
+		OfPeer:     median(all, figure) / peerRate,
+		P50:        median(all, func(r ingestRun) float64 { return milliseconds(r.P50) }),
+		P99:        median(all, func(r ingestRun) float64 { return milliseconds(r.P99) }),
+		CPUMicros:  micros(func(r ingestRun) time.Duration { return r.cpu() }),
+		TakeMicros: child(0), SendMicros: child(1), CountMicros: child(2),
+		NATSMicros:     micros(func(r ingestRun) time.Duration { return r.here }),
+		PostgresMicros: micros(func(r ingestRun) time.Duration { return r.postgres }),
+	}
+	for _, r := range all {
+		line.PeakMemory = max(line.PeakMemory, r.measurement.peak)
+		line.Rounds = append(line.Rounds, figure(r))
+	}
+	return line
+}
