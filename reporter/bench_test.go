@@ -53,8 +53,8 @@ func BenchmarkPass(b *testing.B) {
 		for n := range customers {
 			env.stripe.CreateCustomer(fmt.Sprintf("cus_%d", n+1), nil)
 		}
-		env.exec(overCustomersSQL, customers, plan500, begin)
-		env.exec("analyze")
+		env.db.Exec(overCustomersSQL, customers, plan500, begin)
+		env.db.Exec("analyze")
 		began := time.Now()
 		b.StartTimer()
 		result := env.report()
@@ -62,7 +62,7 @@ func BenchmarkPass(b *testing.B) {
 		took += time.Since(began)
 		var entries int
 		var ledger, metered int64
-		env.must(env.pool.QueryRow(b.Context(), `
+		env.must(env.db.Pool.QueryRow(b.Context(), `
 select count(*), coalesce(sum(to_total - from_total), 0)::bigint
 from overage_reports
 where state = 'accepted'`).Scan(&entries, &ledger))
