@@ -3,8 +3,8 @@ package audit
 import (
 	"fmt"
 	"testing"
-	"time"
 
+	"odometer/internal/soak"
 	"odometer/internal/testenv"
 )
 
@@ -13,34 +13,24 @@ func TestNoFalseAlarmWhileEventsAreCounted(t *testing.T) {
 	e := newTestEnv(t, 20)
 	e.run()
 	e.publishMix("first", 200)
-	stop, stopped := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(stopped)
-		for i := 0; ; i++ {
-			select {
-			case <-stop:
-				return
-			case <-time.After(50 * time.Millisecond):
-				e.publishMix(fmt.Sprint("live ", i), 50)
+	for run := range soak.Rounds(t, 10, 30) {
+		published := make(chan struct{})
+		go func() {
+			defer close(published)
+			for i := range 3 {
+				e.publishMix(fmt.Sprintf("live %d %d", run, i), 50)
 			}
-		}
-	}()
-	deadline := time.Now().Add(8 * time.Second)
-	runs := 0
-	var last *Report
-	for ; runs < 100 && time.Now().Before(deadline) || runs < 10; runs++ {
+		}()
 		scope := Scope{}
-		if runs%5 == 4 {
-			scope.Tenant = &e.tenants[runs%len(e.tenants)]
+		if run%5 == 4 {
+			scope.Tenant = &e.tenants[run%len(e.tenants)]
 		}
-		last = e.finds(scope)
+		e.finds(scope)
+		<-published
 		if t.Failed() {
 			break
 		}
 	}
-	close(stop)
-	<-stopped
-	t.Logf("%d runs, the last through %d", runs, last.Stream.Through)
 	e.WaitUntilRead()
 	e.finds(Scope{})
 }
