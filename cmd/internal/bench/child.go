@@ -70,7 +70,7 @@ func (c *Child) Run(ctx context.Context, t *cli.Terminal) error {
 	fmt.Fprintln(t.Out, "ready", ready)
 	input := bufio.NewReader(os.Stdin)
 	if _, err := input.ReadString('\n'); err != nil {
-		return nil //nolint:nilerr // the parent has given up
+		return nil // the parent has given up
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()

@@ -357,7 +357,7 @@ func prepareNaive(ctx context.Context, _ *cli.Terminal, p childParams) (childWor
 			group.Go(func() error {
 				for {
 					if err := countNext(ctx, messages); ctx.Err() != nil {
-						return nil // the time is up
+						return nil //nolint:nilerr // the time is up
 					} else if err != nil {
 						return err
 					}
@@ -417,10 +417,6 @@ func rowOf(e *odometer.Event, period time.Time) []any {
 		e.Metadata, e.OccurredAt, e.RecordedAt, period, e.Position.Epoch, e.Position.Seq,
 	}
 }
-
-const benchPeriodSQL = `
-select min(period_start)
-from billing_periods`
 
 const periodSQL = `
 select min(period_start)
