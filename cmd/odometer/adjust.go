@@ -235,7 +235,7 @@ func outcome(ctx context.Context, tx pgx.Tx, e publisher.Event, ack publisher.Ac
 	if !first || ack.Duplicate {
 		became.State, became.Before = "duplicate", became.After
 	}
-	became.PeriodStart = storedOrNil(became.PeriodStart)
+	became.PeriodStart = cli.StoredOrNil(became.PeriodStart)
 	return became, nil
 }
 

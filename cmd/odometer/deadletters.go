@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -14,6 +15,7 @@ import (
 
 	"odometer"
 	"odometer/aggregator/deadletter"
+	"odometer/cmd/internal/app"
 	"odometer/cmd/internal/cli"
 )
 
@@ -195,7 +197,7 @@ func (f *letterFilter) change(ctx context.Context, t *cli.Terminal, does func(*p
 		return err
 	}
 	defer pool.Close()
-	r := letterReport{Counts: map[string]int{}, Letters: []letterLine{}}
+	r := letterReport{Counts: map[string]int{}, Letters: []app.DeadLetterRow{}}
 	failed := does(pool, r.add)
 	if failed != nil && r.Total == 0 {
 		return noLetter(failed)
@@ -214,4 +216,124 @@ func (f *letterFilter) change(ctx context.Context, t *cli.Terminal, does func(*p
 		return cli.ErrFindings
 	}
 	return nil
+}
+
+type deadlettersShowCmd struct {
+	letterFilter
+	Limit int `help:"How many letters to show at most, newest first." default:"20"`
+}
+
+// Run shows letters so that a person can mend their sender.
+func (c *deadlettersShowCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	s, err := c.chosen("show")
+	if err != nil {
+		return err
+	}
+	pool, err := c.OpenMigrated(ctx)
+	if err != nil {
+		return err
+	}
+	defer pool.Close()
+	letters, err := deadletter.List(ctx, pool, s, "", max(c.Limit, len(c.IDs)))
+	if err != nil {
+		return noLetter(err)
+	}
+	lines := make([]app.DeadLetterRow, 0, len(letters))
+	for i := range letters {
+		lines = append(lines, app.DeadLetterRowOf(&letters[i]))
+	}
+	if c.JSON {
+		return t.JSON(map[string]any{"letters": lines})
+	}
+	if len(lines) == 0 {
+		fmt.Fprintln(t.Out, "no dead letters")
+	}
+	for i := range lines {
+		showLetter(t, &lines[i], &letters[i])
+	}
+	return nil
+}
+
+func showLetter(t *cli.Terminal, l *app.DeadLetterRow, full *deadletter.DeadLetter) {
+	say := func(name, value string) {
+		if value != "" {
+			fmt.Fprintf(t.Out, "  %-9s%s\n", name, value)
+		}
+	}
+	fmt.Fprintf(t.Out, "dead letter %s, %s\n", l.ID, l.State)
+	say("reason", string(l.Reason))
+	say("detail", l.Detail)
+	say("field", strings.TrimSuffix(l.Field+": "+l.Value, ": "))
+	say("subject", full.Subject)
+	say("stored", full.Received.UTC().Format(time.RFC3339Nano))
+	if full.DecidedAt != nil {
+		say("decided", full.DecidedAt.UTC().Format(time.RFC3339)+" by "+cli.OrNone(full.DecidedBy))
+	}
+	say("why", l.Why)
+	for _, name := range slices.Sorted(maps.Keys(full.Headers)) {
+		say("header", name+": "+strings.Join(full.Headers[name], ", "))
+	}
+	say("payload", strings.ReplaceAll(app.Printable(full.Payload), "\n", "\n           "))
+}
+
+// letterListOf is what list --json prints.
+func letterListOf(groups []deadletter.Group, letters []deadletter.DeadLetter) any {
+	type group struct {
+		Reason   odometer.Reason `json:"reason"`
+		TenantID *uuid.UUID      `json:"tenant_id"`
+		State    string          `json:"state"`
+		Count    int64           `json:"count"`
+		Oldest   time.Time       `json:"oldest_stored_at"`
+		Newest   time.Time       `json:"newest_stored_at"`
+	}
+	var total int64
+	counts, lines := []group{}, []app.DeadLetterRow{}
+	for _, g := range groups {
+		total += g.Count
+		counts = append(counts, group{g.Reason, g.Tenant, g.State, g.Count, g.Oldest.UTC(), g.Newest.UTC()})
+	}
+	for i := range letters {
+		lines = append(lines, app.DeadLetterRowOf(&letters[i]))
+	}
+	return map[string]any{"total": total, "groups": counts, "letters": lines}
+}
+
+// letterReport is what a change of letters came to.
+type letterReport struct {
+	Total   int                 `json:"total"`
+	Counts  map[string]int      `json:"counts"`  // by state
+	Letters []app.DeadLetterRow `json:"letters"` // the first of them
+}
+
+// shownLetters bounds what a change of many letters prints.
+const shownLetters = 1000
+
+func (r *letterReport) add(o deadletter.Outcome) {
+	r.Total++
+	r.Counts[o.State]++
+	if len(r.Letters) < shownLetters {
+		r.Letters = append(r.Letters, app.DeadLetterRow{ID: deadletter.ID(o.ID), State: o.State, Reason: o.Reason, Detail: o.Detail, Already: o.Before})
+	}
+}
+
+func (r *letterReport) print(t *cli.Terminal) {
+	if r.Total == 0 {
+		fmt.Fprintln(t.Out, "no open dead letters: nothing to do")
+		return
+	}
+	for _, l := range r.Letters {
+		switch {
+		case l.Already:
+			fmt.Fprintf(t.Out, "%s %s before: nothing to do\n", l.ID, l.State)
+		case l.State == "open":
+			fmt.Fprintf(t.Out, "%s still dead: %s: %s\n", l.ID, l.Reason, l.Detail)
+		default:
+			fmt.Fprintf(t.Out, "%s %s\n", l.ID, l.State)
+		}
+	}
+	if more := r.Total - len(r.Letters); more > 0 {
+		fmt.Fprintf(t.Out, "and %d more\n", more)
+	}
+	fmt.Fprintf(t.Out, "%d dead letters: %d retried, %d duplicate, %d discarded, %d still open\n",
+		r.Total, r.Counts["retried"], r.Counts["duplicate"], r.Counts["discarded"], r.Counts["open"])
 }

@@ -16,8 +16,8 @@ import (
 	"testing"
 )
 
-// showing is a demo in a process of its own, with its temporary files in dir.
-type showing struct {
+// demoProcess is a demo in a process of its own, with its temporary files in dir.
+type demoProcess struct {
 	cmd        *exec.Cmd
 	dir        string
 	out        io.ReadCloser
@@ -28,11 +28,11 @@ type showing struct {
 
 var usageLine = regexp.MustCompile(`^usage API .*Bearer ([^']+)' (http://[^/]+)/`)
 
-// startShowing waits until the demo has said where its API is.
-func startShowing(t *testing.T, args ...string) *showing {
+// startDemo starts a demo and waits until the demo has said where its API is.
+func startDemo(t *testing.T, args ...string) *demoProcess {
 	t.Helper()
 	// Not t.TempDir, whose parent is closed to the user that Postgres may run as.
-	dir, err := os.MkdirTemp("", "odometer-showing-")
+	dir, err := os.MkdirTemp("", "odometer-demo-test-")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -40,7 +40,7 @@ func startShowing(t *testing.T, args ...string) *showing {
 	if err := os.Chmod(dir, 0o755); err != nil {
 		t.Fatal(err)
 	}
-	s := &showing{dir: dir, cmd: program(t, []string{"TMPDIR=" + dir}, append([]string{"demo", "--addr", app.FreeAddress("127.0.0.1:0")}, args...)...)}
+	s := &demoProcess{dir: dir, cmd: program(t, []string{"TMPDIR=" + dir}, append([]string{"demo", "--addr", app.FreeAddress("127.0.0.1:0")}, args...)...)}
 	if s.out, err = s.cmd.StdoutPipe(); err != nil {
 		t.Fatal(err)
 	}
@@ -60,7 +60,7 @@ func startShowing(t *testing.T, args ...string) *showing {
 }
 
 // rest is all that is said from now on, until the demo ends.
-func (s *showing) rest() string {
+func (s *demoProcess) rest() string {
 	var said strings.Builder
 	for s.lines.Scan() {
 		said.WriteString(s.lines.Text() + "\n")
@@ -71,7 +71,7 @@ func (s *showing) rest() string {
 // A visitor does what the demo's own words offer.
 func TestTheDemoIsRightAlsoWithAVisitorsEvents(t *testing.T) {
 	t.Parallel()
-	s := startShowing(t)
+	s := startDemo(t)
 	body := `{"agent": "invoice", "idempotency_key": "a visitor's", "action_type": "invoice_detected", "quantity": 120}`
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/api/v1/events", strings.NewReader(body))
 	if err != nil {
@@ -99,7 +99,7 @@ func TestTheDemoIsRightAlsoWithAVisitorsEvents(t *testing.T) {
 // As in the README.
 func TestTheDrillFindsAndRepairsEachDamage(t *testing.T) {
 	t.Parallel()
-	s := startShowing(t, "--for", "20s", "--drill")
+	s := startDemo(t, "--for", "20s", "--drill")
 	said := s.rest()
 	err := s.cmd.Wait()
 	_, table, _ := strings.Cut(said, "found as")
@@ -111,7 +111,7 @@ func TestTheDrillFindsAndRepairsEachDamage(t *testing.T) {
 // As in odometer demo | head.
 func TestTheDemoLeavesNothingBehindWhenItsReaderGoesAway(t *testing.T) {
 	t.Parallel()
-	s := startShowing(t)
+	s := startDemo(t)
 	if err := s.out.Close(); err != nil {
 		t.Fatal(err)
 	}
@@ -124,7 +124,7 @@ func TestTheDemoLeavesNothingBehindWhenItsReaderGoesAway(t *testing.T) {
 
 func TestTheDemoLeavesNothingBehindWhenItsTerminalIsClosed(t *testing.T) {
 	t.Parallel()
-	s := startShowing(t)
+	s := startDemo(t)
 	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {
 		t.Fatal(err)
 	}
@@ -135,7 +135,7 @@ func TestTheDemoLeavesNothingBehindWhenItsTerminalIsClosed(t *testing.T) {
 	s.expectNothingLeft(t)
 }
 
-func (s *showing) expectNothingLeft(t *testing.T) {
+func (s *demoProcess) expectNothingLeft(t *testing.T) {
 	t.Helper()
 	left, err := os.ReadDir(s.dir)
 	if err != nil || len(left) > 0 {

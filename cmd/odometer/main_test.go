@@ -5,7 +5,9 @@ import (
 	"context"
 	"os"
 	"os/exec"
+	"os/signal"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -19,9 +21,17 @@ const asProgram = "ODOMETER_TEST_AS_PROGRAM"
 
 func TestMain(m *testing.M) {
 	if os.Getenv(asProgram) != "" {
+		listenToHangup()
 		main()
 	}
 	pgtest.Main(m)
+}
+
+// listenToHangup makes SIGHUP count in a process that the tests start, also when
+// the tests themselves run under nohup, which has it ignored.
+func listenToHangup() {
+	signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	signal.Reset(syscall.SIGHUP)
 }
 
 // program is a command line of odometer as a process of its own.

@@ -11,9 +11,12 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"odometer/billing"
 	"odometer/cmd/internal/cli"
+	"odometer/ingest"
 	"odometer/ingest/natstest"
 	"odometer/migrations/pgtest"
 	"odometer/reporter/stripetest"
@@ -88,6 +91,36 @@ func (o *office) publish(action, key string, quantity int) {
 		"--key", key, "--quantity", fmt.Sprint(quantity))
 }
 
+// shortenDuplicateWindow lets the stream forget message IDs soon.
+func (o *office) shortenDuplicateWindow() jetstream.Stream {
+	o.t.Helper()
+	nc, err := nats.Connect(o.server)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	o.t.Cleanup(nc.Close)
+	js := cli.JetStream(nc)
+	stream, err := js.Stream(o.t.Context(), ingest.StreamName)
+	if err != nil {
+		o.t.Fatal(err)
+	}
+	config := stream.CachedInfo().Config
+	config.Duplicates = 100 * time.Millisecond
+	if stream, err = js.UpdateStream(o.t.Context(), config); err != nil {
+		o.t.Fatal(err)
+	}
+	return stream
+}
+
+func lastSeq(t *testing.T, stream jetstream.Stream) uint64 {
+	t.Helper()
+	info, err := stream.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return info.State.LastSeq
+}
+
 // read waits until the aggregator has read the first n messages.
 func (o *office) read(n int64) {
 	o.t.Helper()
@@ -121,8 +154,12 @@ func TestAdjustBelowZeroIsRefusedWithTheBalance(t *testing.T) {
 	o.expect(cli.ExitFound, []string{"negative_balance", "quantity -5 would bring the balance of 3"}, adjust("--quantity", "-5")...)
 	o.expect(cli.ExitDone, []string{"stood at 3, stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
 	o.expect(cli.ExitDone, []string{"counted before", "stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
-	time.Sleep(2100 * time.Millisecond) // beyond the stream's own window for repeats
-	o.expect(cli.ExitDone, []string{"counted before", "stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
+	stream := o.shortenDuplicateWindow()
+	before := lastSeq(t, stream)
+	waitFor(t, "the stream has forgotten the message's ID and stores a repeat", func() bool {
+		o.expect(cli.ExitDone, []string{"counted before", "stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
+		return lastSeq(t, stream) > before
+	})
 	o.expect(cli.ExitFound, []string{"idempotency_conflict", "quantity -2 there, -1 here"}, adjust("--quantity", "-1", "--key", "k")...)
 	o.expect(cli.ExitDone, []string{`"before": 1`, `"after": 6`, `"state": "counted"`}, adjust("--quantity", "+5", "--json")...)
 	o.expect(cli.ExitFound, []string{"no_billing_period"}, adjust("--quantity", "1", "--occurred-at", time.Now().AddDate(0, 0, -60).Format(time.RFC3339))...)

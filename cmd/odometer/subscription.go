@@ -42,24 +42,13 @@ func (c *subscriptionSetCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	after, err := billing.Set(ctx, pool, billing.SubscriptionChange{
 		Tenant: uuid.UUID(c.Tenant), PlanID: c.Plan,
 		Status: odometer.Status(c.Status), Interval: odometer.Interval(c.Interval),
-		Start: stored(c.PeriodStart), End: stored(c.PeriodEnd), TrialEndsAt: storedOrNil(c.TrialEndsAt),
+		Start: cli.Stored(c.PeriodStart), End: cli.Stored(c.PeriodEnd), TrialEndsAt: cli.StoredOrNil(c.TrialEndsAt),
 		StripeCustomer: c.StripeCustomer, StripeSubscription: c.StripeSubscription,
 	}, time.Now())
 	if err != nil {
 		return err
 	}
 	return showSubscription(t, after, c.JSON)
-}
-
-// stored is a time as Postgres keeps it.
-func stored(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
-
-func storedOrNil(t *time.Time) *time.Time {
-	if t == nil {
-		return nil
-	}
-	kept := stored(*t)
-	return &kept
 }
 
 type subscriptionShowCmd struct {
@@ -129,7 +118,7 @@ func subscriptionRowOf(s *billing.Tenant) subscriptionRow {
 	sub := s.Subscription
 	row := subscriptionRow{
 		TenantID: sub.Tenant, PlanID: orNull(sub.PlanID), Status: string(sub.Status), Interval: string(sub.Interval),
-		TrialEndsAt: storedOrNil(sub.TrialEndsAt), StripeCustomer: orNull(sub.StripeCustomer), StripeSubscription: orNull(sub.StripeSubscription),
+		TrialEndsAt: cli.StoredOrNil(sub.TrialEndsAt), StripeCustomer: orNull(sub.StripeCustomer), StripeSubscription: orNull(sub.StripeSubscription),
 		Periods: []periodRow{},
 	}
 	for _, p := range s.Periods {

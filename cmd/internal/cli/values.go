@@ -109,3 +109,15 @@ func UsageMessage(err error) string {
 		return noValue.ReplaceAllLiteralString(text, fmt.Sprintf(": its value is missing, %q comes next: a value that begins with a dash is written --flag=value", found[1]))
 	}
 }
+
+// Stored is a time as Postgres keeps it: in UTC, to the microsecond.
+func Stored(t time.Time) time.Time { return t.UTC().Truncate(time.Microsecond) }
+
+// StoredOrNil is Stored for a time that may be missing.
+func StoredOrNil(t *time.Time) *time.Time {
+	if t == nil {
+		return nil
+	}
+	kept := Stored(*t)
+	return &kept
+}
