@@ -39,7 +39,7 @@ join allowances l on l.plan_id = s.plan_id and l.agent = r.agent`
 
 // BenchmarkPass is one pass over 1,000 customers that are all over a limit, to a
 // stand-in that takes 20 ms for an answer. After each pass ledger and Stripe must
-// have each unit once. `go test -run ^$ -bench Pass ./reporter` runs it.
+// have each unit once. It runs by go test -run ^$ -bench Pass ./reporter alone.
 func BenchmarkPass(b *testing.B) {
 	const customers = 1000
 	var units int64

@@ -155,11 +155,11 @@ type correction struct {
 	ID          string     `json:"dead_letter,omitempty"` // that a refused one is kept as
 }
 
-// await looks until the correction's partition is read through it.
+// await polls until the correction's partition is read through it.
 func (c *adjustCmd) await(ctx context.Context, pool *pgxpool.Pool, e publisher.Event, ack publisher.Ack) (*correction, error) {
 	deadline := time.Now().Add(c.Wait)
 	for {
-		became, through, err := look(ctx, pool, e, ack)
+		became, through, err := outcomeOf(ctx, pool, e, ack)
 		if err != nil || became != nil {
 			return became, err
 		}
@@ -193,9 +193,9 @@ join usage_counters c using (tenant_id, agent, period_start)
 where e.tenant_id = $1
   and e.event_id = $2`
 
-// look tells in one snapshot what became of the correction; nil while its
+// outcomeOf reads in one snapshot what became of the correction; nil while its
 // partition is read only through an earlier message.
-func look(ctx context.Context, pool *pgxpool.Pool, e publisher.Event, ack publisher.Ack) (became *correction, through int64, err error) {
+func outcomeOf(ctx context.Context, pool *pgxpool.Pool, e publisher.Event, ack publisher.Ack) (became *correction, through int64, err error) {
 	partitions, err := billing.Partitions(ctx, pool)
 	if err != nil || partitions == 0 {
 		return nil, 0, err
@@ -203,7 +203,7 @@ func look(ctx context.Context, pool *pgxpool.Pool, e publisher.Event, ack publis
 	err = pgx.BeginTxFunc(ctx, pool, pgx.TxOptions{IsoLevel: pgx.RepeatableRead, AccessMode: pgx.ReadOnly}, func(tx pgx.Tx) error {
 		var epoch int32
 		if err := tx.QueryRow(ctx, readThroughSQL, odometer.PartitionOf(e.Tenant, partitions)).Scan(&epoch, &through); err != nil {
-			return fmt.Errorf("look how far the partition is read: %w", err)
+			return fmt.Errorf("read the position of the partition: %w", err)
 		}
 		if through < int64(ack.Seq) {
 			return nil
@@ -223,13 +223,13 @@ func outcome(ctx context.Context, tx pgx.Tx, e publisher.Event, ack publisher.Ac
 		return became, nil
 	}
 	if !errors.Is(err, pgx.ErrNoRows) {
-		return nil, fmt.Errorf("look for a dead letter: %w", err)
+		return nil, fmt.Errorf("read the dead letters: %w", err)
 	}
 	identity := odometer.Event{Kind: odometer.Adjustment, Tenant: e.Tenant, Key: e.IdempotencyKey}
 	var first bool
 	err = tx.QueryRow(ctx, correctionSQL, e.Tenant, identity.ID(), at.Epoch, at.Seq).Scan(&first, &became.PeriodStart, &became.After, &became.Before)
 	if err != nil {
-		return nil, fmt.Errorf("look for the correction at sequence %d: %w: it was read and is not in the books, see: odometer deadletters list --tenant %s", at.Seq, err, e.Tenant)
+		return nil, fmt.Errorf("read the correction at sequence %d: %w: its message was read, but neither an event nor a dead letter is stored: see: odometer deadletters list --tenant %s", at.Seq, err, e.Tenant)
 	}
 	became.State = "counted"
 	if !first || ack.Duplicate {
@@ -263,8 +263,8 @@ func (c *adjustCmd) say(t *cli.Terminal, e publisher.Event, became *correction) 
 	return nil
 }
 
-// countsLater says of a letter that is retried by itself that it will be: to
-// correct once more would correct twice.
+// countsLater warns when the dead letter is retried automatically: a second
+// correction would then count twice.
 func countsLater(became *correction) string {
 	switch became.Reason {
 	case string(odometer.NoBillingPeriod), string(odometer.UnknownAgent), string(odometer.UnknownAction):

@@ -13,7 +13,7 @@ import (
 	"odometer/cmd/internal/cli"
 )
 
-// auditSettings are what comparing the five books needs.
+// auditSettings are what the audit needs.
 type auditSettings struct {
 	cli.DatabaseSettings
 	cli.NATSSettings
@@ -30,7 +30,7 @@ type auditCmd struct {
 // auditConnections leave each chunk that is compared one of its own.
 const auditConnections = 8
 
-// Run compares the five books. Its exit code is the verdict.
+// Run runs the audit. The exit code says whether a difference was found.
 func (c *auditCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	options, done, err := c.open(ctx, t)
 	if err != nil {

@@ -22,12 +22,12 @@ import (
 type deadlettersCmd struct {
 	List    deadlettersListCmd    `cmd:"" help:"Count dead letters by reason and tenant, and list the newest. Example: odometer deadletters list --reason unknown_action"`
 	Show    deadlettersShowCmd    `cmd:"" help:"Show dead letters with the field that is to blame. Example: odometer deadletters show 1-4711"`
-	Retry   deadlettersRetryCmd   `cmd:"" help:"Judge dead letters anew, by today's catalogue and periods; each counts once, however often it is retried. Example: odometer deadletters retry --reason unknown_action"`
+	Retry   deadlettersRetryCmd   `cmd:"" help:"Classify dead letters again, by today's catalogue and periods; each counts once, however often it is retried. Example: odometer deadletters retry --reason unknown_action"`
 	Discard deadlettersDiscardCmd `cmd:"" help:"Decide that dead letters shall never count. Example: odometer deadletters discard 1-4711 --why \"sent by a test\""`
 }
 
-// letterFilter says which dead letters are meant.
-type letterFilter struct {
+// deadLetterFilter says which dead letters are meant.
+type deadLetterFilter struct {
 	cli.DatabaseSettings
 	Reason string      `help:"Only of this reason." placeholder:"REASON"`
 	Tenant *cli.Tenant `help:"Only of this tenant." placeholder:"UUID"`
@@ -35,7 +35,7 @@ type letterFilter struct {
 	JSON   bool        `help:"Print JSON."`
 }
 
-func (f *letterFilter) selection() (s deadletter.Selection, err error) {
+func (f *deadLetterFilter) selection() (s deadletter.Selection, err error) {
 	s.Reason, s.Tenant = odometer.Reason(f.Reason), (*uuid.UUID)(f.Tenant)
 	if f.Reason != "" && !slices.Contains(odometer.Reasons(), s.Reason) {
 		var known []string
@@ -54,17 +54,17 @@ func (f *letterFilter) selection() (s deadletter.Selection, err error) {
 	return s, nil
 }
 
-// chosen is selection for what changes letters: nobody means all of them by
-// saying nothing.
-func (f *letterFilter) chosen(what string) (deadletter.Selection, error) {
+// chosen is selection for what changes letters: giving nothing must not
+// mean all of them.
+func (f *deadLetterFilter) chosen(what string) (deadletter.Selection, error) {
 	if len(f.IDs) == 0 && f.Reason == "" && f.Tenant == nil {
 		return deadletter.Selection{}, cli.Usagef("nothing says which dead letters to %s: give ids, --reason or --tenant", what)
 	}
 	return f.selection()
 }
 
-// noLetter makes an id that nobody knows the caller's to mend.
-func noLetter(err error) error {
+// unknownIsUsage makes an unknown id a usage error.
+func unknownIsUsage(err error) error {
 	if errors.Is(err, deadletter.ErrNotFound) {
 		return cli.UsageError{Err: err}
 	}
@@ -72,7 +72,7 @@ func noLetter(err error) error {
 }
 
 type deadlettersListCmd struct {
-	letterFilter
+	deadLetterFilter
 	State string `help:"Only of this state: open, retried, duplicate, discarded; or all." enum:"open,retried,duplicate,discarded,all" default:"open"`
 	Limit int    `help:"How many letters to list, newest first." default:"20"`
 }
@@ -104,13 +104,13 @@ func (c *deadlettersListCmd) Run(ctx context.Context, t *cli.Terminal) error {
 		return err
 	}
 	if c.JSON {
-		return t.JSON(letterListOf(groups, letters))
+		return t.JSON(deadLetterList(groups, letters))
 	}
-	printLetters(t, groups, letters)
+	printDeadLetters(t, groups, letters)
 	return nil
 }
 
-func printLetters(t *cli.Terminal, groups []deadletter.Group, letters []deadletter.DeadLetter) {
+func printDeadLetters(t *cli.Terminal, groups []deadletter.Group, letters []deadletter.DeadLetter) {
 	if len(groups) == 0 {
 		fmt.Fprintln(t.Out, "no dead letters")
 		return
@@ -157,9 +157,9 @@ func ageOf(at time.Time) string {
 	return fmt.Sprintf("%ds", max(0, int(age.Seconds())))
 }
 
-type deadlettersRetryCmd struct{ letterFilter }
+type deadlettersRetryCmd struct{ deadLetterFilter }
 
-// Run retries and tells what became of each letter.
+// Run retries and prints the outcome of each.
 func (c *deadlettersRetryCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	s, err := c.chosen("retry")
 	if err != nil {
@@ -171,11 +171,11 @@ func (c *deadlettersRetryCmd) Run(ctx context.Context, t *cli.Terminal) error {
 }
 
 type deadlettersDiscardCmd struct {
-	letterFilter
+	deadLetterFilter
 	Why string `help:"Why, for whoever asks later." placeholder:"TEXT"`
 }
 
-// Run discards and tells which letters.
+// Run discards and prints which.
 func (c *deadlettersDiscardCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if strings.TrimSpace(c.Why) == "" {
 		return cli.Usagef("--why is not set: say why these dead letters shall never count")
@@ -191,16 +191,16 @@ func (c *deadlettersDiscardCmd) Run(ctx context.Context, t *cli.Terminal) error 
 
 // change changes letters and prints what became of them; what is still open is
 // something left.
-func (f *letterFilter) change(ctx context.Context, t *cli.Terminal, does func(*pgxpool.Pool, func(deadletter.Outcome)) error) error {
+func (f *deadLetterFilter) change(ctx context.Context, t *cli.Terminal, does func(*pgxpool.Pool, func(deadletter.Outcome)) error) error {
 	pool, err := f.OpenMigrated(ctx)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	r := letterReport{Counts: map[string]int{}, Letters: []app.DeadLetterRow{}}
+	r := changeReport{Counts: map[string]int{}, Letters: []app.DeadLetterRow{}}
 	failed := does(pool, r.add)
 	if failed != nil && r.Total == 0 {
-		return noLetter(failed)
+		return unknownIsUsage(failed)
 	}
 	if f.JSON {
 		if err := t.JSON(r); err != nil {
@@ -219,11 +219,11 @@ func (f *letterFilter) change(ctx context.Context, t *cli.Terminal, does func(*p
 }
 
 type deadlettersShowCmd struct {
-	letterFilter
+	deadLetterFilter
 	Limit int `help:"How many letters to show at most, newest first." default:"20"`
 }
 
-// Run shows letters so that a person can mend their sender.
+// Run prints dead letters so that a person can correct their sender.
 func (c *deadlettersShowCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	s, err := c.chosen("show")
 	if err != nil {
@@ -236,7 +236,7 @@ func (c *deadlettersShowCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	defer pool.Close()
 	letters, err := deadletter.List(ctx, pool, s, "", max(c.Limit, len(c.IDs)))
 	if err != nil {
-		return noLetter(err)
+		return unknownIsUsage(err)
 	}
 	lines := make([]app.DeadLetterRow, 0, len(letters))
 	for i := range letters {
@@ -249,12 +249,12 @@ func (c *deadlettersShowCmd) Run(ctx context.Context, t *cli.Terminal) error {
 		fmt.Fprintln(t.Out, "no dead letters")
 	}
 	for i := range lines {
-		showLetter(t, &lines[i], &letters[i])
+		printDeadLetter(t, &lines[i], &letters[i])
 	}
 	return nil
 }
 
-func showLetter(t *cli.Terminal, l *app.DeadLetterRow, full *deadletter.DeadLetter) {
+func printDeadLetter(t *cli.Terminal, l *app.DeadLetterRow, full *deadletter.DeadLetter) {
 	say := func(name, value string) {
 		if value != "" {
 			fmt.Fprintf(t.Out, "  %-9s%s\n", name, value)
@@ -276,8 +276,8 @@ func showLetter(t *cli.Terminal, l *app.DeadLetterRow, full *deadletter.DeadLett
 	say("payload", strings.ReplaceAll(app.Printable(full.Payload), "\n", "\n           "))
 }
 
-// letterListOf is what list --json prints.
-func letterListOf(groups []deadletter.Group, letters []deadletter.DeadLetter) any {
+// deadLetterList is what list --json prints.
+func deadLetterList(groups []deadletter.Group, letters []deadletter.DeadLetter) any {
 	type group struct {
 		Reason   odometer.Reason `json:"reason"`
 		TenantID *uuid.UUID      `json:"tenant_id"`
@@ -298,25 +298,25 @@ func letterListOf(groups []deadletter.Group, letters []deadletter.DeadLetter) an
 	return map[string]any{"total": total, "groups": counts, "letters": lines}
 }
 
-// letterReport is what a change of letters came to.
-type letterReport struct {
+// changeReport is what a change of letters came to.
+type changeReport struct {
 	Total   int                 `json:"total"`
 	Counts  map[string]int      `json:"counts"`  // by state
 	Letters []app.DeadLetterRow `json:"letters"` // the first of them
 }
 
-// shownLetters bounds what a change of many letters prints.
-const shownLetters = 1000
+// maxPrinted bounds what a change of many letters prints.
+const maxPrinted = 1000
 
-func (r *letterReport) add(o deadletter.Outcome) {
+func (r *changeReport) add(o deadletter.Outcome) {
 	r.Total++
 	r.Counts[o.State]++
-	if len(r.Letters) < shownLetters {
+	if len(r.Letters) < maxPrinted {
 		r.Letters = append(r.Letters, app.DeadLetterRow{ID: deadletter.ID(o.ID), State: o.State, Reason: o.Reason, Detail: o.Detail, Already: o.Before})
 	}
 }
 
-func (r *letterReport) print(t *cli.Terminal) {
+func (r *changeReport) print(t *cli.Terminal) {
 	if r.Total == 0 {
 		fmt.Fprintln(t.Out, "no open dead letters: nothing to do")
 		return

@@ -10,8 +10,8 @@ import (
 )
 
 type demoCmd struct {
-	For     time.Duration `help:"Stop by itself after this time, check the books, and exit by the check." placeholder:"TIME"`
-	Drill   bool          `help:"Damage the books before the end, and show that each damage is found and repaired."`
+	For     time.Duration `help:"Stop by itself after this time, check the counts, and exit by the check." placeholder:"TIME"`
+	Drill   bool          `help:"Damage the data before the end, and show that each damage is found and repaired."`
 	Rate    int           `default:"200" help:"Events that the agents publish in a second."`
 	Addr    string        `default:"127.0.0.1:8080" help:"Where the API listens; on loopback only."`
 	DataDir string        `help:"Keep stream and database here between runs; without it they are temporary." placeholder:"DIR"`

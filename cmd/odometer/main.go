@@ -31,9 +31,9 @@ type commands struct {
 	Replay       replayCmd       `cmd:"" help:"Read the stream again and apply what is missing. Example: odometer replay --dry-run"`
 	Deadletters  deadlettersCmd  `cmd:"" help:"Messages that could not be counted: list, show, retry, discard. Example: odometer deadletters list"`
 	Adjust       adjustCmd       `cmd:"" help:"Correct what is counted, by an event with a reason. Example: odometer adjust --tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01 --agent inbox --quantity -5 --reason \"test traffic\""`
-	Audit        auditCmd        `cmd:"" help:"Compare what agents said, what is stored, counted and told, and what Stripe has; changes nothing. Example: odometer audit"`
+	Audit        auditCmd        `cmd:"" help:"Compare what agents published, what is stored, counted and reported, and what Stripe has; changes nothing. Example: odometer audit"`
 	Reconcile    reconcileCmd    `cmd:"" help:"The audit, and repair counters from events where the stream bears them out. Example: odometer reconcile --tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01"`
-	Report       reportCmd       `cmd:"" help:"Tell Stripe the overage that it does not know yet, in one pass. Example: odometer report --dry-run"`
+	Report       reportCmd       `cmd:"" help:"Report to Stripe the overage that it does not have yet, in one pass. Example: odometer report --dry-run"`
 	Jobs         jobsCmd         `cmd:"" help:"What is done by the clock: close, report, verify, alert, retain. Example: odometer jobs list"`
 	Bench        benchCmd        `cmd:"" help:"Measure the product on this machine, as the README shows it. Example: odometer bench"`
 

@@ -15,7 +15,7 @@ type reconcileCmd struct {
 	Force bool `help:"Also repair a drift of 5 % and more, and what the stream is too short to prove."`
 }
 
-// Run compares the five books and sets the counters that differ to the sum of
+// Run runs the audit and sets the counters that differ to the sum of
 // their events, where the stream bears those out.
 func (c *reconcileCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	options, done, err := c.open(ctx, t)

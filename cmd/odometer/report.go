@@ -17,11 +17,11 @@ type reportCmd struct {
 	cli.NATSSettings
 	app.StripeSettings
 	Tenant *cli.Tenant `help:"Only this tenant." placeholder:"UUID"`
-	DryRun bool        `help:"Show what would be told, and tell nothing."`
+	DryRun bool        `help:"Show what would be reported, and report nothing."`
 	JSON   bool        `help:"Print JSON."`
 }
 
-// Run makes one pass by hand: it tries everything that is not told.
+// Run makes one pass by hand: it tries everything that is not reported.
 func (c *reportCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	pool, err := c.OpenPool(ctx, cli.ReporterConnections)
 	if err != nil {

@@ -13,7 +13,7 @@ import (
 	"odometer/reporter"
 )
 
-// Names of the services that run can be told.
+// Names of the services that run accepts.
 const (
 	aggregatorService = "aggregator"
 	reporterService   = "reporter"
@@ -45,7 +45,7 @@ func (c *runCmd) runs(service string) bool {
 	return len(c.Services) == 0 || slices.Contains(c.Services, service)
 }
 
-// Run runs the services until the process is told to stop. It waits for its
+// Run runs the services until the process is signalled. It waits for its
 // dependencies as long as it takes; only what waiting cannot heal ends it.
 func (c *runCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	stream, err := c.StreamConfig()

@@ -33,7 +33,7 @@ func AdminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
 		o.StreamEnd = func(ctx context.Context) (int64, error) {
 			stream, err := js.Stream(ctx, ingest.StreamName)
 			if err != nil {
-				return 0, fmt.Errorf("look at stream %s: %w", ingest.StreamName, err)
+				return 0, fmt.Errorf("read the state of stream %s: %w", ingest.StreamName, err)
 			}
 			return int64(stream.CachedInfo().State.LastSeq), nil
 		}
@@ -44,7 +44,7 @@ func AdminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
 	return o
 }
 
-// retryDeadLetters retries the letters of these ids and tells of each.
+// retryDeadLetters retries the dead letters of these ids and returns the outcome of each.
 func retryDeadLetters(ctx context.Context, pool *pgxpool.Pool, ids []odometer.Position, who string) ([]admin.DeadLetterOutcome, error) {
 	var became []admin.DeadLetterOutcome
 	err := deadletter.Retry(ctx, pool, deadletter.Selection{IDs: ids}, who, func(o deadletter.Outcome) {

@@ -33,7 +33,7 @@ func StartNATSAt(dir string, port int) (*natsserver.Server, error) {
 	go server.Start()
 	if !server.ReadyForConnections(10 * time.Second) {
 		server.Shutdown()
-		return nil, fmt.Errorf("start NATS in %s: it is not ready after 10 s: look whether another process uses that directory", dir)
+		return nil, fmt.Errorf("start NATS in %s: it is not ready after 10 s: check whether another process uses that directory", dir)
 	}
 	return server, nil
 }

@@ -32,7 +32,7 @@ func (s *OriginSettings) CheckOrigins() error {
 	return nil
 }
 
-// httpHandler is what listens for the world, nil when nothing does.
+// httpHandler is the HTTP API and the webhook, nil when neither is served.
 func (s *Services) httpHandler(received chan<- struct{}) (http.Handler, error) {
 	if s.Keys == nil && s.WebhookSecret == "" {
 		return nil, nil
@@ -42,12 +42,12 @@ func (s *Services) httpHandler(received chan<- struct{}) (http.Handler, error) {
 		s.registerWebhook(mux, received)
 		return mux, nil
 	}
-	door := api.New(api.Options{Keys: s.Keys, Origins: s.Origins, Log: s.Terminal.Log, Registerer: s.Registry})
-	if err := s.Register(door); err != nil {
+	server := api.New(api.Options{Keys: s.Keys, Origins: s.Origins, Log: s.Terminal.Log, Registerer: s.Registry})
+	if err := s.Register(server); err != nil {
 		return nil, err
 	}
-	s.registerWebhook(door.Mux(), received)
-	return door.Handler(), nil
+	s.registerWebhook(server.Mux(), received)
+	return server.Handler(), nil
 }
 
 // registerWebhook takes Stripe's hooks, which are signed and bring no token.
@@ -64,13 +64,13 @@ func (s *Services) registerWebhook(mux *http.ServeMux, received chan<- struct{})
 	mux.Handle("POST /webhooks/stripe", subscriptions.Handler(s.Pool, s.WebhookSecret, wake, s.Terminal.Log))
 }
 
-// Register puts the operations and pages of the services that run here behind
-// the door.
-func (s *Services) Register(door *api.API) error {
+// Register puts the operations and pages of the services that run here with
+// the API server.
+func (s *Services) Register(server *api.API) error {
 	if s.Query {
-		query.Register(door, query.Options{Pool: s.ReadPool, RequestsPerMinute: s.RequestsPerMinute})
-		admin.Register(door, AdminOptions(s.ReadPool, s.NATS))
-		web.Register(door.Mux(), web.Options{Sessions: s.Sessions, Addr: s.HTTPAddr, Log: s.Terminal.Log})
+		query.Register(server, query.Options{Pool: s.ReadPool, RequestsPerMinute: s.RequestsPerMinute})
+		admin.Register(server, AdminOptions(s.ReadPool, s.NATS))
+		web.Register(server.Mux(), web.Options{Sessions: s.Sessions, Addr: s.HTTPAddr, Log: s.Terminal.Log})
 	}
 	if s.Ingest {
 		pub, err := publisher.New(s.NATS)
@@ -78,9 +78,9 @@ func (s *Services) Register(door *api.API) error {
 			return err
 		}
 		if !s.Query {
-			web.RegisterDocs(door.Mux())
+			web.RegisterDocs(server.Mux())
 		}
-		httpingest.Register(door, httpingest.Options{Publisher: pub, Log: s.Terminal.Log})
+		httpingest.Register(server, httpingest.Options{Publisher: pub, Log: s.Terminal.Log})
 	}
 	return nil
 }
@@ -90,7 +90,7 @@ func (s *Services) Register(door *api.API) error {
 // is not fit to hold events ends the process.
 func (s *Services) ensureStream(ctx context.Context) error {
 	js := cli.JetStream(s.NATS)
-	for said := false; ; said = true {
+	for logged := false; ; logged = true {
 		err := func() error {
 			ctx, cancel := context.WithTimeout(ctx, cli.DependencyTimeout)
 			defer cancel()
@@ -100,7 +100,7 @@ func (s *Services) ensureStream(ctx context.Context) error {
 		if err == nil || errors.Is(err, ingest.ErrStreamUnfit) {
 			return err
 		}
-		if !said && ctx.Err() == nil {
+		if !logged && ctx.Err() == nil {
 			s.Terminal.Log.Warn("waiting for NATS", "servers", s.NATS.Opts.Servers, "err", cmp.Or(s.NATS.LastError(), err))
 		}
 		if cli.PauseFor(ctx, time.Second) != nil {

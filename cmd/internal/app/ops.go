@@ -24,7 +24,7 @@ func NewRegistry() *prometheus.Registry {
 }
 
 // Listen takes an address before anything else starts, so that a taken one is
-// said at once and by the name of its flag.
+// reported at once with the name of its flag.
 func Listen(addr, flag string) (net.Listener, error) {
 	l, err := net.Listen("tcp", addr)
 	if err != nil {
@@ -101,7 +101,7 @@ func (s *Services) checkReady(ctx context.Context) error {
 	}
 	var partitions, unknown int
 	if err := s.Pool.QueryRow(ctx, unknownPartitionsSQL).Scan(&partitions, &unknown); err != nil {
-		return errors.New("Postgres does not tell the positions")
+		return errors.New("Postgres does not return the positions")
 	}
 	if partitions == 0 || unknown > 0 {
 		return fmt.Errorf("%d of %d partitions were never read to their end", unknown, partitions)

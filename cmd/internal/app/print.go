@@ -18,7 +18,7 @@ import (
 	"odometer/reporter"
 )
 
-// PrintStatement prints the books as a bookkeeper reads them.
+// PrintStatement prints used, reported and open overage per tenant, agent and period.
 func PrintStatement(ctx context.Context, t *cli.Terminal, pool *pgxpool.Pool, r *reporter.Reporter, only *uuid.UUID, asJSON bool) error {
 	currency := "usd"
 	if catalogue, err := billing.LoadCatalogue(ctx, pool); err == nil {

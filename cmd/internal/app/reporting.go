@@ -24,7 +24,7 @@ import (
 )
 
 // ReportingSettings are what the service reporter, and the jobs done by hand,
-// need beyond the books.
+// need beyond the database.
 type ReportingSettings struct {
 	StripeSettings
 	SlackWebhookURL     string        `name:"slack-webhook-url" help:"Slack's incoming webhook for alerts." env:"ODOMETER_SLACK_WEBHOOK_URL" placeholder:"URL"`
@@ -43,10 +43,10 @@ type Reporting struct {
 	grace          time.Duration
 	eventRetention time.Duration // of events
 	OnDrift        func(counters int64)
-	EveryCustomer  bool // each scheduled pass looks at everything, for the demo
+	EveryCustomer  bool // each scheduled pass covers every customer, for the demo
 }
 
-// Reporting puts the parts together; nc may be nil for jobs that tell Stripe
+// Reporting puts the parts together; nc may be nil for jobs that report to Stripe
 // nothing.
 func (s *ReportingSettings) Reporting(t *cli.Terminal, pool *pgxpool.Pool, nc *nats.Conn, keep time.Duration, metrics *reporter.Metrics) (*Reporting, error) {
 	if s.CloseGrace < 0 || s.CloseGrace > 24*time.Hour {
@@ -146,7 +146,7 @@ func (r *Reporting) report(ctx context.Context, s jobs.Slot) error {
 		return PassError(result, err)
 	}
 	if result.Reported > 0 || result.LeftCount > 0 {
-		r.terminal.Log.Info("a pass has ended", "told", result.Reported, "units", result.Units, "left", result.LeftCount, "stopped", result.Stopped)
+		r.terminal.Log.Info("reporter pass finished", "reported", result.Reported, "units", result.Units, "left", result.LeftCount, "stopped", result.Stopped)
 	}
 	if err == nil && result.Stopped != "" {
 		return fmt.Errorf("the pass ended early: %s", result.Stopped)
@@ -180,7 +180,7 @@ func (r *Reporting) retryDeadLetters(ctx context.Context) error {
 	return err
 }
 
-// reconcile audits the books and repairs counters from events that the stream
+// reconcile runs the audit and repairs counters from events that the stream
 // bears out. What the audit found is kept.
 func (r *Reporting) reconcile(ctx context.Context, s jobs.Slot) error {
 	if r.nats == nil {
@@ -212,7 +212,7 @@ func (r *Reporting) reconcile(ctx context.Context, s jobs.Slot) error {
 	if !result.Done() {
 		level = slog.LevelError
 	}
-	r.terminal.Log.Log(ctx, level, "the books were audited", "different", result.Report.Different,
+	r.terminal.Log.Log(ctx, level, "audit finished", "different", result.Report.Different,
 		"repaired", len(result.Repaired), "left", len(result.Left), "others", result.Others)
 	return nil
 }
@@ -252,7 +252,7 @@ func (r *Reporting) compareSubscriptions(ctx context.Context, s jobs.Slot) error
 	}
 	compared, err := r.Sync.Compare(ctx)
 	if s.ByHand {
-		fmt.Fprintf(r.terminal.Out, "looked at %d subscriptions: changed %d, findings %d\n", compared.Listed, compared.Changed, compared.Findings)
+		fmt.Fprintf(r.terminal.Out, "compared %d subscriptions: changed %d, findings %d\n", compared.Listed, compared.Changed, compared.Findings)
 	}
 	return err
 }

@@ -48,7 +48,7 @@ func NewReadPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, er
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
-// Services are the parts of the program that run until they are told to stop.
+// Services are the parts of the program that run until their context ends.
 type Services struct {
 	Terminal *cli.Terminal
 	Pool     *pgxpool.Pool // nil for ingest alone
@@ -190,7 +190,7 @@ func (s *Services) runAggregator(ctx context.Context, metrics *aggregator.Metric
 	return a.Run(ctx)
 }
 
-// checkSync tells whether an acknowledged event survives a power cut.
+// checkSync logs whether an acknowledged event survives a power cut.
 func (s *Services) checkSync(ctx context.Context) {
 	const remedy = "set sync_interval: always in its jetstream block"
 	if s.MonitorURL == "" {

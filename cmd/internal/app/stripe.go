@@ -13,12 +13,12 @@ import (
 	"odometer/reporter"
 )
 
-// StripeSettings say how Stripe is told.
+// StripeSettings say how usage is reported to Stripe.
 type StripeSettings struct {
 	StripeAPIKey     string        `name:"stripe-api-key" help:"The secret or restricted key of the Stripe account." env:"ODOMETER_STRIPE_API_KEY" placeholder:"KEY"`
 	StripeAPIKeyFile string        `name:"stripe-api-key-file" help:"A file that holds the key." env:"ODOMETER_STRIPE_API_KEY_FILE" placeholder:"FILE"`
 	StripeAPIBase    string        `name:"stripe-api-base" help:"Another address than Stripe's own, for a proxy or a stand-in." env:"ODOMETER_STRIPE_API_BASE" placeholder:"URL"`
-	StripeSink       string        `name:"stripe-sink" help:"How Stripe is told: meter_events, usage_records or dry_run; by default meter_events with a key and dry_run without." enum:",meter_events,usage_records,dry_run" default:"" env:"ODOMETER_STRIPE_SINK"`
+	StripeSink       string        `name:"stripe-sink" help:"How usage is reported to Stripe: meter_events, usage_records or dry_run; by default meter_events with a key and dry_run without." enum:",meter_events,usage_records,dry_run" default:"" env:"ODOMETER_STRIPE_SINK"`
 	BreakerCooldown  time.Duration `help:"How long no call goes to Stripe after five customers failed in a row." default:"15m" env:"ODOMETER_BREAKER_COOLDOWN"`
 }
 
@@ -48,7 +48,7 @@ func (s *StripeSettings) Account() (*reporter.Stripe, reporter.Sink, error) {
 	}
 }
 
-// Reporter is one that tells Stripe as the settings say; nc may be nil with
+// Reporter builds the reporter that the settings describe; nc may be nil with
 // the sink dry_run.
 func (s *StripeSettings) Reporter(pool *pgxpool.Pool, nc *nats.Conn, log *slog.Logger, metrics *reporter.Metrics) (*reporter.Reporter, error) {
 	stripe, sink, err := s.Account()

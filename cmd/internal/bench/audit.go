@@ -218,7 +218,7 @@ func timeAudit(ctx context.Context, o audit.Options, messages int) (auditTimes, 
 		r.Stream.Waiting+stream.Unsettled+stream.Unknown+sums.Unsettled+sums.Unknown > 0:
 		return auditTimes{}, fmt.Errorf("WRONG COUNTS: %d of %d messages are events, %d counters agree, %q", r.Stream.Events, messages, sums.Equal, r.Notes)
 	case began[stream.Name].IsZero(), began[sums.Name].IsZero(), began[next.Name].IsZero():
-		return auditTimes{}, fmt.Errorf("the audit has not said when its steps began: %v", began)
+		return auditTimes{}, fmt.Errorf("the audit has not reported when its steps began: %v", began)
 	}
 	return auditTimes{
 		Stream: began[sums.Name].Sub(began[stream.Name]),

@@ -108,7 +108,7 @@ func prepareNaive(ctx context.Context, _ *cli.Terminal, p childParams) (childWor
 			group.Go(func() error {
 				for {
 					if err := countNext(ctx, messages); ctx.Err() != nil {
-						return nil // the time is up
+						return nil //nolint:nilerr // the time is up
 					} else if err != nil {
 						return err
 					}

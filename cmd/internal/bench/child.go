@@ -45,7 +45,7 @@ type childParams struct {
 // work only ends with the process.
 type childWork func(context.Context) (result any, err error)
 
-// roles prepare each kind of child: what they return begins at the parent's word.
+// roles prepare each kind of child: what they return begins when the parent lets it.
 var roles = map[string]func(context.Context, *cli.Terminal, childParams) (work childWork, ready string, err error){
 	"aggregator": prepareAggregator,
 	"naive":      prepareNaive,
@@ -161,7 +161,7 @@ func (p *process) stop() error {
 	return nil
 }
 
-// measurement is what some work has cost. It is 0 where the system does not tell.
+// measurement is what some work has cost. It is 0 where the system does not report it.
 type measurement struct {
 	took     time.Duration
 	here     time.Duration   // CPU time of this process: NATS, or what sends rows

@@ -221,7 +221,7 @@ func prepareHandler(_ context.Context, t *cli.Terminal, p childParams) (childWor
 		return nil, "", err
 	}
 	// Every request is logged, as in production, to where nobody reads it.
-	handler := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Registerer: app.NewRegistry()}) //nolint:sloglint // writing the log is part of the cost
+	handler := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil)), Registerer: app.NewRegistry()}) //nolint:sloglint // formatting the log is part of the cost
 	httpingest.Register(handler, httpingest.Options{Publisher: pub, Log: t.Log})
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -114,7 +114,7 @@ func (a *queryBench) serve(ctx context.Context, group *errgroup.Group) error {
 		return fmt.Errorf("serve the API: %w", err)
 	}
 	// Every request is logged, as in production, to where nobody reads it.
-	handler := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}) //nolint:sloglint // writing the log is part of the cost
+	handler := api.New(api.Options{Keys: keys, Log: slog.New(slog.NewTextHandler(io.Discard, nil))}) //nolint:sloglint // formatting the log is part of the cost
 	query.Register(handler, query.Options{Pool: a.d.Pool})
 	group.Go(func() error { return app.Serve(ctx, l, handler.Handler()) })
 	a.url = "http://" + l.Addr().String() + "/api/v1/usage"

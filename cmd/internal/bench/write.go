@@ -261,10 +261,6 @@ func decodeStored(msg jetstream.Msg) (odometer.Event, error) {
 	return e, nil
 }
 
-const benchPeriodSQL = `
-select min(period_start)
-from billing_periods`
-
 // writeLine is a variant's line in the table.
 type writeLine struct {
 	Contestant      string    `json:"contestant" column:"write"`

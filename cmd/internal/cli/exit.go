@@ -27,7 +27,7 @@ import (
 // ErrFindings ends a command whose finding is already on the terminal.
 var ErrFindings = errors.New("found or left something")
 
-// UsageError is what the one who called can mend.
+// UsageError is what the caller can correct: wrong usage or configuration.
 type UsageError struct{ Err error }
 
 func (e UsageError) Error() string { return e.Err.Error() }
@@ -51,7 +51,7 @@ func ExitCode(err error) int {
 	case errors.Is(err, ErrFindings):
 		return ExitFound
 	case errors.Is(err, query.ErrNotRead):
-		return ExitUnreachable // the books are behind the stream: it is the aggregator that does not answer
+		return ExitUnreachable // counting is behind the stream: it is the aggregator that does not answer
 	case errors.As(err, new(UsageError)),
 		errors.Is(err, migrations.ErrBehind),
 		errors.Is(err, migrations.ErrWouldDestroy),

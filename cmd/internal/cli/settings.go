@@ -25,7 +25,7 @@ import (
 // DependencyTimeout is how long a one-shot command waits for a dependency.
 const DependencyTimeout = 10 * time.Second
 
-// DatabaseSettings say where the books are.
+// DatabaseSettings say where the database is.
 type DatabaseSettings struct {
 	DatabaseURL     string `help:"The Postgres database, as postgres://user:password@host/name." env:"ODOMETER_DATABASE_URL" placeholder:"URL"`
 	DatabaseURLFile string `help:"A file that holds the database's URL." env:"ODOMETER_DATABASE_URL_FILE" placeholder:"FILE"`
@@ -85,8 +85,8 @@ func (s *DatabaseSettings) Open(ctx context.Context) (*pgxpool.Pool, error) {
 	return pool, nil
 }
 
-// notConnected tells a server that refuses what the URL says from one that
-// does not answer.
+// notConnected distinguishes a server that refuses the URL from one that does not
+// answer.
 func notConnected(config *pgxpool.Config, err error) error {
 	var refusal *pgconn.PgError
 	if errors.As(err, &refusal) && (strings.HasPrefix(refusal.Code, "28") || strings.HasPrefix(refusal.Code, "3D")) {
@@ -297,8 +297,8 @@ type AuthSettings struct {
 	JWTAudience   string `name:"jwt-audience" help:"The audience that tokens must name." env:"ODOMETER_JWT_AUDIENCE" placeholder:"AUD"`
 }
 
-// WarnIfWeak tells the operator of a secret for which a token's holder can
-// search.
+// WarnIfWeak warns the operator of a secret that the holder of a token could guess
+// by trying.
 func WarnIfWeak(t *Terminal, key string) {
 	if api.WeakSecret([]byte(key)) {
 		t.Log.Warn("the secret of the tokens is short enough to be guessed: make one with `openssl rand -hex 32`", "bytes", len(key))

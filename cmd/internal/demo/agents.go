@@ -21,7 +21,7 @@ import (
 )
 
 // agents are simulated agents: mostly they work, sometimes they repeat
-// themselves, and now and then they send rubbish.
+// themselves, and now and then they send malformed messages.
 type agents struct {
 	publisher *publisher.Publisher
 	js        jetstream.JetStream
@@ -40,7 +40,7 @@ type counterKey struct {
 	agent  string
 }
 
-// runKeys are the idempotency keys of one run. Their common beginning tells the
+// runKeys are the idempotency keys of one run. Their common prefix separates the
 // agents' own events from those that somebody else publishes meanwhile.
 type runKeys struct {
 	prefix string
@@ -166,7 +166,7 @@ func (a *agents) sendMalformed(ctx context.Context, tenant uuid.UUID, agent odom
 	subject := ingest.Subject(odometer.Usage, tenant, agent.ID)
 	_, err := a.js.Publish(ctx, subject, []byte(payload), jetstream.WithMsgID(publisher.MessageID(subject, []byte(payload))))
 	if err != nil {
-		return fmt.Errorf("agents publish rubbish: %w", err)
+		return fmt.Errorf("agents publish a malformed message: %w", err)
 	}
 	a.published.Add(1)
 	return nil

@@ -14,10 +14,10 @@ import (
 	"odometer/ingest"
 )
 
-// catchUpTime is how long the books may take to catch up with the stream.
+// catchUpTime is how long the aggregator may take to catch up with the stream.
 const catchUpTime = 30 * time.Second
 
-// check waits until the stream is read to its end, compares the books with it
+// check waits until the stream is read to its end, compares what is counted with it
 // and with what was acknowledged to the agents, and prints what it found. The
 // finding is nil when all is equal.
 func (d *demo) check(ctx context.Context, agents *agents, before map[counterKey]counterUnits) (finding, err error) {
@@ -25,7 +25,7 @@ func (d *demo) check(ctx context.Context, agents *agents, before map[counterKey]
 	defer cancel()
 	stream, err := cli.JetStream(d.nats).Stream(ctx, ingest.StreamName)
 	if err != nil {
-		return nil, fmt.Errorf("look at the stream: %w", err)
+		return nil, fmt.Errorf("read the state of the stream: %w", err)
 	}
 	state := stream.CachedInfo().State
 	if err := d.waitUntilRead(ctx, int64(state.LastSeq)); err != nil {
@@ -35,12 +35,12 @@ func (d *demo) check(ctx context.Context, agents *agents, before map[counterKey]
 	if err != nil {
 		return nil, err
 	}
-	told, err := d.compareStripe(ctx)
+	stripe, err := d.compareStripe(ctx)
 	if err != nil {
 		return nil, err
 	}
 	fmt.Fprintf(d.terminal.Out, "\n%s\n\n", d.usageTable(ctx))
-	finding = d.printComparisons(append(acknowledged, told...), others)
+	finding = d.printComparisons(append(acknowledged, stripe...), others)
 	report, err := d.audit(ctx)
 	if err != nil {
 		return nil, err
@@ -66,7 +66,7 @@ func (d *demo) waitUntilRead(ctx context.Context, last int64) error {
 		case through >= last:
 			return nil
 		case time.Now().After(deadline):
-			return fmt.Errorf("the stream ends at %d but after %s it is read only through %d: look into %s/odometer.log",
+			return fmt.Errorf("the stream ends at %d but after %s it is read only through %d: see %s/odometer.log",
 				last, catchUpTime, through, d.dir)
 		}
 		if err := cli.PauseFor(ctx, 20*time.Millisecond); err != nil {
@@ -84,7 +84,7 @@ type comparison struct {
 func (c comparison) differs() bool { return c.left != c.right }
 
 // counterUnits is what a counter holds of the agents' own events, and of everybody
-// else's: whoever looks at the demo may publish to it, and correct it.
+// else's: a visitor of the demo may publish to it, and correct it.
 type counterUnits struct {
 	own, others int64
 }

@@ -35,7 +35,7 @@ import (
 // terminal, goes away: Postgres and the temporary files would be left behind.
 // A closed terminal ends the context.
 func surviveClosedOutput(ctx context.Context) (context.Context, context.CancelFunc) {
-	broken := make(chan os.Signal, 1) // whoever prints is told by an error
+	broken := make(chan os.Signal, 1) // a write returns an error
 	signal.Notify(broken, syscall.SIGPIPE)
 	stopClosed := func() {}
 	if !signal.Ignored(syscall.SIGHUP) { // as under nohup
@@ -47,7 +47,7 @@ func surviveClosedOutput(ctx context.Context) (context.Context, context.CancelFu
 	}
 }
 
-// demo is one showing: the servers, the house and the agents.
+// demo is one run: the servers, the services and the agents.
 type demo struct {
 	options  Options
 	terminal *cli.Terminal
@@ -91,7 +91,7 @@ func (d *demo) start(ctx context.Context) error {
 	return nil
 }
 
-// prepareReporting sets up what tells Stripe, at the demo's pace.
+// prepareReporting sets up the reporter with the demo's short intervals.
 func (d *demo) prepareReporting(context.Context) (err error) {
 	settings := app.ReportingSettings{
 		StripeSettings: app.StripeSettings{StripeAPIKey: stripeKey, StripeAPIBase: d.stripeURL},
@@ -111,14 +111,14 @@ func (d *demo) serviceTerminal() *cli.Terminal {
 }
 
 // run lets services and agents work until time is up or the user has seen
-// enough, then proves the books.
+// enough, then checks the counts.
 func (d *demo) run(ctx context.Context) error {
 	keys, err := api.KeysFromSecret(d.secret, api.Expect{})
 	if err != nil {
 		return err
 	}
 	d.opsAddr = app.FreeAddress("127.0.0.1:9090")
-	house := app.Services{
+	services := app.Services{
 		Terminal: d.serviceTerminal(), Pool: d.pool, ReadPool: d.readers, NATS: d.nats, Registry: d.registry, Drift: app.NewDrift(),
 		Aggregator: true, Query: true, Ingest: true,
 		HTTPAddr: d.options.Addr, OpsAddr: d.opsAddr, Keys: keys, RequestsPerMinute: 10, SyncVerified: true,
@@ -126,18 +126,18 @@ func (d *demo) run(ctx context.Context) error {
 		Sessions: d.sessions, Origins: d.options.Origins,
 	}
 	if !d.options.Drill { // which must find its damages itself
-		house.AuditInterval = auditInterval
+		services.AuditInterval = auditInterval
 	}
 	// The services outlive the agents: what was published is still counted.
 	serving, stopServing := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopServing()
 	group, serving := errgroup.WithContext(serving)
-	group.Go(func() error { return house.Run(serving) })
+	group.Go(func() error { return services.Run(serving) })
 	group.Go(func() error { return d.advanceStripe(serving) })
 
 	work, cancel := context.WithCancel(ctx)
 	defer cancel()
-	context.AfterFunc(serving, cancel) // a service that fails ends the showing
+	context.AfterFunc(serving, cancel) // a service that fails ends the demo
 	if d.options.For > 0 {
 		work, cancel = context.WithTimeout(work, d.options.For)
 		defer cancel()
@@ -153,7 +153,7 @@ func (d *demo) run(ctx context.Context) error {
 	return result
 }
 
-// publishAndCheck runs the agents and shows the books meanwhile; then it waits until all
+// publishAndCheck runs the agents and prints progress meanwhile; then it waits until all
 // is counted and returns what the check finds.
 func (d *demo) publishAndCheck(ctx, serving context.Context) (finding error, err error) {
 	stream, err := ingest.EnsureStream(serving, cli.JetStream(d.nats), ingest.StreamConfig{})
@@ -183,7 +183,7 @@ func (d *demo) publishAndCheck(ctx, serving context.Context) (finding error, err
 		return nil, err
 	}
 	if serving.Err() != nil {
-		return nil, nil //nolint:nilerr // the service that failed tells why
+		return nil, nil //nolint:nilerr // the service that failed returns why
 	}
 	if finding, err = d.check(serving, agents, before); err != nil || !d.options.Drill {
 		return finding, err

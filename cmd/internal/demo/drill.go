@@ -30,11 +30,11 @@ type damage struct {
 	kinds   []string // what the audit calls it, any of these
 }
 
-// drill damages the books on purpose, and shows that the audit finds and names
+// drill damages the data on purpose, and shows that the audit finds and names
 // each damage and that the commands it names repair it. The finding is nil
 // when all of that came true.
 func (d *demo) drill(ctx context.Context) (finding, err error) {
-	fmt.Fprint(d.terminal.Out, "\nThe drill: the books are damaged on purpose, audited, and repaired by the commands that the audit names.\n\n")
+	fmt.Fprint(d.terminal.Out, "\nThe drill: the data is damaged on purpose, audited, and repaired by the commands that the audit names.\n\n")
 	if err := d.pauseLedgerJobs(ctx); err != nil {
 		return nil, err
 	}
@@ -62,8 +62,8 @@ func (d *demo) drill(ctx context.Context) (finding, err error) {
 }
 
 // ledgerJobs are the jobs that write to the ledger. Here they run each second:
-// the one would tell by damaged books, the other repair them before the audit
-// has looked.
+// the one would report from damaged data, the other repair it before the audit
+// has run.
 var ledgerJobs = []string{"report", "verify"}
 
 // pauseLedgerJobs pauses them. A run by hand waits for the one that is under way.
@@ -170,11 +170,11 @@ func shortened(args []string) string {
 	return strings.Join(words, " ")
 }
 
-// expectClean is an error when the books differ before a damage.
+// expectClean is an error when the audit finds a difference before a damage.
 func (d *demo) expectClean(ctx context.Context) error {
 	report, err := d.audit(ctx)
 	if err == nil && report.Different > 0 {
-		err = fmt.Errorf("the books differ before it: %+v", report.Differences)
+		err = fmt.Errorf("the audit finds a difference before it: %+v", report.Differences)
 	}
 	return err
 }
@@ -192,7 +192,7 @@ func (d *demo) audit(ctx context.Context) (*audit.Report, error) {
 	return report, nil
 }
 
-// command runs a command of this program on the demo's books. That it found
+// command runs a command of this program on the demo's database and stream. That it found
 // something is no error.
 func (d *demo) command(ctx context.Context, args ...string) (out string, err error) {
 	flags := []string{"--database-url", d.postgres.URL()}
@@ -202,11 +202,11 @@ func (d *demo) command(ctx context.Context, args ...string) (out string, err err
 	if args[0] == "audit" || args[0] == "report" || args[0] == "jobs" && args[1] == "run" {
 		flags = append(flags, "--stripe-api-key", stripeKey, "--stripe-api-base", d.stripeURL)
 	}
-	var said, failed bytes.Buffer
-	if code := d.options.Command(ctx, append(args, flags...), &said, &failed); code != cli.ExitDone && code != cli.ExitFound {
-		return "", fmt.Errorf("odometer %s: exit %d: %s", strings.Join(args, " "), code, failed.String())
+	var stdout, stderr bytes.Buffer
+	if code := d.options.Command(ctx, append(args, flags...), &stdout, &stderr); code != cli.ExitDone && code != cli.ExitFound {
+		return "", fmt.Errorf("odometer %s: exit %d: %s", strings.Join(args, " "), code, stderr.String())
 	}
-	return said.String(), nil
+	return stdout.String(), nil
 }
 
 const deleteEventsSQL = `
@@ -236,7 +236,7 @@ where ctid = (
 func (d *demo) deleteCounter(ctx context.Context) error { return d.exec(ctx, deleteCounterSQL) }
 
 // Of a chain that has others: after the last one, nothing in the rows that
-// remain tells of it.
+// remain shows it.
 const dropEntrySQL = `
 delete from overage_reports
 where identifier = (
@@ -336,7 +336,7 @@ func (d *demo) restart(ctx context.Context, meanwhile func(store string) error) 
 	return failed
 }
 
-// publish publishes events and waits until the books are through them.
+// publish publishes events and waits until they are counted.
 func (d *demo) publish(ctx context.Context, events []publisher.Event) error {
 	pub, err := publisher.New(d.nats)
 	if err != nil {
@@ -379,7 +379,7 @@ func (d *demo) waitForEpoch(ctx context.Context, after int) error {
 		case epoch > after:
 			return nil
 		case time.Now().After(deadline):
-			return fmt.Errorf("nobody has noticed after %s: look into %s/odometer.log", catchUpTime, d.dir)
+			return fmt.Errorf("the aggregator has not noticed the lost tail after %s: see %s/odometer.log", catchUpTime, d.dir)
 		}
 		if err := cli.PauseFor(ctx, 50*time.Millisecond); err != nil {
 			return err

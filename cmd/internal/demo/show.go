@@ -16,7 +16,7 @@ import (
 	"odometer/query"
 )
 
-// counted is where the books stand.
+// counted is what the aggregator has counted so far.
 type counted struct {
 	Messages   int64 // of the stream, read and accounted for
 	Events     int64
@@ -38,12 +38,12 @@ func loadCounted(ctx context.Context, pool *pgxpool.Pool) (counted, error) {
 	rows, _ := pool.Query(ctx, countedSQL)
 	p, err := pgx.CollectExactlyOneRow(rows, pgx.RowToStructByName[counted])
 	if err != nil {
-		return counted{}, fmt.Errorf("read where the books stand: %w", err)
+		return counted{}, fmt.Errorf("read what is counted: %w", err)
 	}
 	return p, nil
 }
 
-// printProgress tells every second how far the books are: as a table that is drawn over
+// printProgress prints every second what is counted: as a table that is drawn over
 // itself on a terminal, else as a line.
 func (d *demo) printProgress(ctx context.Context, agents *agents) error {
 	began, live := time.Now(), cli.IsTerminal(d.terminal.Out)
@@ -65,16 +65,16 @@ func (d *demo) printProgress(ctx context.Context, agents *agents) error {
 		}
 		line := fmt.Sprintf("%4.0fs  published %d  events %d  duplicates %d  dead letters %d  as of %s",
 			time.Since(began).Seconds(), agents.published.Load(), p.Events, p.Duplicates, p.Dead, agoText(p.AsOf))
-		said := line + "\n"
+		text := line + "\n"
 		if live {
-			said += "\n" + d.usageTable(ctx) + "\n"
+			text += "\n" + d.usageTable(ctx) + "\n"
 			if drawn > 0 {
 				fmt.Fprintf(d.terminal.Out, "\x1b[%dA\x1b[J", drawn)
 			}
-			drawn = strings.Count(said, "\n")
+			drawn = strings.Count(text, "\n")
 		}
-		if _, err := fmt.Fprint(d.terminal.Out, said); err != nil {
-			return fmt.Errorf("the demo ended before its books were checked, as nobody reads what it says: %w: read it to its end, or write it to a file", err)
+		if _, err := fmt.Fprint(d.terminal.Out, text); err != nil {
+			return fmt.Errorf("the demo ended before its counts were checked, because its output is closed: %w: read the output to its end, or write it to a file", err)
 		}
 	}
 }

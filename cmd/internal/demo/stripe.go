@@ -102,7 +102,7 @@ func (d *demo) waitForSubscriptions(ctx context.Context) error {
 				return err
 			}
 			if time.Now().After(deadline) {
-				return fmt.Errorf("the subscription of %s has not come from Stripe after %s: look into %s/odometer.log", tenant.name, catchUpTime, d.dir)
+				return fmt.Errorf("the subscription of %s has not come from Stripe after %s: see %s/odometer.log", tenant.name, catchUpTime, d.dir)
 			}
 			if err := cli.PauseFor(ctx, 20*time.Millisecond); err != nil {
 				return err
@@ -125,42 +125,42 @@ func (d *demo) advanceStripe(ctx context.Context) error {
 const quietTime = 10 * time.Second
 
 // compareStripe compares what Stripe has with the overage. What somebody else
-// has counted meanwhile is told by another look; where nothing was, a
-// difference is one.
+// has counted meanwhile shows in a second comparison; where nothing was,
+// a difference is real.
 func (d *demo) compareStripe(ctx context.Context) ([]comparison, error) {
 	for deadline := time.Now().Add(quietTime); ; {
 		before, err := loadCounted(ctx, d.pool)
 		if err != nil {
 			return nil, err
 		}
-		told, err := d.reportToStripe(ctx)
-		if err != nil || !slices.ContainsFunc(told, comparison.differs) {
-			return told, err
+		compared, err := d.reportToStripe(ctx)
+		if err != nil || !slices.ContainsFunc(compared, comparison.differs) {
+			return compared, err
 		}
 		switch after, err := loadCounted(ctx, d.pool); {
 		case err != nil:
 			return nil, err
 		case after.Events == before.Events, time.Now().After(deadline):
-			return told, nil
+			return compared, nil
 		}
 	}
 }
 
-// reportToStripe tells Stripe what it does not know yet, and looks whether it has
+// reportToStripe reports what Stripe does not have yet, and checks that it has
 // each unit of overage, once.
 func (d *demo) reportToStripe(ctx context.Context) ([]comparison, error) {
 	result, err := d.reporting.Reporter.Pass(ctx, reporter.Scope{ByHand: true})
 	if err != nil {
-		return nil, fmt.Errorf("tell Stripe the overage: %w", err)
+		return nil, fmt.Errorf("report the overage to Stripe: %w", err)
 	}
 	for _, left := range result.Left {
 		d.log.Warn("overage is left", "tenant", left.Tenant, "agent", left.Agent, "units", left.Units, "reason", left.Reason)
 	}
-	var overage, told int64
+	var overage, reported int64
 	for i := range Tenants {
 		err := d.reporting.Reporter.Statement(ctx, &Tenants[i].ID, func(l reporter.Line) {
 			overage += l.Overage
-			told += l.Reported
+			reported += l.Reported
 		})
 		if err != nil {
 			return nil, err
@@ -171,7 +171,7 @@ func (d *demo) reportToStripe(ctx context.Context) ([]comparison, error) {
 		return nil, err
 	}
 	return []comparison{
-		{"units of overage in periods that are not settled = units told", overage, told},
+		{"units of overage in periods that are not settled = units told", overage, reported},
 		{"units that Stripe has accepted = units on its meters", accepted, d.meteredUnits()},
 	}, nil
 }
@@ -198,7 +198,7 @@ func customers() (all []string) {
 	return all
 }
 
-// restoreMeterEvents tells a new stand-in what the one of an earlier run was told: it keeps
+// restoreMeterEvents sends a new stand-in what the one of an earlier run received: it keeps
 // nothing, and Stripe would have.
 func (d *demo) restoreMeterEvents(ctx context.Context) error {
 	rows, _ := d.pool.Query(ctx, `
@@ -219,7 +219,7 @@ order by reported_at`)
 		return err
 	})
 	if err != nil {
-		return fmt.Errorf("tell the stand-in what it knew: %w", err)
+		return fmt.Errorf("send the stand-in the meter events of an earlier run: %w", err)
 	}
 	return nil
 }

@@ -51,10 +51,10 @@ func (d *Tenant) period(now time.Time) (start, end time.Time) {
 	return month, month.AddDate(0, 1, 0)
 }
 
-// occurrence is when something happened that is told of at now. Most of a
+// occurrence is when an event that is sent at now occurred. Most of a
 // month's work arrives in time lapse, so that its history can be seen at once:
 // more on working days than at weekends. The watched tenant's period ends, so
-// it tells of everything as it happens.
+// its events are sent as they occur.
 func (d *Tenant) occurrence(now time.Time) time.Time {
 	start, _ := d.period(now)
 	if d.name == watched || rand.IntN(12) == 0 {
