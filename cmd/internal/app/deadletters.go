@@ -96,6 +96,7 @@ type DeadLetterRow struct {
 	Payload   string              `json:"payload,omitempty"`
 }
 
+// DeadLetterRowOf is the row of a dead letter, with the field that its reason is about.
 func DeadLetterRowOf(l *deadletter.DeadLetter) DeadLetterRow {
 	line := DeadLetterRow{
 		ID: deadletter.ID(l.ID), State: l.State, Reason: l.Reason, Detail: l.Detail,

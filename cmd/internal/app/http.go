@@ -23,6 +23,7 @@ type OriginSettings struct {
 	CORSOrigins []string `name:"cors-origins" help:"Origins of pages that may show the usage widget, as https://app.example; several separated by commas." env:"ODOMETER_CORS_ORIGINS" placeholder:"ORIGIN"`
 }
 
+// CheckOrigins returns a usage error for an origin that no browser sends.
 func (s *OriginSettings) CheckOrigins() error {
 	for _, origin := range s.CORSOrigins {
 		if err := api.CheckOrigin(origin); err != nil {

@@ -17,6 +17,7 @@ import (
 	"odometer/migrations"
 )
 
+// NewRegistry is a registry of metrics with those of Go and of the process.
 func NewRegistry() *prometheus.Registry {
 	registry := prometheus.NewRegistry()
 	registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))

@@ -88,6 +88,7 @@ func PassError(result reporter.Result, failed error) error {
 	return nil
 }
 
+// PrintPass prints what a pass of the reporter reported and left.
 func PrintPass(t *cli.Terminal, result reporter.Result) {
 	if len(result.ReportedEntries) > 0 {
 		var rows []table.Row
@@ -113,6 +114,7 @@ func PrintPass(t *cli.Terminal, result reporter.Result) {
 	}
 }
 
+// PrintRepairs prints the counters that reconcile repaired and left.
 func PrintRepairs(t *cli.Terminal, result *audit.Reconciliation) {
 	print := func(what string, repairs []audit.CounterRepair) {
 		if len(repairs) == 0 {
@@ -145,6 +147,7 @@ func StripeChecks(r *reporter.Reporter) func(context.Context, *uuid.UUID, func(a
 	}
 }
 
+// PrintAudit prints the comparisons of an audit and each difference with its repair.
 func PrintAudit(t *cli.Terminal, r *audit.Report) {
 	var rows []table.Row
 	for _, c := range r.Comparisons {

@@ -52,7 +52,7 @@ func NewReadPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, er
 type Services struct {
 	Terminal *cli.Terminal
 	Pool     *pgxpool.Pool // nil for ingest alone
-	ReadPool *pgxpool.Pool // of the API alone, so that who reads much stops nobody from counting
+	ReadPool *pgxpool.Pool // of the API alone, so that many reads never delay counting
 	NATS     *nats.Conn    // nil for query alone
 	Registry *prometheus.Registry
 	Drift    prometheus.Gauge
@@ -60,8 +60,8 @@ type Services struct {
 	HTTPAddr, OpsAddr string
 	MonitorURL        string
 	Aggregator        bool
-	Query             bool // reads, and shows pages
-	Ingest            bool // takes events over HTTP
+	Query             bool // reads, and serves pages
+	Ingest            bool // accepts events over HTTP
 	Stream            ingest.StreamConfig
 	BatchSize         int
 	MetricsPerTenant  bool
@@ -71,12 +71,13 @@ type Services struct {
 	SyncVerified      bool // NATS is known to sync before it acknowledges
 
 	Reporting     *Reporting                                   // nil without the reporter service
-	WebhookSecret string                                       // "" takes no hooks
-	JobInterval   time.Duration                                // another rhythm than the table's, for the demo
+	WebhookSecret string                                       // "" serves no webhook
+	JobInterval   time.Duration                                // replaces the interval of each job, for the demo
 	AuditInterval time.Duration                                // likewise for the job reconcile, which is daily
 	Sessions      func(context.Context) ([]web.Session, error) // mints the demo's tokens; nil elsewhere
 }
 
+// NewDrift is the gauge of counters that the last audit found wrong.
 func NewDrift() prometheus.Gauge {
 	return prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "usage_drifted_counters",
@@ -84,6 +85,7 @@ func NewDrift() prometheus.Gauge {
 	})
 }
 
+// Run runs the services until ctx ends or one of them fails.
 func (s *Services) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
 	ops, err := Listen(s.OpsAddr, "ops-addr")

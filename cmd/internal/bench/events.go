@@ -187,33 +187,54 @@ const (
 	stallLimit   = time.Minute
 )
 
-// waitFor waits until each partition is committed to its last message. (To the
-// stream's last, which is another partition's for most, an idle partition moves
-// only once a second.)
-func (d *database) waitFor(ctx context.Context, last sequences) error {
-	seen, moved := make(sequences, len(last)), time.Now()
-	for {
-		before := append(sequences{}, seen...)
-		if err := d.readPositions(ctx, seen); err != nil {
-			return err
-		}
-		reached := true
-		for p := range last {
-			reached = reached && seen[p] >= last[p]
-			if seen[p] != before[p] {
-				moved = time.Now()
-			}
-		}
-		if reached {
+// poll reads until it is done. It fails when what it reads stands still.
+func poll(ctx context.Context, what string, read func() (progress int64, done bool, err error)) error {
+	var last int64
+	for moved := time.Now(); ; {
+		progress, done, err := read()
+		switch {
+		case err != nil:
+			return fmt.Errorf("%s: %w", what, err)
+		case done:
 			return nil
-		}
-		if time.Since(moved) > stallLimit {
-			return fmt.Errorf("the positions have stood at %v for %s; the partitions end at %v", seen, stallLimit, last)
+		case progress != last:
+			last, moved = progress, time.Now()
+		case time.Since(moved) > stallLimit:
+			return fmt.Errorf("%s: nothing has moved for %s, it stands at %d", what, stallLimit, progress)
 		}
 		if err := cli.PauseFor(ctx, pollInterval); err != nil {
 			return err
 		}
 	}
+}
+
+// waitFor waits until each partition is committed to its last message. (To the
+// stream's last, which is another partition's for most, an idle partition moves
+// only once a second.)
+func (d *database) waitFor(ctx context.Context, last sequences) error {
+	seen := make(sequences, len(last))
+	return poll(ctx, fmt.Sprintf("wait until the partitions are committed to %v", last), func() (sum int64, done bool, err error) {
+		if err := d.readPositions(ctx, seen); err != nil {
+			return 0, false, err
+		}
+		done = true
+		for p := range last {
+			sum, done = sum+seen[p], done && seen[p] >= last[p]
+		}
+		return sum, done, nil
+	})
+}
+
+const countedMessagesSQL = `
+select coalesce(sum(messages), 0)
+from batches`
+
+// waitForMessages waits until so many are counted.
+func (d *database) waitForMessages(ctx context.Context, n int) error {
+	return poll(ctx, fmt.Sprintf("wait until %d messages are counted", n), func() (counted int64, done bool, err error) {
+		err = d.QueryRow(ctx, countedMessagesSQL).Scan(&counted)
+		return counted, counted >= int64(n), err
+	})
 }
 
 const readPartitionsSQL = `
@@ -223,21 +244,10 @@ from stream_positions`
 // waitUntilRead waits until an aggregator has read every partition to its end
 // once: before, the time up to which counts are complete is not known.
 func (d *database) waitUntilRead(ctx context.Context) error {
-	for deadline := time.Now().Add(stallLimit); ; {
-		var read bool
-		if err := d.QueryRow(ctx, readPartitionsSQL).Scan(&read); err != nil {
-			return fmt.Errorf("read the positions: %w", err)
-		}
-		if read {
-			return nil
-		}
-		if time.Now().After(deadline) {
-			return fmt.Errorf("the aggregator has not read the stream to its end after %s", stallLimit)
-		}
-		if err := cli.PauseFor(ctx, pollInterval); err != nil {
-			return err
-		}
-	}
+	return poll(ctx, "wait until the stream is read to its end", func() (_ int64, read bool, err error) {
+		err = d.QueryRow(ctx, readPartitionsSQL).Scan(&read)
+		return 0, read, err
+	})
 }
 
 const eventBytesSQL = `

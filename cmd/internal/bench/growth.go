@@ -90,10 +90,6 @@ func (e *environment) grow(ctx context.Context, s *stream, work *workload, store
 	return found, d.verify(ctx, totals{events: before.events + events, units: before.units + work.units(events)})
 }
 
-const countedMessagesSQL = `
-select coalesce(sum(messages), 0)
-from batches`
-
 // watchGrowth takes the rates while the stream is counted.
 func (d *database) watchGrowth(ctx context.Context, events int, window time.Duration) (found growth, err error) {
 	begin := time.Now()

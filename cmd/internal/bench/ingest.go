@@ -180,28 +180,6 @@ func (b *ingestBench) send(ctx context.Context, clients *process, form *batchFor
 	return nil
 }
 
-// waitForMessages waits until so many are counted.
-func (d *database) waitForMessages(ctx context.Context, n int) error {
-	var seen int
-	for moved := time.Now(); ; {
-		before := seen
-		if err := d.QueryRow(ctx, countedMessagesSQL).Scan(&seen); err != nil {
-			return fmt.Errorf("read how much is counted: %w", err)
-		}
-		switch {
-		case seen >= n:
-			return nil
-		case seen != before:
-			moved = time.Now()
-		case time.Since(moved) > stallLimit:
-			return fmt.Errorf("nothing was counted for %s after %d events", stallLimit, seen)
-		}
-		if err := cli.PauseFor(ctx, pollInterval); err != nil {
-			return err
-		}
-	}
-}
-
 // prepareHandler serves the API, and says where.
 func prepareHandler(_ context.Context, t *cli.Terminal, p childParams) (childWork, string, error) {
 	nc, err := nats.Connect(p.NATSURL)

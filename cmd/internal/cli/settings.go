@@ -281,6 +281,7 @@ func Ended(ctx context.Context, err error) bool {
 	return ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err()))
 }
 
+// JetStream is the JetStream API of a connection.
 func JetStream(nc *nats.Conn) jetstream.JetStream {
 	js, err := jetstream.New(nc)
 	if err != nil {

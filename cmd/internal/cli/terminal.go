@@ -19,6 +19,7 @@ type Terminal struct {
 	Log      *slog.Logger
 }
 
+// NewTerminal logs to err in a format (text or json) from a level on.
 func NewTerminal(out, err io.Writer, format, level string) *Terminal {
 	var least slog.Level
 	_ = least.UnmarshalText([]byte(level)) // the flag's enum allows only levels
@@ -52,6 +53,7 @@ func (t *Terminal) Table(header table.Row, rows []table.Row, right ...int) {
 	fmt.Fprintln(t.Out, FormatTable(header, rows, right...))
 }
 
+// FormatTable is a table as text; right are the numbers of right-aligned columns, from 1.
 func FormatTable(header table.Row, rows []table.Row, right ...int) string {
 	w := table.NewWriter()
 	w.SetStyle(table.StyleLight)
@@ -79,6 +81,7 @@ func Operator() string {
 	return "unknown"
 }
 
+// OrNone is the text, or "none" for nil.
 func OrNone(s *string) string {
 	if s == nil {
 		return "none"

@@ -25,6 +25,7 @@ type Tenant struct {
 	status odometer.Status
 }
 
+// Tenants are the customers of the demo.
 var Tenants = []Tenant{
 	{uuid.MustParse("a1b0c0de-0000-4000-8000-000000000001"), "Acme", "price_bundle_monthly", odometer.Active},
 	{uuid.MustParse("a1b0c0de-0000-4000-8000-000000000002"), "Bolt", "price_inboxpilot_monthly", odometer.Active},
