@@ -24,14 +24,14 @@ import (
 	"odometer/query/admin"
 )
 
-// desk is the operators' API over an office.
+// desk is the operators' API over an operatorEnv.
 type desk struct {
-	*office
+	*operatorEnv
 	http.Handler
 	token string
 }
 
-func (o *office) desk() *desk {
+func (o *operatorEnv) desk() *desk {
 	o.t.Helper()
 	nc, err := nats.Connect(o.server)
 	if err != nil {
@@ -63,7 +63,7 @@ func (d *desk) acts(path, body string) *http.Response {
 // once, written down with who did it.
 func TestAnOperatorRetriesOverHTTP(t *testing.T) {
 	t.Parallel()
-	d := newOffice(t).desk()
+	d := newOperatorEnv(t).desk()
 	d.publish("email_processed", "good", 3)
 	d.publish("email_replied", "a", 10)
 	d.publish("email_replied", "b", 10)
@@ -103,9 +103,9 @@ func TestAnOperatorRetriesOverHTTP(t *testing.T) {
 
 // A partition whose position stands behind the end lags by its own messages,
 // and not by those of the others.
-func TestTheLagIsWhatIsNotCounted(t *testing.T) {
+func TestLagIsWhatIsNotCounted(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t)
+	o := newOperatorEnv(t)
 	o.publish("email_processed", "a", 1)
 	o.publish("email_processed", "b", 1)
 	o.read(2)
@@ -128,7 +128,7 @@ func TestTheLagIsWhatIsNotCounted(t *testing.T) {
 
 func TestAnOperatorPausesJobsOverHTTP(t *testing.T) {
 	t.Parallel()
-	d := newOffice(t).desk()
+	d := newOperatorEnv(t).desk()
 	job := func(name string) admin.Job {
 		t.Helper()
 		for _, j := range apitest.Decode[admin.JobList](t, d.reads("jobs")).Jobs {
@@ -160,9 +160,9 @@ const damageSQL = `
 update usage_counters set count = count + 40`
 
 // What the job reconcile found is what operators see: every word of it.
-func TestTheLastAuditIsShownAsItWasMade(t *testing.T) {
+func TestLastAuditIsShown(t *testing.T) {
 	t.Parallel()
-	d := newOffice(t).desk()
+	d := newOperatorEnv(t).desk()
 	d.publish("email_processed", "good", 3)
 	d.read(1)
 	d.exec(damageSQL)

@@ -100,7 +100,7 @@ func TestAuditExitsByWhatItFinds(t *testing.T) {
 	w.expect(audits(t, with("reconcile", "--force")...), cli.ExitFound, "odometer replay", "repaired 0")
 }
 
-func TestAuditSpeaksJSON(t *testing.T) {
+func TestAuditPrintsJSON(t *testing.T) {
 	t.Parallel()
 	w := audited(t)
 	w.exec(`update usage_counters set count = count + 1`)
@@ -113,7 +113,7 @@ func TestAuditSpeaksJSON(t *testing.T) {
 	}
 }
 
-func TestAuditExitsByWhoIsToMendIt(t *testing.T) {
+func TestAuditExitCodes(t *testing.T) {
 	t.Parallel()
 	database := pgtest.URL(t)
 	for _, c := range []struct {

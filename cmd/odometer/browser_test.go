@@ -14,9 +14,9 @@ import (
 // browserSpecs are what people see, told in Playwright.
 const browserSpecs = "../../query/web/browser"
 
-// TestPeopleSeeWhatTheyShould runs the specs of the browser against a demo.
+// TestPagesInABrowser runs the specs of the browser against a demo.
 // Their pictures are kept in ODOMETER_PICTURES, when that names a directory.
-func TestPeopleSeeWhatTheyShould(t *testing.T) {
+func TestPagesInABrowser(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
 		t.Skip("runs a browser")

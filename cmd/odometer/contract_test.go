@@ -21,7 +21,7 @@ import (
 
 const someTenant = "0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01"
 
-func TestWrongUsageSaysWhatToDo(t *testing.T) {
+func TestUsageErrorsSayWhatToDo(t *testing.T) {
 	t.Parallel()
 	nowhere := "postgres://127.0.0.1:1/none?connect_timeout=1"
 	for _, c := range []struct {
@@ -69,7 +69,7 @@ func TestHelpShowsAnExampleOfEveryCommand(t *testing.T) {
 	}
 }
 
-func TestASchemaBehindIsSaidWithItsRemedy(t *testing.T) {
+func TestOutdatedSchemaErrorNamesMigrateUp(t *testing.T) {
 	t.Parallel()
 	database := pgtest.URL(t)
 	must(t, "migrate", "down", "--database-url", database)
@@ -108,7 +108,7 @@ func TestTheCatalogueThatIsShownCanBeApplied(t *testing.T) {
 }
 
 // The whole way, as an operator and a customer walk it.
-func TestFromPublishToTheUsageAnswer(t *testing.T) {
+func TestFromPublishToUsage(t *testing.T) {
 	t.Parallel()
 	database, server := pgtest.URL(t), natstest.Run(t)
 	key := strings.Repeat("k", 40)
@@ -174,7 +174,7 @@ func status(url, token string) int {
 	return response.StatusCode
 }
 
-func TestAFileIsPublishedOnceHoweverOftenItIsSent(t *testing.T) {
+func TestFilePublishedTwiceIsStoredOnce(t *testing.T) {
 	t.Parallel()
 	database, server := pgtest.URL(t), natstest.Run(t)
 	must(t, "catalogue", "apply", "--database-url", database)

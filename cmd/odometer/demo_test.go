@@ -69,7 +69,7 @@ func (s *demoProcess) rest() string {
 }
 
 // A visitor does what the demo's own words offer.
-func TestTheDemoIsRightAlsoWithAVisitorsEvents(t *testing.T) {
+func TestDemoCountsAVisitorsEvents(t *testing.T) {
 	t.Parallel()
 	s := startDemo(t)
 	body := `{"agent": "invoice", "idempotency_key": "a visitor's", "action_type": "invoice_detected", "quantity": 120}`
@@ -97,7 +97,7 @@ func TestTheDemoIsRightAlsoWithAVisitorsEvents(t *testing.T) {
 }
 
 // As in the README.
-func TestTheDrillFindsAndRepairsEachDamage(t *testing.T) {
+func TestDrillFindsAndRepairsEachDamage(t *testing.T) {
 	t.Parallel()
 	s := startDemo(t, "--for", "20s", "--drill")
 	said := s.rest()
@@ -109,7 +109,7 @@ func TestTheDrillFindsAndRepairsEachDamage(t *testing.T) {
 }
 
 // As in odometer demo | head.
-func TestTheDemoLeavesNothingBehindWhenItsReaderGoesAway(t *testing.T) {
+func TestDemoCleansUpWhenItsOutputIsClosed(t *testing.T) {
 	t.Parallel()
 	s := startDemo(t)
 	if err := s.out.Close(); err != nil {
@@ -122,7 +122,7 @@ func TestTheDemoLeavesNothingBehindWhenItsReaderGoesAway(t *testing.T) {
 	s.expectNothingLeft(t)
 }
 
-func TestTheDemoLeavesNothingBehindWhenItsTerminalIsClosed(t *testing.T) {
+func TestDemoCleansUpWhenItsTerminalIsClosed(t *testing.T) {
 	t.Parallel()
 	s := startDemo(t)
 	if err := s.cmd.Process.Signal(syscall.SIGHUP); err != nil {

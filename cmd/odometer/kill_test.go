@@ -123,7 +123,7 @@ func subscribeMany(t *testing.T, database string, n int) []uuid.UUID {
 	return tenants
 }
 
-func TestKillingTheProcessTenTimesLosesAndDoublesNothing(t *testing.T) {
+func TestTenKillsLoseAndDoubleNothing(t *testing.T) {
 	t.Parallel()
 	database, server := pgtest.URL(t), natstest.Run(t)
 	must(t, "catalogue", "apply", "--database-url", database)

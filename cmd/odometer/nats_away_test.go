@@ -94,7 +94,7 @@ func readThrough(t *testing.T, pool *pgxpool.Pool) (seq int64) {
 
 // NATS goes away under agents that send over HTTP, and comes back: they are
 // told to come again, and what they insisted on is counted once.
-func TestWhatIsSentWhileNATSIsAwayIsCountedOnce(t *testing.T) {
+func TestEventsSentDuringNATSOutageAreCountedOnce(t *testing.T) {
 	t.Parallel()
 	database, server := pgtest.URL(t), natstest.Run(t)
 	must(t, "catalogue", "apply", "--database-url", database)

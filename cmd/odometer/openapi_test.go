@@ -137,7 +137,7 @@ func document(t *testing.T, h http.Handler) (libopenapi.Document, validator.Vali
 // A client that is built from the document, with values of every kind and
 // many that do not fit, is never answered with a 500, nor with anything that
 // the document does not tell of.
-func TestEveryAnswerIsAsDocumented(t *testing.T) {
+func TestResponsesMatchOpenAPI(t *testing.T) {
 	t.Parallel()
 	demo := runDemo(t, "--rate", "400")
 	h := demo.door(t)

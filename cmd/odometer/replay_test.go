@@ -22,17 +22,17 @@ import (
 	"odometer/reporter/stripetest"
 )
 
-// office is a database and a stream with an aggregator, as an operator has them.
-type office struct {
+// operatorEnv is a database and a stream with an aggregator, as an operator has them.
+type operatorEnv struct {
 	t                *testing.T
 	database, server string
 	tenant           string
 	stop             func()
 }
 
-func newOffice(t *testing.T) *office {
+func newOperatorEnv(t *testing.T) *operatorEnv {
 	t.Helper()
-	o := &office{t: t, database: pgtest.URL(t), server: natstest.Run(t).URL()}
+	o := &operatorEnv{t: t, database: pgtest.URL(t), server: natstest.Run(t).URL()}
 	must(t, "catalogue", "apply", "--database-url", o.database)
 	o.tenant = subscribeMany(t, o.database, 1)[0].String()
 	o.aggregate()
@@ -40,7 +40,7 @@ func newOffice(t *testing.T) *office {
 }
 
 // aggregate starts an aggregator until stop is called.
-func (o *office) aggregate() {
+func (o *operatorEnv) aggregate() {
 	o.t.Helper()
 	cmd := program(o.t, nil, "run", "aggregator", "--database-url", o.database, "--nats-url", o.server, "--ops-addr", "127.0.0.1:0", "--log-level", "warn")
 	cmd.Stderr = o.t.Output()
@@ -58,8 +58,8 @@ func (o *office) aggregate() {
 	o.t.Cleanup(o.stop)
 }
 
-// does runs a command on the office's database and stream.
-func (o *office) does(args ...string) answer {
+// does runs a command on the operatorEnv's database and stream.
+func (o *operatorEnv) does(args ...string) answer {
 	o.t.Helper()
 	args = append(args, "--database-url", o.database)
 	if args[0] == "replay" || args[0] == "adjust" {
@@ -68,7 +68,7 @@ func (o *office) does(args ...string) answer {
 	return odometerDoes(o.t, args...)
 }
 
-func (o *office) expect(code int, says []string, args ...string) answer {
+func (o *operatorEnv) expect(code int, says []string, args ...string) answer {
 	o.t.Helper()
 	got := o.does(args...)
 	if got.code != code {
@@ -85,14 +85,14 @@ func (o *office) expect(code int, says []string, args ...string) answer {
 	return got
 }
 
-func (o *office) publish(action, key string, quantity int) {
+func (o *operatorEnv) publish(action, key string, quantity int) {
 	o.t.Helper()
 	must(o.t, "publish", "--nats-url", o.server, "--tenant", o.tenant, "--agent", "inbox", "--action", action,
 		"--key", key, "--quantity", fmt.Sprint(quantity))
 }
 
 // shortenDuplicateWindow lets the stream forget message IDs soon.
-func (o *office) shortenDuplicateWindow() jetstream.Stream {
+func (o *operatorEnv) shortenDuplicateWindow() jetstream.Stream {
 	o.t.Helper()
 	nc, err := nats.Connect(o.server)
 	if err != nil {
@@ -122,7 +122,7 @@ func lastSeq(t *testing.T, stream jetstream.Stream) uint64 {
 }
 
 // read waits until the aggregator has read the first n messages.
-func (o *office) read(n int64) {
+func (o *operatorEnv) read(n int64) {
 	o.t.Helper()
 	pool := openPool(o.t, o.database)
 	waitFor(o.t, fmt.Sprintf("%d messages are read", n), func() bool {
@@ -132,21 +132,21 @@ func (o *office) read(n int64) {
 	})
 }
 
-func (o *office) exec(sql string) {
+func (o *operatorEnv) exec(sql string) {
 	o.t.Helper()
 	if _, err := openPool(o.t, o.database).Exec(o.t.Context(), sql); err != nil {
 		o.t.Fatal(err)
 	}
 }
 
-const emptyBooksSQL = `
+const emptyCountsSQL = `
 delete from usage_events;
 delete from usage_counters;
 delete from dead_letters where state = 'open'`
 
 func TestAdjustBelowZeroIsRefusedWithTheBalance(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t)
+	o := newOperatorEnv(t)
 	o.publish("email_processed", "use", 3)
 	adjust := func(more ...string) []string {
 		return append([]string{"adjust", "--tenant", o.tenant, "--agent", "inbox", "--reason", "a test's \"traffic\""}, more...)
@@ -181,7 +181,7 @@ func TestAdjustBelowZeroIsRefusedWithTheBalance(t *testing.T) {
 
 func TestDeadLettersAreShownRetriedAndDiscarded(t *testing.T) {
 	t.Parallel()
-	o := newOffice(t)
+	o := newOperatorEnv(t)
 	o.expect(cli.ExitDone, []string{"no dead letters"}, "deadletters", "list")
 	o.publish("email_processed", "good", 3)
 	o.publish("email_replied", "a", 1)
@@ -222,7 +222,7 @@ func TestDeadLettersAreShownRetriedAndDiscarded(t *testing.T) {
 	}
 }
 
-func TestDiscardNeedsWhy(t *testing.T) {
+func TestDiscardNeedsAReason(t *testing.T) {
 	t.Parallel()
 	for _, c := range [][]string{
 		{"deadletters", "discard", "1-1"},
@@ -239,11 +239,11 @@ func TestDiscardNeedsWhy(t *testing.T) {
 }
 
 // Emptied books are rebuilt, and Stripe is told nothing twice.
-func TestReplayRebuildsAndStripeIsToldNothingTwice(t *testing.T) {
+func TestReplayRebuildsAndReportsNothingTwice(t *testing.T) {
 	t.Parallel()
 	w := newTill(t)
 	w.exec(`delete from usage_counters`)
-	o := &office{t: t, database: w.database, tenant: w.tenant, server: w.flags[3]}
+	o := &operatorEnv{t: t, database: w.database, tenant: w.tenant, server: w.flags[3]}
 	o.aggregate()
 	o.publish("email_processed", "one", 515)
 	o.publish("email_processed", "two", 10)
@@ -256,7 +256,7 @@ func TestReplayRebuildsAndStripeIsToldNothingTwice(t *testing.T) {
 	if n := told(); n != 25 {
 		t.Fatalf("Stripe was told %d, want 25", n)
 	}
-	o.exec(emptyBooksSQL)
+	o.exec(emptyCountsSQL)
 	o.expect(cli.ExitFound, []string{"2 to be applied", "1 would become dead letters"}, "replay", "--dry-run")
 	o.expect(cli.ExitFound, []string{"2 applied", "1 new dead letters", "unknown_action"}, "replay")
 	w.expect(w.does("report"), cli.ExitDone, "told 0 reports")

@@ -82,7 +82,7 @@ func (w *till) expect(got answer, code int, says ...string) {
 	}
 }
 
-func TestReportTellsStripeOnceAndSaysWhat(t *testing.T) {
+func TestReportReportsOnceAndPrintsWhat(t *testing.T) {
 	t.Parallel()
 	w := newTill(t)
 	w.expect(w.does("report", "--dry-run"), cli.ExitDone, w.tenant, "520", "500", "told so far", "$0.40")
@@ -94,7 +94,7 @@ func TestReportTellsStripeOnceAndSaysWhat(t *testing.T) {
 	w.expect(w.does("jobs", "run", "verify"), cli.ExitDone, "equal 1, different 0")
 }
 
-func TestReportSaysWhatIsLeftAndWhy(t *testing.T) {
+func TestReportPrintsWhatIsLeftAndWhy(t *testing.T) {
 	t.Parallel()
 	w := newTill(t)
 	w.stripe.DeleteCustomer("cus_till")
@@ -106,7 +106,7 @@ func TestReportSaysWhatIsLeftAndWhy(t *testing.T) {
 	w.expect(w.does("report"), cli.ExitDone, "told 1 reports (20 units)")
 }
 
-func TestReportExitsByWhoIsToMendIt(t *testing.T) {
+func TestReportExitCodes(t *testing.T) {
 	t.Parallel()
 	w := newTill(t)
 	refused := append([]string{"report"}, w.flags...)
@@ -142,7 +142,7 @@ func TestRestoredBackupStopsTheReporterUntilItIsCompared(t *testing.T) {
 
 // The books are emptied and rebuilt from the stream: the counters are the same,
 // and Stripe hears of nothing twice.
-func TestRebuiltBooksTellStripeNothingTwice(t *testing.T) {
+func TestRebuiltCountersReportNothingTwice(t *testing.T) {
 	t.Parallel()
 	w := newTill(t)
 	w.exec(`delete from usage_counters`)

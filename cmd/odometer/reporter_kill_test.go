@@ -20,7 +20,7 @@ const killTenants = 60
 
 // The reporter is killed many times, at each step of a link's way, while the
 // counters move. Stripe has each unit once.
-func TestKillingTheReporterBillsNothingTwiceAndForgetsNothing(t *testing.T) {
+func TestKilledReporterBillsEachUnitOnce(t *testing.T) {
 	t.Parallel()
 	killWorlds, killsOfEach := 2, soak.Rounds(t, 15, 40)
 	var all tally
@@ -49,14 +49,14 @@ func TestKillingTheReporterBillsNothingTwiceAndForgetsNothing(t *testing.T) {
 
 // Postgres may be ahead of the mirror by one generation, also when that happens
 // to one process after the other.
-func TestDyingTwiceBeforeTheMirrorIsNoRestoredBackup(t *testing.T) {
+func TestTwoKillsBeforeTheMirrorAreNoRestoredBackup(t *testing.T) {
 	t.Parallel()
 	now := time.Now().UTC().Truncate(time.Second)
 	w := newBilled(t, 2, now.AddDate(0, 0, -5), now.AddDate(0, 0, 20))
 	w.reportToTheEnd()
 	for range 2 {
 		w.use(t.Context(), len(w.keys), false)
-		if !w.killAt(newTrap(unmirrored, 1), false) {
+		if !w.killAt(newKillPoint(unmirrored, 1), false) {
 			t.Fatal("the pass was not killed")
 		}
 	}
@@ -103,7 +103,7 @@ func (w *billed) killOften(n int, corrections bool, all *tally) {
 		}
 		w.use(w.t.Context(), 20, corrections)
 		before := w.number(acceptedSQL)
-		if !w.killAt(newTrap(at, nth), rand.IntN(6) == 0) {
+		if !w.killAt(newKillPoint(at, nth), rand.IntN(6) == 0) {
 			continue // it came to its end first
 		}
 		done++
@@ -122,9 +122,9 @@ func (w *billed) killOften(n int, corrections bool, all *tally) {
 // what a pass takes.
 const longestLife = 400 * time.Millisecond
 
-// killAt runs a pass and kills it when the trap springs, perhaps while another
+// killAt runs a pass and kills it when the kill point is reached, perhaps while another
 // one waits its turn. It reports whether the pass was killed in time.
-func (w *billed) killAt(tr *trap, inherited bool) bool {
+func (w *billed) killAt(tr *killPoint, inherited bool) bool {
 	w.now.Store(tr)
 	defer w.now.Store(nil)
 	pass := w.begin("report")
@@ -133,7 +133,7 @@ func (w *billed) killAt(tr *trap, inherited bool) bool {
 		moment = time.After(rand.N(longestLife))
 	}
 	select {
-	case <-tr.sprung:
+	case <-tr.reached:
 	case <-moment:
 	case <-pass.ended:
 		close(tr.dead)

@@ -25,15 +25,15 @@ where state in ('planned', 'sending', 'unknown')`
 
 // The service is killed in the middle of its passes; another one goes on, for
 // the locks have died with it. Stripe has each unit once.
-func TestTheKilledServiceIsTakenOver(t *testing.T) {
+func TestSecondServiceTakesOverFromKilledOne(t *testing.T) {
 	t.Parallel()
 	now := time.Now().UTC().Truncate(time.Second)
 	w := newBilled(t, killTenants, now.AddDate(0, -1, 0), now) // it has just ended: a pass is due
 	for range 2 {
-		tr := newTrap(unsaid, 1+rand.Int64N(25))
+		tr := newKillPoint(unsaid, 1+rand.Int64N(25))
 		w.now.Store(tr)
 		service := w.begin("run", "reporter", "--ops-addr", "127.0.0.1:0")
-		await(t, tr.sprung, "a pass under way")
+		await(t, tr.reached, "a pass under way")
 		_ = service.cmd.Process.Kill() // a call holds it: it is there
 		<-service.ended
 		w.now.Store(nil)

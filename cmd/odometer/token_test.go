@@ -9,7 +9,7 @@ import (
 )
 
 // The log of requests, and what operators do, names the bearer by it.
-func TestATokenNamesItsBearer(t *testing.T) {
+func TestTokenHasSubject(t *testing.T) {
 	t.Parallel()
 	for _, c := range []struct {
 		args []string
@@ -32,7 +32,7 @@ func TestATokenNamesItsBearer(t *testing.T) {
 
 // A secret that can be guessed works, and is warned of where it is used; the
 // token alone is on stdout.
-func TestATokenOfAWeakSecretIsWarnedOf(t *testing.T) {
+func TestWeakTokenSecretIsLogged(t *testing.T) {
 	t.Parallel()
 	for secret, warned := range map[string]bool{"tiny?": true, strings.Repeat("s", 31): true, strings.Repeat("s", 32): false} {
 		got := odometerDoes(t, "token", "--tenant", someTenant, "--jwt-secret", secret)

@@ -8,7 +8,7 @@ import (
 
 // A value that cannot be read is said with its flag, the value, and what one
 // looks like; how the program reads it is nobody's concern.
-func TestValuesThatCannotBeReadAreSaidInPlainWords(t *testing.T) {
+func TestInvalidFlagValuesAreExplained(t *testing.T) {
 	t.Parallel()
 	const aTime, aSpan = "RFC 3339, as 2026-11-01T00:00:00Z", "as 90s, 15m or 1h30m"
 	for line, says := range map[string]string{

@@ -66,7 +66,7 @@ func (b *checkEnv) check() (said string, finding error) {
 	return b.printed.String(), finding
 }
 
-func TestWhatOthersPublishToTheDemoIsNamedAndNoDifference(t *testing.T) {
+func TestEventsOfVisitorsAreShownApart(t *testing.T) {
 	t.Parallel()
 	b := newCheckEnv(t)
 	if said, finding := b.check(); finding != nil || strings.Contains(said, "others") {
@@ -81,7 +81,7 @@ func TestWhatOthersPublishToTheDemoIsNamedAndNoDifference(t *testing.T) {
 }
 
 // Also where something of somebody else's makes up for it.
-func TestTheDemoFindsALossOrADoubleCountOfItsAgents(t *testing.T) {
+func TestLostAndDoubledEventsAreFound(t *testing.T) {
 	t.Parallel()
 	own := ` where ctid = (select ctid from usage_events where starts_with(idempotency_key, $1) limit 1)`
 	for name, harm := range map[string]func(b *checkEnv){

@@ -14,7 +14,7 @@ import { chromium } from "playwright-core";
 
 const env = (name) => {
   const value = process.env[name];
-  if (!value) throw new Error(`${name} is not set: run the specs by go test ./cmd/odometer -run TestPeopleSeeWhatTheyShould`);
+  if (!value) throw new Error(`${name} is not set: run the specs by go test ./cmd/odometer -run TestPagesInABrowser`);
   return value;
 };
 

@@ -33,38 +33,38 @@ var moments = []moment{atRandom, unmirrored, planned, sending, lost, late, unsai
 // tellPath is where meter events are told.
 const tellPath = "/v1/billing/meter_events"
 
-// trap waits for a moment to come for the nth time, and then for a death.
-type trap struct {
-	at     moment
-	nth    atomic.Int64
-	sprung chan struct{} // the moment is there
-	dead   chan struct{} // the process is not
+// killPoint waits for a moment to come for the nth time, and then for a death.
+type killPoint struct {
+	at      moment
+	nth     atomic.Int64
+	reached chan struct{} // the moment is there
+	dead    chan struct{} // the process is not
 }
 
-func newTrap(at moment, nth int64) *trap {
-	tr := &trap{at: at, sprung: make(chan struct{}), dead: make(chan struct{})}
+func newKillPoint(at moment, nth int64) *killPoint {
+	tr := &killPoint{at: at, reached: make(chan struct{}), dead: make(chan struct{})}
 	tr.nth.Store(nth)
 	return tr
 }
 
-// comes springs the trap if this is its moment. What is to stand still until
+// comes reaches the kill point if this is its moment. What is to stand still until
 // the process is dead waits then.
-func (tr *trap) comes(at moment, standStill bool) bool {
+func (tr *killPoint) comes(at moment, standStill bool) bool {
 	if tr == nil || tr.at != at || tr.nth.Add(-1) != 0 {
 		return false
 	}
-	close(tr.sprung)
+	close(tr.reached)
 	if standStill {
 		<-tr.dead
 	}
 	return true
 }
 
-// traps tell a trap what happens in a world: at Stripe, and in the ledger.
-type traps struct{ now atomic.Pointer[trap] }
+// killPoints pass to a kill point what happens at Stripe and in the ledger.
+type killPoints struct{ now atomic.Pointer[killPoint] }
 
 // watch follows each call that tells Stripe something.
-func (ts *traps) watch(stripe http.Handler) http.Handler {
+func (ts *killPoints) watch(stripe http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != tellPath {
 			stripe.ServeHTTP(rw, r)
@@ -76,7 +76,7 @@ func (ts *traps) watch(stripe http.Handler) http.Handler {
 			return
 		}
 		tr.comes(late, true)
-		stalling := &stallingWriter{ResponseWriter: rw, trap: tr}
+		stalling := &stallingWriter{ResponseWriter: rw, killPoint: tr}
 		stripe.ServeHTTP(stalling, r)
 		if stalling.begun && http.NewResponseController(rw).Flush() == nil {
 			tr.comes(answered, false)
@@ -87,14 +87,14 @@ func (ts *traps) watch(stripe http.Handler) http.Handler {
 // stallingWriter holds an answer back when that is the moment to die.
 type stallingWriter struct {
 	http.ResponseWriter
-	trap  *trap
-	begun bool // not where the connection is reset instead
+	killPoint *killPoint
+	begun     bool // not where the connection is reset instead
 }
 
 func (w *stallingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *stallingWriter) WriteHeader(status int) {
-	w.trap.comes(unsaid, true)
+	w.killPoint.comes(unsaid, true)
 	w.begun = true
 	w.ResponseWriter.WriteHeader(status)
 }
@@ -103,7 +103,7 @@ func (w *stallingWriter) WriteHeader(status int) {
 var mirrorWord = []byte("PUB $KV.odometer_ledger.")
 
 // relay passes bytes on to the NATS server, but for what the dead have sent.
-func (ts *traps) relay(t *testing.T, server string) (address string) {
+func (ts *killPoints) relay(t *testing.T, server string) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
@@ -122,7 +122,7 @@ func (ts *traps) relay(t *testing.T, server string) (address string) {
 	return l.Addr().String()
 }
 
-func (ts *traps) relayOne(client net.Conn, address string) {
+func (ts *killPoints) relayOne(client net.Conn, address string) {
 	defer client.Close()
 	server, err := net.Dial("tcp", address)
 	if err != nil {

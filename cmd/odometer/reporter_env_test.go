@@ -23,14 +23,14 @@ import (
 	"odometer/reporter/stripetest"
 )
 
-// billed is a world of tenants that are over their limits: the books, NATS, and
+// billed is a test environment of tenants that are over their limits: Postgres, NATS, and
 // a Stripe that is slow, fails now and then and knows when a call is where.
 type billed struct {
 	t      *testing.T
 	pool   *pgxpool.Pool
-	env    []string // for processes in this world
+	env    []string // for processes in this environment
 	stripe *stripetest.Server
-	*traps
+	*killPoints
 
 	keys  []key
 	using sync.Mutex // one moves the counters at a time
@@ -51,12 +51,12 @@ func (k *key) overage() int64   { return max(0, k.count-k.limit) }
 
 const billedPlan = "price_bundle_monthly"
 
-// newBilled makes a world of n tenants whose period runs from start to end.
+// newBilled makes an environment of n tenants whose period runs from start to end.
 func newBilled(t *testing.T, n int, start, end time.Time) *billed {
 	t.Helper()
 	database, nats := pgtest.URL(t), natstest.Run(t)
 	must(t, "catalogue", "apply", "--database-url", database)
-	w := &billed{t: t, pool: openPool(t, database), traps: &traps{}}
+	w := &billed{t: t, pool: openPool(t, database), killPoints: &killPoints{}}
 	w.stripe = stripetest.New(stripetest.Options{Livemode: true, Latency: 3 * time.Millisecond})
 	server := httptest.NewServer(w.watch(w.stripe))
 	t.Cleanup(server.Close)
