@@ -33,6 +33,9 @@ func benchDir(t *testing.T) string {
 // The benchmarks end, verify the counts, and leave nothing behind.
 func TestBenchRuns(t *testing.T) {
 	t.Parallel()
+	if testing.Short() {
+		t.Skip("runs every race")
+	}
 	dir := benchDir(t)
 	cmd := program(t, nil, smallBench(dir, "--full", "--json")...)
 	var progress bytes.Buffer

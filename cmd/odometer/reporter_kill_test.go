@@ -22,7 +22,7 @@ const killTenants = 60
 // counters move. Stripe has each unit once.
 func TestKilledReporterBillsEachUnitOnce(t *testing.T) {
 	t.Parallel()
-	killWorlds, killsOfEach := 2, soak.Rounds(t, 15, 40)
+	killWorlds, killsOfEach := 2, soak.Rounds(t, 9, 40)
 	var all tally
 	t.Run("worlds", func(t *testing.T) {
 		for n := range killWorlds {
