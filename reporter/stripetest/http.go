@@ -2,23 +2,22 @@ package stripetest
 
 import (
 	"encoding/json"
+	"iter"
 	"net/http"
 	"net/url"
 	"slices"
-	"sort"
 	"strconv"
 	"strings"
-	"time"
 )
 
 // apiVersion is the one that stripe-go v76 is pinned to.
 const apiVersion = "2023-10-16"
 
 // object is a resource in its JSON form.
-type object = map[string]any
+type object map[string]any
 
 // answer is a status with its body. The Idempotency-Key stores it only when the
-// endpoint began to execute.
+// endpoint began to execute. As an error it is a refusal.
 type answer struct {
 	status   int
 	body     []byte
@@ -27,6 +26,8 @@ type answer struct {
 	replayed bool
 	header   [2]string // one more header, or none
 }
+
+func (a answer) Error() string { return string(a.body) }
 
 // apiError is the body of a refusal.
 type apiError struct {
@@ -56,9 +57,7 @@ func refused(status int, e apiError) answer {
 // invalid is the answer to a parameter that is wrong in any state. It comes
 // before execution, so no Idempotency-Key stores it.
 func invalid(param, code, message string) answer {
-	a := refused(http.StatusBadRequest, apiError{invalidRequest, code, message, param})
-	a.began = false
-	return a
+	return notExecuted(http.StatusBadRequest, apiError{invalidRequest, code, message, param})
 }
 
 func missing(param string) answer {
@@ -142,10 +141,24 @@ type request struct {
 
 func (r *request) get(name string) string { return r.form.Get(name) }
 
-// integer reads a whole number; ok is false when it is missing or invalid.
-func (r *request) integer(name string) (n int64, ok bool) {
+// integer reads a whole number, which must be there.
+func (r *request) integer(name string) (int64, error) {
 	n, err := strconv.ParseInt(r.get(name), 10, 64)
-	return n, err == nil
+	switch {
+	case !r.form.Has(name):
+		return 0, missing(name)
+	case err != nil:
+		return 0, invalid(name, "parameter_invalid_integer", "Invalid integer: "+r.get(name))
+	}
+	return n, nil
+}
+
+// oneOf refuses a parameter that is there and has neither of two values.
+func (r *request) oneOf(name, a, b string) error {
+	if v := r.get(name); v != "" && v != a && v != b {
+		return invalid(name, "", "Invalid "+name+": must be one of "+a+" or "+b)
+	}
+	return nil
 }
 
 // expands reports whether a field was requested in full: in a list it is named
@@ -181,14 +194,12 @@ func (r *request) exclusive() string {
 	return r.get(payloadCustomer) + " " + r.get("event_name")
 }
 
-// resource is what Stripe lists: it has an id, and an index in the order in
-// which resources of its kind were created.
-type resource interface {
-	key() string
-	index() int
-}
+// resource is what Stripe lists.
+type resource interface{ key() string }
 
-// register holds all resources of a kind, oldest first.
+func (o object) key() string { return o["id"].(string) }
+
+// register holds all resources of a kind, oldest first and by id.
 type register[T resource] struct {
 	all []T
 	of  map[string]T
@@ -202,65 +213,47 @@ func (g *register[T]) add(v T) {
 	g.of[v.key()] = v
 }
 
-func (g *register[T]) get(id string) (v T, ok bool) {
-	v, ok = g.of[id]
-	return v, ok
-}
-
 // withResource answers with the resource whose id is in the path.
-func withResource[T resource](s *Server, req *request, known *register[T], kind, param string, show func(v T, now time.Time) answer) answer {
-	now := s.lockNow()
-	defer s.mu.Unlock()
-	v, found := known.get(req.id)
+func withResource[T resource](req *request, known *register[T], kind, param string, show func(T) (object, error)) (object, error) {
+	v, found := known.of[req.id]
 	if !found {
-		return noSuch(http.StatusNotFound, kind, req.id, param)
+		return nil, noSuch(http.StatusNotFound, kind, req.id, param)
 	}
-	return show(v, now)
+	return show(v)
 }
 
-// list answers with a page of resources, newest first as in Stripe. among are
-// the candidates, oldest first.
-func list[T resource](req *request, known *register[T], among []T, matches func(T) bool, show func(T) object) answer {
-	limit, bad, valid := pageSize(req)
-	if !valid {
-		return bad
+// list answers with a page of resources in their order: newest first in Stripe.
+func list[T resource](req *request, inOrder iter.Seq2[int, T], matches func(T) bool, show func(T) object) (object, error) {
+	limit, err := pageSize(req)
+	if err != nil {
+		return nil, err
 	}
-	end := len(among)
-	if after := req.get("starting_after"); after != "" {
-		v, found := known.get(after)
-		if !found {
-			return noSuch(400, "object", after, "starting_after")
+	after, data, more := req.get("starting_after"), []object{}, false
+	for _, v := range inOrder {
+		if after != "" {
+			if v.key() == after {
+				after = ""
+			}
+			continue
 		}
-		end = sort.Search(len(among), func(i int) bool { return among[i].index() >= v.index() })
-	}
-	data, more := []object{}, false
-	for i := end - 1; i >= 0 && !more; i-- {
-		switch {
-		case !matches(among[i]):
-		case len(data) == limit:
+		if !matches(v) {
+			continue
+		}
+		if len(data) == limit {
 			more = true
-		default:
-			data = append(data, show(among[i]))
+			break
 		}
+		data = append(data, show(v))
 	}
-	return ok(pageOf(req.URL.Path, data, more))
+	if after != "" {
+		return nil, noSuch(http.StatusBadRequest, "object", after, "starting_after")
+	}
+	return pageOf(req.URL.Path, data, more), nil
 }
 
-// listRows answers with a page of rows that were made for the request, in their
-// order.
-func listRows(req *request, rows []object) answer {
-	limit, bad, valid := pageSize(req)
-	if !valid {
-		return bad
-	}
-	if after := req.get("starting_after"); after != "" {
-		i := slices.IndexFunc(rows, func(row object) bool { return row["id"] == after })
-		if i < 0 {
-			return noSuch(400, "object", after, "starting_after")
-		}
-		rows = rows[i+1:]
-	}
-	return ok(pageOf(req.URL.Path, rows[:min(limit, len(rows))], len(rows) > limit))
+// listRows answers with a page of rows that were made for the request.
+func listRows(req *request, rows []object) (object, error) {
+	return list(req, slices.All(rows), func(object) bool { return true }, func(row object) object { return row })
 }
 
 func pageOf(url string, data []object, more bool) object {
@@ -270,20 +263,16 @@ func pageOf(url string, data []object, more bool) object {
 // defaultPageSize is also how many lines an invoice contains itself.
 const defaultPageSize = 10
 
-func pageSize(req *request) (limit int, bad answer, valid bool) {
+func pageSize(req *request) (int, error) {
 	if req.get("ending_before") != "" {
-		return 0, invalid("ending_before", "parameter_unknown", "Received unknown parameter: ending_before"), false
+		return 0, invalid("ending_before", "parameter_unknown", "Received unknown parameter: ending_before")
 	}
-	text := req.get("limit")
-	if text == "" {
-		return defaultPageSize, answer{}, true
+	if req.get("limit") == "" {
+		return defaultPageSize, nil
 	}
-	limit, err := strconv.Atoi(text)
-	if err != nil {
-		return 0, invalid("limit", "parameter_invalid_integer", "Invalid integer: "+text), false
+	limit, err := req.integer("limit")
+	if err == nil && (limit < 1 || limit > 100) {
+		err = invalid("limit", "", "This value must be between 1 and 100.")
 	}
-	if limit < 1 || limit > 100 {
-		return 0, invalid("limit", "", "This value must be between 1 and 100."), false
-	}
-	return limit, answer{}, true
+	return int(limit), err
 }

@@ -3,6 +3,7 @@ package stripetest
 import (
 	"math/big"
 	"net/http"
+	"slices"
 	"time"
 )
 
@@ -13,48 +14,37 @@ type Invoice struct {
 	PeriodStart, PeriodEnd, Created    time.Time
 	FinalizedAt                        *time.Time
 	Lines                              []Line
+
+	staysDraft bool // a draft until someone finalizes it
 }
 
 // Line bills one item. A metered one is for the ended period, a licensed one for
 // the period after it.
 type Line struct {
-	Item, PriceID, LookupKey, Meter string
-	PeriodStart, PeriodEnd          time.Time
-	Quantity                        int64
-}
+	Item
+	PeriodStart, PeriodEnd time.Time
+	Quantity               int64
 
-type invoice struct {
-	Invoice
-	lines      []*invoiceLine
-	number     int
-	staysDraft bool // a draft until someone finalizes it
-}
-
-type invoiceLine struct {
-	Line
 	id   string
-	item Item
 	free bool // usage of a trial
 }
 
-func (inv *invoice) key() string { return inv.ID }
-func (inv *invoice) index() int  { return inv.number }
+func (inv *Invoice) key() string { return inv.ID }
 
 // draft makes the invoice of the period that ends at a time, with the licensed
 // items of the next one. It exists only once it is issued.
-func (s *Server) draft(sub *subscription, end time.Time, next *period) *invoice {
-	inv := &invoice{staysDraft: sub.Status == "unpaid", Invoice: Invoice{ID: s.id("in"), Customer: sub.Customer, Subscription: sub.ID,
-		Status: "draft", PeriodStart: sub.Start, PeriodEnd: end, Created: end}}
+func (s *Server) draft(sub *subscription, end time.Time, next *period) *Invoice {
+	inv := &Invoice{ID: s.id("in"), Customer: sub.Customer, Subscription: sub.ID, Status: "draft",
+		PeriodStart: sub.Start, PeriodEnd: end, Created: end, staysDraft: sub.Status == "unpaid"}
 	for _, it := range sub.Items {
-		line := &invoiceLine{id: s.id("il"), item: it, free: sub.Status == "trialing", Line: Line{Item: it.ID, PriceID: it.PriceID,
-			LookupKey: it.LookupKey, Meter: it.Meter, PeriodStart: sub.Start, PeriodEnd: end, Quantity: 1}}
+		line := Line{Item: it, PeriodStart: sub.Start, PeriodEnd: end, Quantity: 1, id: s.id("il"), free: sub.Status == "trialing"}
 		if !it.Metered {
 			if next == nil {
 				continue
 			}
 			line.PeriodStart, line.PeriodEnd = next.start, next.end
 		}
-		inv.lines = append(inv.lines, line)
+		inv.Lines = append(inv.Lines, line)
 	}
 	s.refresh(inv)
 	return inv
@@ -62,25 +52,25 @@ func (s *Server) draft(sub *subscription, end time.Time, next *period) *invoice 
 
 // refresh reads the quantities of the metered lines from the usage of their
 // period, as Stripe does when it creates an invoice and when it finalizes it.
-func (s *Server) refresh(inv *invoice) {
-	for _, line := range inv.lines {
+func (s *Server) refresh(inv *Invoice) {
+	for i := range inv.Lines {
+		line := &inv.Lines[i]
 		switch {
-		case !line.item.Metered:
+		case !line.Metered:
 		case line.free:
 			line.Quantity = 0
 		case line.Meter != "":
 			line.Quantity = max(0, s.total(ledgerKey{inv.Customer, line.Meter}, line.PeriodStart, line.PeriodEnd))
 		default:
-			line.Quantity = s.records[line.Item].total(line.PeriodStart, line.PeriodEnd)
+			line.Quantity = s.records[line.ID].total(line.PeriodStart, line.PeriodEnd)
 		}
 	}
 }
 
 // issue makes an invoice exist, and become final after its time as a draft.
-func (s *Server) issue(inv *invoice, at time.Time) {
-	inv.number = len(s.invoices.all)
+func (s *Server) issue(inv *Invoice, at time.Time) {
 	s.invoices.add(inv)
-	c, sub := s.customers[inv.Customer], s.mustSubscription(inv.Subscription)
+	c, sub := s.customers.of[inv.Customer], s.mustSubscription(inv.Subscription)
 	c.invoices = append(c.invoices, inv)
 	sub.latest = inv
 	if !inv.staysDraft {
@@ -90,7 +80,7 @@ func (s *Server) issue(inv *invoice, at time.Time) {
 }
 
 // finalize makes a draft final: nothing changes its quantities afterwards.
-func (s *Server) finalize(inv *invoice, at time.Time) {
+func (s *Server) finalize(inv *Invoice, at time.Time) {
 	if inv.Status != "draft" {
 		return
 	}
@@ -106,10 +96,8 @@ func (s *Server) Invoices(customer string) []Invoice {
 	c := s.mustCustomer(customer)
 	all := make([]Invoice, 0, len(c.invoices))
 	for _, held := range c.invoices {
-		inv := held.Invoice
-		for _, line := range held.lines {
-			inv.Lines = append(inv.Lines, line.Line)
-		}
+		inv := *held
+		inv.Lines = slices.Clone(held.Lines)
 		all = append(all, inv)
 	}
 	return all
@@ -119,71 +107,69 @@ func (s *Server) Invoices(customer string) []Invoice {
 func (s *Server) FinalizeInvoice(id string) {
 	now := s.lockNow()
 	defer s.mu.Unlock()
-	inv, found := s.invoices.get(id)
-	if !found {
+	inv := s.invoices.of[id]
+	if inv == nil {
 		panic("stripetest: no such invoice: " + id)
 	}
 	s.finalize(inv, now)
 }
 
-func (s *Server) listInvoices(req *request) answer {
-	s.lockNow()
-	defer s.mu.Unlock()
+func (s *Server) listInvoices(req *request, _ time.Time) (object, error) {
+	c, err := s.namedCustomer(req)
+	if err != nil {
+		return nil, err
+	}
 	among := s.invoices.all
-	if id := req.get("customer"); id != "" {
-		c := s.customers[id]
-		if c == nil {
-			return noSuch(http.StatusBadRequest, "customer", id, "customer")
-		}
+	if c != nil {
 		among = c.invoices
 	}
 	sub, status, expanded := req.get("subscription"), req.get("status"), req.expands("customer")
 	if sub != "" {
-		held, found := s.subscriptions.get(sub)
-		if !found {
-			return noSuch(http.StatusBadRequest, "subscription", sub, "subscription")
+		held := s.subscriptions.of[sub]
+		if held == nil {
+			return nil, noSuch(http.StatusBadRequest, "subscription", sub, "subscription")
 		}
-		if req.get("customer") == "" {
-			among = s.customers[held.Customer].invoices
+		if c == nil {
+			among = s.customers.of[held.Customer].invoices
 		}
 	}
-	return list(req, &s.invoices, among,
-		func(inv *invoice) bool {
+	return list(req, slices.Backward(among),
+		func(inv *Invoice) bool {
 			return (sub == "" || inv.Subscription == sub) && (status == "" || inv.Status == status)
 		},
-		func(inv *invoice) object { return s.showInvoice(inv, expanded) })
+		func(inv *Invoice) object { return s.showInvoice(inv, expanded) })
 }
 
-func (s *Server) getInvoice(req *request) answer {
-	return withResource(s, req, &s.invoices, "invoice", "invoice", func(inv *invoice, _ time.Time) answer {
-		return ok(s.showInvoice(inv, req.expands("customer")))
+func (s *Server) getInvoice(req *request, _ time.Time) (object, error) {
+	return withResource(req, &s.invoices, "invoice", "invoice", func(inv *Invoice) (object, error) {
+		return s.showInvoice(inv, req.expands("customer")), nil
 	})
 }
 
-func (s *Server) listInvoiceLines(req *request) answer {
-	return withResource(s, req, &s.invoices, "invoice", "invoice", func(inv *invoice, _ time.Time) answer {
+func (s *Server) listInvoiceLines(req *request, _ time.Time) (object, error) {
+	return withResource(req, &s.invoices, "invoice", "invoice", func(inv *Invoice) (object, error) {
 		return listRows(req, s.showLines(inv))
 	})
 }
 
-func (s *Server) postFinalize(req *request) answer {
-	return withResource(s, req, &s.invoices, "invoice", "invoice", func(inv *invoice, now time.Time) answer {
+func (s *Server) postFinalize(req *request, now time.Time) (object, error) {
+	return withResource(req, &s.invoices, "invoice", "invoice", func(inv *Invoice) (object, error) {
 		if inv.Status != "draft" {
-			return refused(http.StatusBadRequest, apiError{Type: invalidRequest, Code: "invoice_not_editable",
+			return nil, refused(http.StatusBadRequest, apiError{Type: invalidRequest, Code: "invoice_not_editable",
 				Message: "This invoice is already finalized, you can't re-finalize a non-draft invoice."})
 		}
 		s.finalize(inv, now)
-		return ok(s.showInvoice(inv, req.expands("customer")))
+		return s.showInvoice(inv, req.expands("customer")), nil
 	})
 }
 
 // showInvoice contains the first lines; all are at the invoice's lines.
-func (s *Server) showInvoice(inv *invoice, expanded bool) object {
+func (s *Server) showInvoice(inv *Invoice, expanded bool) object {
 	lines := s.showLines(inv)
 	page := pageOf("/v1/invoices/"+inv.ID+"/lines", lines[:min(len(lines), defaultPageSize)], len(lines) > defaultPageSize)
 	page["total_count"] = len(lines)
 	total := int64(0)
-	for _, line := range inv.lines {
+	for _, line := range inv.Lines {
 		total += line.amount()
 	}
 	return object{"id": inv.ID, "object": "invoice", "livemode": s.options.Livemode, "status": inv.Status,
@@ -196,22 +182,22 @@ func (s *Server) showInvoice(inv *invoice, expanded bool) object {
 		"subtotal": total, "total": total, "amount_due": total, "amount_paid": 0, "amount_remaining": total}
 }
 
-func (s *Server) showLines(inv *invoice) []object {
+func (s *Server) showLines(inv *Invoice) []object {
 	sub := s.mustSubscription(inv.Subscription)
-	rows := make([]object, len(inv.lines))
-	for i, line := range inv.lines {
+	rows := make([]object, len(inv.Lines))
+	for i, line := range inv.Lines {
 		rows[i] = object{"id": line.id, "object": "line_item", "livemode": s.options.Livemode, "invoice": inv.ID,
-			"subscription": inv.Subscription, "subscription_item": line.Item, "type": "subscription",
+			"subscription": inv.Subscription, "subscription_item": line.ID, "type": "subscription",
 			"quantity": line.Quantity, "amount": line.amount(), "currency": "usd", "proration": false,
 			"period":   object{"start": line.PeriodStart.Unix(), "end": line.PeriodEnd.Unix()},
-			"metadata": object{}, "price": s.showPrice(sub, line.item)}
+			"metadata": object{}, "price": s.showPrice(sub, line.Item)}
 	}
 	return rows
 }
 
 // amount is in cents, with half a cent rounded up.
-func (line *invoiceLine) amount() int64 {
-	unit, valid := new(big.Rat).SetString(line.item.UnitAmountDecimal)
+func (line *Line) amount() int64 {
+	unit, valid := new(big.Rat).SetString(line.UnitAmountDecimal)
 	if !valid {
 		return 0
 	}

@@ -36,19 +36,6 @@ func newRateLimiter(perSecond float64) *rate.Limiter {
 	return rate.NewLimiter(rate.Limit(perSecond), int(max(1, perSecond)))
 }
 
-// authorize lets a request with the account's key pass.
-func (s *Server) authorize(req *request) (a answer, ok bool) {
-	key := bearer(req)
-	switch {
-	case key == "":
-		return notExecuted(http.StatusUnauthorized, apiError{Type: invalidRequest,
-			Message: "You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY'). See https://stripe.com/docs/api#authentication for details, or we can help at https://support.stripe.com/."}), false
-	case s.options.Key != "" && key != s.options.Key:
-		return invalidKey(key), false
-	}
-	return answer{}, true
-}
-
 // bearer reads the key; as in Stripe it may also be the user of basic auth.
 func bearer(req *request) string {
 	if key, ok := strings.CutPrefix(req.Header.Get("Authorization"), "Bearer "); ok && key != "" {
@@ -56,6 +43,11 @@ func bearer(req *request) string {
 	}
 	user, _, _ := req.BasicAuth()
 	return user
+}
+
+func noKey() answer {
+	return notExecuted(http.StatusUnauthorized, apiError{Type: invalidRequest,
+		Message: "You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY'). See https://stripe.com/docs/api#authentication for details, or we can help at https://support.stripe.com/."})
 }
 
 func invalidKey(key string) answer {
@@ -71,9 +63,9 @@ func maskKey(key string) string {
 	return key[:8] + "********" + key[len(key)-4:]
 }
 
-func (s *Server) getAccount(*request) answer {
-	return ok(object{"id": s.options.Account, "object": "account", "type": "standard", "country": "US",
-		"default_currency": "usd", "charges_enabled": true, "details_submitted": true, "payouts_enabled": true})
+func (s *Server) getAccount(*request, time.Time) (object, error) {
+	return object{"id": s.options.Account, "object": "account", "type": "standard", "country": "US",
+		"default_currency": "usd", "charges_enabled": true, "details_submitted": true, "payouts_enabled": true}, nil
 }
 
 // storedAnswer is the first answer to an Idempotency-Key. An unanswered one

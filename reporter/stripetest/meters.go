@@ -1,6 +1,7 @@
 package stripetest
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"net/http"
@@ -15,11 +16,9 @@ type meter struct {
 	id, eventName, displayName string
 	created                    time.Time
 	archivedAt                 *time.Time
-	number                     int
 }
 
 func (m *meter) key() string { return m.id }
-func (m *meter) index() int  { return m.number }
 
 // CreateMeter makes an active meter for an event name. The id comes from the
 // name, so that making it again reactivates it.
@@ -32,7 +31,7 @@ func (s *Server) CreateMeter(eventName string) (meterID string) {
 func (s *Server) createMeter(eventName, displayName string, now time.Time) *meter {
 	m := s.meterOf[eventName]
 	if m == nil {
-		m = &meter{id: "mtr_" + eventName, eventName: eventName, created: now, number: len(s.meters.all)}
+		m = &meter{id: "mtr_" + eventName, eventName: eventName, created: now}
 		s.meters.add(m)
 		s.meterOf[eventName] = m
 	}
@@ -52,38 +51,34 @@ func (s *Server) ArchiveMeter(eventName string) {
 	m.archivedAt = &now
 }
 
-func (s *Server) postMeter(req *request) answer {
+func (s *Server) postMeter(req *request, now time.Time) (object, error) {
 	name, display := req.get("event_name"), req.get("display_name")
 	switch {
 	case display == "":
-		return missing("display_name")
+		return nil, missing("display_name")
 	case name == "":
-		return missing("event_name")
+		return nil, missing("event_name")
 	case req.get("default_aggregation[formula]") != "sum" || req.get("event_time_window") != "":
-		return invalid("default_aggregation[formula]", "", "This stand-in has only meters that sum raw events.")
+		return nil, invalid("default_aggregation[formula]", "", "This stand-in has only meters that sum raw events.")
 	}
-	now := s.lockNow()
-	defer s.mu.Unlock()
 	if m := s.meterOf[name]; m != nil && m.archivedAt == nil {
-		return refused(http.StatusBadRequest, apiError{invalidRequest, "",
+		return nil, refused(http.StatusBadRequest, apiError{invalidRequest, "",
 			"An active meter with event name '" + name + "' already exists.", "event_name"})
 	}
-	return ok(s.showMeter(s.createMeter(name, display, now)))
+	return s.showMeter(s.createMeter(name, display, now)), nil
 }
 
-func (s *Server) listMeters(req *request) answer {
-	s.lockNow()
-	defer s.mu.Unlock()
-	status := req.get("status")
-	if status != "" && status != "active" && status != "inactive" {
-		return invalid("status", "", "Invalid status: must be one of active or inactive")
+func (s *Server) listMeters(req *request, _ time.Time) (object, error) {
+	if err := req.oneOf("status", "active", "inactive"); err != nil {
+		return nil, err
 	}
-	return list(req, &s.meters, s.meters.all,
+	status := req.get("status")
+	return list(req, slices.Backward(s.meters.all),
 		func(m *meter) bool { return status == "" || status == m.status() }, s.showMeter)
 }
 
-func (s *Server) getMeter(req *request) answer {
-	return withResource(s, req, &s.meters, "meter", "id", func(m *meter, _ time.Time) answer { return ok(s.showMeter(m)) })
+func (s *Server) getMeter(req *request, _ time.Time) (object, error) {
+	return withResource(req, &s.meters, "meter", "id", func(m *meter) (object, error) { return s.showMeter(m), nil })
 }
 
 func (m *meter) status() string {
@@ -140,22 +135,20 @@ type meterEvent struct {
 	timestamp                  time.Time
 }
 
-func (s *Server) postMeterEvent(req *request) answer {
-	now := s.lockNow()
-	defer s.mu.Unlock()
-	e, bad, valid := s.readMeterEvent(req, now)
-	if !valid {
-		return bad
+func (s *Server) postMeterEvent(req *request, now time.Time) (object, error) {
+	e, err := s.readMeterEvent(req, now)
+	if err != nil {
+		return nil, err
 	}
 	// Identifiers come first: Stripe checks them on receipt, and the rest of
 	// an event later. So a repeat is recognised even when its meter was
 	// archived or its timestamp has become too old since.
 	if _, known := s.identifiers.get(e.identifier, now); known {
-		return refused(http.StatusBadRequest, apiError{Type: invalidRequest,
+		return nil, refused(http.StatusBadRequest, apiError{Type: invalidRequest,
 			Message: "An event already exists with identifier " + e.identifier + "."})
 	}
-	if no, fine := s.validate(e, now); !fine {
-		return no
+	if err := s.validate(e, now); err != nil {
+		return nil, err
 	}
 	s.identifiers.put(e.identifier, struct{}{}, now)
 	if req.rejectAsync {
@@ -163,77 +156,75 @@ func (s *Server) postMeterEvent(req *request) answer {
 	} else {
 		s.addUsage(e, now)
 	}
-	return ok(object{"object": "billing.meter_event", "created": now.Unix(), "event_name": e.name,
+	return object{"object": "billing.meter_event", "created": now.Unix(), "event_name": e.name,
 		"identifier": e.identifier, "livemode": s.options.Livemode, "timestamp": e.timestamp.Unix(),
-		"payload": object{"stripe_customer_id": e.customer, "value": req.get(payloadValue)}})
+		"payload": object{"stripe_customer_id": e.customer, "value": req.get(payloadValue)}}, nil
 }
 
 // readMeterEvent reads the parameters and refuses invalid ones.
-func (s *Server) readMeterEvent(req *request, now time.Time) (e meterEvent, bad answer, valid bool) {
+func (s *Server) readMeterEvent(req *request, now time.Time) (e meterEvent, err error) {
 	e = meterEvent{name: req.get("event_name"), identifier: req.get("identifier"),
 		customer: req.get(payloadCustomer), timestamp: now}
-	if e.name == "" {
-		return e, missing("event_name"), false
-	}
-	if e.customer == "" {
-		return e, invalid(payloadCustomer, "meter_event_no_customer_defined", "Missing customer mapping payload key: stripe_customer_id."), false
-	}
-	if len(e.identifier) > identifierLength {
-		return e, invalid("identifier", "", "Invalid string: "+e.identifier+"; must be at most 100 characters"), false
-	}
-	if e.identifier == "" {
+	switch {
+	case e.name == "":
+		return e, missing("event_name")
+	case e.customer == "":
+		return e, invalid(payloadCustomer, "meter_event_no_customer_defined", "Missing customer mapping payload key: stripe_customer_id.")
+	case len(e.identifier) > identifierLength:
+		return e, invalid("identifier", "", "Invalid string: "+e.identifier+"; must be at most 100 characters")
+	case e.identifier == "":
 		e.identifier = s.id("mev")
 	}
 	if req.form.Has("timestamp") {
-		seconds, whole := req.integer("timestamp")
-		if !whole {
-			return e, invalid("timestamp", "parameter_invalid_integer", "Invalid integer: "+req.get("timestamp")), false
+		seconds, err := req.integer("timestamp")
+		if err != nil {
+			return e, err
 		}
 		e.timestamp = time.Unix(seconds, 0)
 	}
-	e.value, bad, valid = readValue(req.get(payloadValue))
-	return e, bad, valid
+	e.value, err = readValue(req.get(payloadValue))
+	return e, err
 }
 
-func readValue(text string) (value int64, bad answer, valid bool) {
+func readValue(text string) (int64, error) {
 	value, err := strconv.ParseInt(text, 10, 64)
 	digits := len(strings.TrimLeft(strings.TrimPrefix(text, "-"), "0"))
 	switch {
 	case text == "":
-		return 0, missing(payloadValue), false
+		return 0, missing(payloadValue)
 	case digits > valueDigits:
-		return 0, invalid(payloadValue, "meter_event_value_too_many_digits", "The value has more than 15 digits: "+text), false
+		return 0, invalid(payloadValue, "meter_event_value_too_many_digits", "The value has more than 15 digits: "+text)
 	case err != nil || strings.HasPrefix(text, "+"):
-		return 0, invalid(payloadValue, "meter_event_invalid_value", "The value must be a whole number: "+text), false
+		return 0, invalid(payloadValue, "meter_event_invalid_value", "The value must be a whole number: "+text)
 	}
-	return value, answer{}, true
+	return value, nil
 }
 
 // validate refuses an event because of the account or the clock.
-func (s *Server) validate(e meterEvent, now time.Time) (no answer, fine bool) {
-	no400 := func(code, param, message string) answer {
+func (s *Server) validate(e meterEvent, now time.Time) error {
+	no400 := func(code, param, message string) error {
 		return refused(http.StatusBadRequest, apiError{invalidRequest, code, message, param})
 	}
-	m, c := s.meterOf[e.name], s.customers[e.customer]
+	m, c := s.meterOf[e.name], s.customers.of[e.customer]
 	switch {
 	case m == nil:
-		return no400("no_meter", "event_name", "No active meter found for event name '"+e.name+"'."), false
+		return no400("no_meter", "event_name", "No active meter found for event name '"+e.name+"'.")
 	case m.archivedAt != nil:
-		return no400("archived_meter", "event_name", "The meter for event name '"+e.name+"' is archived."), false
+		return no400("archived_meter", "event_name", "The meter for event name '"+e.name+"' is archived.")
 	case c == nil || c.deleted:
-		return noSuch(http.StatusBadRequest, "customer", e.customer, payloadCustomer), false
+		return noSuch(http.StatusBadRequest, "customer", e.customer, payloadCustomer)
 	case e.timestamp.Before(now.Add(-oldestTimestamp)):
-		return no400("timestamp_too_far_in_past", "timestamp", "The timestamp must be within the past 35 calendar days."), false
+		return no400("timestamp_too_far_in_past", "timestamp", "The timestamp must be within the past 35 calendar days.")
 	case e.timestamp.After(now.Add(clockDrift)):
-		return no400("timestamp_in_future", "timestamp", "The timestamp must be no more than 5 minutes in the future."), false
+		return no400("timestamp_in_future", "timestamp", "The timestamp must be no more than 5 minutes in the future.")
 	}
-	return answer{}, true
+	return nil
 }
 
 // addUsage adds an event to the ledger. It uses the strings that the server
 // holds already, to save memory.
 func (s *Server) addUsage(e meterEvent, now time.Time) {
-	key := ledgerKey{s.customers[e.customer].id, s.meterOf[e.name].eventName}
+	key := ledgerKey{s.customers.of[e.customer].id, s.meterOf[e.name].eventName}
 	s.ledger[key] = append(s.ledger[key], usageEvent{e.timestamp.Unix(), now.UnixNano(), e.value})
 }
 
@@ -272,51 +263,42 @@ type summaryQuery struct {
 
 // listEventSummaries lists the events that Stripe has aggregated by now, newest
 // window first. A window without events has no row.
-func (s *Server) listEventSummaries(req *request) answer {
-	return withResource(s, req, &s.meters, "meter", "id", func(m *meter, now time.Time) answer {
-		q, bad, valid := readSummaryQuery(req)
-		if !valid {
-			return bad
+func (s *Server) listEventSummaries(req *request, now time.Time) (object, error) {
+	return withResource(req, &s.meters, "meter", "id", func(m *meter) (object, error) {
+		q, err := readSummaryQuery(req)
+		if err != nil {
+			return nil, err
 		}
-		if s.customers[q.customer] == nil {
-			return noSuch(http.StatusBadRequest, "customer", q.customer, "customer")
+		if _, err := s.namedCustomer(req); err != nil {
+			return nil, err
 		}
 		q.meter = m
 		return listRows(req, s.summaryRows(q, now))
 	})
 }
 
-func readSummaryQuery(req *request) (q summaryQuery, bad answer, valid bool) {
+func readSummaryQuery(req *request) (q summaryQuery, err error) {
 	q.customer = req.get("customer")
 	if q.customer == "" {
-		return q, missing("customer"), false
+		return q, missing("customer")
 	}
-	unit := int64(60)
-	switch grouping := req.get("value_grouping_window"); grouping {
-	case "":
-	case "hour":
-		q.window, unit = 3600, 3600
-	case "day":
-		q.window, unit = 86400, 86400
-	default:
-		return q, invalid("value_grouping_window", "", "Invalid value_grouping_window: must be one of hour or day"), false
+	if err := req.oneOf("value_grouping_window", "hour", "day"); err != nil {
+		return q, err
 	}
+	q.window = map[string]int64{"hour": 3600, "day": 86400}[req.get("value_grouping_window")]
+	unit := cmp.Or(q.window, 60)
 	for name, t := range map[string]*int64{"start_time": &q.start, "end_time": &q.end} {
-		seconds, whole := req.integer(name)
-		switch {
-		case !req.form.Has(name):
-			return q, missing(name), false
-		case !whole:
-			return q, invalid(name, "parameter_invalid_integer", "Invalid integer: "+req.get(name)), false
-		case seconds%unit != 0:
-			return q, invalid(name, "", fmt.Sprintf("The %s must be aligned with %s boundaries.", name, unitName[unit])), false
+		if *t, err = req.integer(name); err != nil {
+			return q, err
 		}
-		*t = seconds
+		if *t%unit != 0 {
+			return q, invalid(name, "", fmt.Sprintf("The %s must be aligned with %s boundaries.", name, unitName[unit]))
+		}
 	}
 	if q.start >= q.end {
-		return q, invalid("end_time", "", "The end_time must be after the start_time."), false
+		return q, invalid("end_time", "", "The end_time must be after the start_time.")
 	}
-	return q, answer{}, true
+	return q, nil
 }
 
 var unitName = map[int64]string{60: "minute", 3600: "hour", 86400: "UTC day"}

@@ -127,32 +127,32 @@ func (c cycle) after(t time.Time) time.Time {
 	return c.boundary(n)
 }
 
-// estimate is the number of a boundary near t.
-func (c cycle) estimate(t time.Time) int64 {
-	days := int64(t.Sub(c.anchor) / (24 * time.Hour))
-	months := int64(t.Year()-c.anchor.Year())*12 + int64(t.Month()-c.anchor.Month())
-	switch c.interval {
+// length is the length of a period, in months or in days.
+func (c cycle) length() (months, days int) {
+	switch n := int(c.count); c.interval {
 	case "day":
-		return days / c.count
+		return 0, n
 	case "week":
-		return days / (7 * c.count)
+		return 0, 7 * n
 	case "year":
-		return months / (12 * c.count)
+		return 12 * n, 0
+	default:
+		return n, 0
 	}
-	return months / c.count
 }
 
-func (c cycle) boundary(n int64) time.Time {
-	steps := int(n * c.count)
-	switch c.interval {
-	case "day":
-		return c.anchor.AddDate(0, 0, steps)
-	case "week":
-		return c.anchor.AddDate(0, 0, 7*steps)
-	case "year":
-		return addMonths(c.anchor, 12*steps)
+// estimate is the number of a boundary near t.
+func (c cycle) estimate(t time.Time) int {
+	months, days := c.length()
+	if days > 0 {
+		return int(t.Sub(c.anchor)/(24*time.Hour)) / days
 	}
-	return addMonths(c.anchor, steps)
+	return ((t.Year()-c.anchor.Year())*12 + int(t.Month()-c.anchor.Month())) / months
+}
+
+func (c cycle) boundary(n int) time.Time {
+	months, days := c.length()
+	return addMonths(c.anchor, n*months).AddDate(0, 0, n*days)
 }
 
 // addMonths keeps the day of the month where the month has it, and takes its

@@ -33,6 +33,7 @@
 package stripetest
 
 import (
+	"errors"
 	"net/http"
 	"net/url"
 	"strconv"
@@ -76,7 +77,7 @@ type Server struct {
 	onExecute func() // for tests: runs while an endpoint executes
 
 	mu            sync.Mutex // guards what follows
-	customers     map[string]*customer
+	customers     register[*customer]
 	meters        register[*meter]
 	meterOf       map[string]*meter // by event name
 	ledger        map[ledgerKey][]usageEvent
@@ -85,7 +86,7 @@ type Server struct {
 	subscriptions register[*subscription]
 	items         map[string]*subscription // by item
 	records       map[string]usageRecords  // by item
-	invoices      register[*invoice]
+	invoices      register[*Invoice]
 	timers        timerQueue
 	hooks         []Hook
 }
@@ -106,7 +107,6 @@ func New(o Options) *Server {
 		idPrefix:    strconv.FormatInt(o.Now().UnixMilli(), 36),
 		limiter:     newRateLimiter(o.RateLimit),
 		release:     make(chan struct{}),
-		customers:   map[string]*customer{},
 		meterOf:     map[string]*meter{},
 		ledger:      map[ledgerKey][]usageEvent{},
 		identifiers: newDayCache[struct{}](),
@@ -143,14 +143,18 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 
 // answer is the answer without a fault.
 func (s *Server) answer(req *request, fault Fault) answer {
-	if a, ok := s.authorize(req); !ok {
-		return a
+	key := bearer(req)
+	switch {
+	case key == "":
+		return noKey()
+	case s.options.Key != "" && key != s.options.Key:
+		return invalidKey(key)
 	}
 	if !s.limiter.Allow() {
 		return rateLimited()
 	}
-	handle, id, ok := route(req.Method, req.URL.Path)
-	if !ok {
+	handle, id := route(req.Method, req.URL.Path)
+	if handle == nil {
 		return unrecognized(req.Method, req.URL.Path)
 	}
 	req.id = id
@@ -174,11 +178,21 @@ func (s *Server) execute(req *request, handle handler, fault Fault) answer {
 		return internalError()
 	}
 	req.rejectAsync = fault == RejectAsync
-	a := handle(s, req)
-	if fault == StoredError500After {
+	body, err := s.handle(req, handle)
+	var a answer
+	switch {
+	case fault == StoredError500After:
 		return internalError()
+	case errors.As(err, &a):
+		return a
 	}
-	return a
+	return ok(body)
+}
+
+func (s *Server) handle(req *request, handle handler) (object, error) {
+	now := s.lockNow()
+	defer s.mu.Unlock()
+	return handle(s, req, now)
 }
 
 // lockNow takes the lock, runs what has become due and returns the time of the
@@ -203,55 +217,42 @@ func (s *Server) id(prefix string) string {
 	return prefix + "_" + s.idPrefix + "00000000"[:max(0, 8-len(n))] + n
 }
 
-type handler func(*Server, *request) answer
-
-type endpoint struct {
-	method, path string // {id} in the path matches one segment
-	handle       handler
-}
+// handler answers a request at a time, under the server's lock. An error is an
+// answer too.
+type handler func(*Server, *request, time.Time) (object, error)
 
 const meterEventsPath = "/v1/billing/meter_events"
 
-var endpoints = []endpoint{
-	{http.MethodPost, meterEventsPath, (*Server).postMeterEvent},
-	{http.MethodGet, "/v1/billing/meters/{id}/event_summaries", (*Server).listEventSummaries},
-	{http.MethodPost, "/v1/subscription_items/{id}/usage_records", (*Server).postUsageRecord},
-	{http.MethodGet, "/v1/subscription_items/{id}/usage_record_summaries", (*Server).listUsageRecordSummaries},
-	{http.MethodGet, "/v1/account", (*Server).getAccount},
-	{http.MethodPost, "/v1/billing/meters", (*Server).postMeter},
-	{http.MethodGet, "/v1/billing/meters", (*Server).listMeters},
-	{http.MethodGet, "/v1/billing/meters/{id}", (*Server).getMeter},
-	{http.MethodGet, "/v1/subscriptions", (*Server).listSubscriptions},
-	{http.MethodGet, "/v1/subscriptions/{id}", (*Server).getSubscription},
-	{http.MethodGet, "/v1/customers/{id}", (*Server).getCustomer},
-	{http.MethodGet, "/v1/invoices", (*Server).listInvoices},
-	{http.MethodGet, "/v1/invoices/{id}", (*Server).getInvoice},
-	{http.MethodGet, "/v1/invoices/{id}/lines", (*Server).listInvoiceLines},
-	{http.MethodPost, "/v1/invoices/{id}/finalize", (*Server).postFinalize},
+var endpoints = map[string]handler{
+	"POST " + meterEventsPath:                                (*Server).postMeterEvent,
+	"GET /v1/billing/meters/{id}/event_summaries":            (*Server).listEventSummaries,
+	"POST /v1/subscription_items/{id}/usage_records":         (*Server).postUsageRecord,
+	"GET /v1/subscription_items/{id}/usage_record_summaries": (*Server).listUsageRecordSummaries,
+	"GET /v1/account":                                        (*Server).getAccount,
+	"POST /v1/billing/meters":                                (*Server).postMeter,
+	"GET /v1/billing/meters":                                 (*Server).listMeters,
+	"GET /v1/billing/meters/{id}":                            (*Server).getMeter,
+	"GET /v1/subscriptions":                                  (*Server).listSubscriptions,
+	"GET /v1/subscriptions/{id}":                             (*Server).getSubscription,
+	"GET /v1/customers/{id}":                                 (*Server).getCustomer,
+	"GET /v1/invoices":                                       (*Server).listInvoices,
+	"GET /v1/invoices/{id}":                                  (*Server).getInvoice,
+	"GET /v1/invoices/{id}/lines":                            (*Server).listInvoiceLines,
+	"POST /v1/invoices/{id}/finalize":                        (*Server).postFinalize,
 }
 
-// route finds the endpoint of a request and the id in its path.
-func route(method, path string) (handle handler, id string, ok bool) {
-	for _, e := range endpoints {
-		if e.method != method {
-			continue
+// route finds the endpoint of a request and the id in its path; nil without one.
+func route(method, path string) (handle handler, id string) {
+	if handle = endpoints[method+" "+path]; handle != nil {
+		return handle, ""
+	}
+	segments := strings.Split(path, "/")
+	for i, id := range segments {
+		segments[i] = "{id}"
+		if handle = endpoints[method+" "+strings.Join(segments, "/")]; handle != nil && id != "" {
+			return handle, id
 		}
-		if id, ok := match(e.path, path); ok {
-			return e.handle, id, true
-		}
+		segments[i] = id
 	}
-	return nil, "", false
-}
-
-func match(pattern, path string) (id string, ok bool) {
-	before, after, named := strings.Cut(pattern, "{id}")
-	if !named {
-		return "", pattern == path
-	}
-	rest, ok := strings.CutPrefix(path, before)
-	if !ok {
-		return "", false
-	}
-	id, ok = strings.CutSuffix(rest, after)
-	return id, ok && id != "" && !strings.Contains(id, "/")
+	return nil, ""
 }

@@ -36,14 +36,12 @@ type Subscription struct {
 
 type subscription struct {
 	Subscription
-	number          int
 	scheduleVersion int // timers of an older version do nothing
 	canceledAt      *time.Time
-	latest          *invoice
+	latest          *Invoice
 }
 
 func (sub *subscription) key() string { return sub.ID }
-func (sub *subscription) index() int  { return sub.number }
 
 func (sub *subscription) cycle() cycle {
 	return cycle{sub.Anchor, sub.Interval, sub.IntervalCount}
@@ -60,11 +58,11 @@ func (s *Server) CreateSubscription(given Subscription) {
 	now := s.lockNow()
 	defer s.mu.Unlock()
 	c := s.mustCustomer(given.Customer)
-	sub := &subscription{Subscription: cloned(given), number: len(s.subscriptions.all)}
+	sub := &subscription{Subscription: cloned(given)}
 	if sub.ID == "" {
 		sub.ID = s.id("sub")
 	}
-	if _, exists := s.subscriptions.get(sub.ID); exists {
+	if s.subscriptions.of[sub.ID] != nil {
 		panic("stripetest: subscription exists: " + sub.ID)
 	}
 	sub.setDefaults(now)
@@ -117,7 +115,7 @@ func (s *Server) CancelSubscription(id string, invoiceNow bool) {
 func (s *Server) Subscription(id string) (sub Subscription, ok bool) {
 	s.lockNow()
 	defer s.mu.Unlock()
-	held, ok := s.subscriptions.get(id)
+	held, ok := s.subscriptions.of[id]
 	if !ok {
 		return Subscription{}, false
 	}
@@ -125,8 +123,8 @@ func (s *Server) Subscription(id string) (sub Subscription, ok bool) {
 }
 
 func (s *Server) mustSubscription(id string) *subscription {
-	sub, ok := s.subscriptions.get(id)
-	if !ok {
+	sub := s.subscriptions.of[id]
+	if sub == nil {
 		panic("stripetest: no such subscription: " + id)
 	}
 	return sub
@@ -183,19 +181,17 @@ func cloned(sub Subscription) Subscription {
 }
 
 // listSubscriptions leaves out canceled ones unless they are asked for.
-func (s *Server) listSubscriptions(req *request) answer {
-	s.lockNow()
-	defer s.mu.Unlock()
+func (s *Server) listSubscriptions(req *request, _ time.Time) (object, error) {
+	c, err := s.namedCustomer(req)
+	if err != nil {
+		return nil, err
+	}
 	among := s.subscriptions.all
-	if id := req.get("customer"); id != "" {
-		c := s.customers[id]
-		if c == nil {
-			return noSuch(http.StatusBadRequest, "customer", id, "customer")
-		}
+	if c != nil {
 		among = c.subscriptions
 	}
 	status, expanded := req.get("status"), req.expands("customer")
-	return list(req, &s.subscriptions, among,
+	return list(req, slices.Backward(among),
 		func(sub *subscription) bool { return sub.matches(status) },
 		func(sub *subscription) object { return s.showSubscription(sub, expanded) })
 }
@@ -212,9 +208,9 @@ func (sub *subscription) matches(status string) bool {
 	return sub.Status == status
 }
 
-func (s *Server) getSubscription(req *request) answer {
-	return withResource(s, req, &s.subscriptions, "subscription", "id", func(sub *subscription, _ time.Time) answer {
-		return ok(s.showSubscription(sub, req.expands("customer")))
+func (s *Server) getSubscription(req *request, _ time.Time) (object, error) {
+	return withResource(req, &s.subscriptions, "subscription", "id", func(sub *subscription) (object, error) {
+		return s.showSubscription(sub, req.expands("customer")), nil
 	})
 }
 
@@ -224,18 +220,20 @@ type customer struct {
 	created       time.Time
 	deleted       bool
 	subscriptions []*subscription
-	invoices      []*invoice
+	invoices      []*Invoice
 }
+
+func (c *customer) key() string { return c.id }
 
 // CreateCustomer makes a customer, or gives an existing one new metadata and
 // undoes its deletion.
 func (s *Server) CreateCustomer(id string, metadata map[string]string) {
 	now := s.lockNow()
 	defer s.mu.Unlock()
-	c := s.customers[id]
+	c := s.customers.of[id]
 	if c == nil {
 		c = &customer{id: id, created: now}
-		s.customers[id] = c
+		s.customers.add(c)
 	}
 	c.metadata, c.deleted = maps.Clone(metadata), false
 }
@@ -258,24 +256,30 @@ func (s *Server) DeleteCustomer(id string) {
 // mustCustomer is for exported calls, where an unknown customer is a mistake in
 // the test.
 func (s *Server) mustCustomer(id string) *customer {
-	c := s.customers[id]
+	c := s.customers.of[id]
 	if c == nil {
 		panic("stripetest: no such customer: " + id)
 	}
 	return c
 }
 
-func (s *Server) getCustomer(req *request) answer {
-	s.lockNow()
-	defer s.mu.Unlock()
-	c := s.customers[req.id]
-	switch {
-	case c == nil:
-		return noSuch(http.StatusNotFound, "customer", req.id, "id")
-	case c.deleted:
-		return ok(object{"id": c.id, "object": "customer", "deleted": true})
+// namedCustomer is the customer that the request names, nil if it names none.
+func (s *Server) namedCustomer(req *request) (*customer, error) {
+	id := req.get("customer")
+	c := s.customers.of[id]
+	if c == nil && id != "" {
+		return nil, noSuch(http.StatusBadRequest, "customer", id, "customer")
 	}
-	return ok(s.showCustomer(c))
+	return c, nil
+}
+
+func (s *Server) getCustomer(req *request, _ time.Time) (object, error) {
+	return withResource(req, &s.customers, "customer", "id", func(c *customer) (object, error) {
+		if c.deleted {
+			return object{"id": c.id, "object": "customer", "deleted": true}, nil
+		}
+		return s.showCustomer(c), nil
+	})
 }
 
 func (s *Server) showCustomer(c *customer) object {
@@ -286,7 +290,7 @@ func (s *Server) showCustomer(c *customer) object {
 // customerField is a customer as a field of another object: its id, or all of
 // it when the request expands it.
 func (s *Server) customerField(id string, expanded bool) any {
-	if c := s.customers[id]; c != nil && expanded {
+	if c := s.customers.of[id]; c != nil && expanded {
 		return s.showCustomer(c)
 	}
 	return id

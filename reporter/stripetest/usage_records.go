@@ -28,33 +28,31 @@ func (s *Server) UsageRecordTotal(item string, from, to time.Time) int64 {
 }
 
 // legacyItem finds the item in the path, if it takes usage records.
-func (s *Server) legacyItem(req *request) (sub *subscription, no answer, found bool) {
-	sub = s.items[req.id]
+func (s *Server) legacyItem(req *request) (*subscription, error) {
+	sub := s.items[req.id]
 	if sub == nil {
-		return nil, noSuch(http.StatusNotFound, "subscription_item", req.id, "id"), false
+		return nil, noSuch(http.StatusNotFound, "subscription_item", req.id, "id")
 	}
 	it := sub.Items[slices.IndexFunc(sub.Items, func(it Item) bool { return it.ID == req.id })]
 	if !it.Metered || it.Meter != "" {
 		return nil, refused(http.StatusBadRequest, apiError{Type: invalidRequest,
 			Message: "Cannot create the usage record because the subscription item " + it.ID +
-				" has a price that is not metered by usage records."}), false
+				" has a price that is not metered by usage records."})
 	}
-	return sub, answer{}, true
+	return sub, nil
 }
 
-func (s *Server) postUsageRecord(req *request) answer {
-	now := s.lockNow()
-	defer s.mu.Unlock()
-	quantity, timestamp, bad, valid := readUsageRecord(req, now)
-	if !valid {
-		return bad
+func (s *Server) postUsageRecord(req *request, now time.Time) (object, error) {
+	quantity, timestamp, err := readUsageRecord(req, now)
+	if err != nil {
+		return nil, err
 	}
-	sub, no, found := s.legacyItem(req)
-	if !found {
-		return no
+	sub, err := s.legacyItem(req)
+	if err != nil {
+		return nil, err
 	}
-	if no, fine := sub.accepts(time.Unix(timestamp, 0), now); !fine {
-		return no
+	if err := sub.accepts(time.Unix(timestamp, 0), now); err != nil {
+		return nil, err
 	}
 	records := s.records[req.id]
 	if records == nil {
@@ -66,46 +64,40 @@ func (s *Server) postUsageRecord(req *request) answer {
 	} else {
 		records[timestamp] += quantity
 	}
-	return ok(object{"id": s.id("mbur"), "object": "usage_record", "livemode": s.options.Livemode,
-		"quantity": records[timestamp], "subscription_item": req.id, "timestamp": timestamp})
+	return object{"id": s.id("mbur"), "object": "usage_record", "livemode": s.options.Livemode,
+		"quantity": records[timestamp], "subscription_item": req.id, "timestamp": timestamp}, nil
 }
 
-func readUsageRecord(req *request, now time.Time) (quantity, timestamp int64, bad answer, valid bool) {
-	quantity, whole := req.integer("quantity")
-	action := req.get("action")
+func readUsageRecord(req *request, now time.Time) (quantity, timestamp int64, err error) {
+	quantity, err = req.integer("quantity")
 	switch {
-	case !req.form.Has("quantity"):
-		return 0, 0, missing("quantity"), false
-	case !whole:
-		return 0, 0, invalid("quantity", "parameter_invalid_integer", "Invalid integer: "+req.get("quantity")), false
+	case err != nil:
+		return 0, 0, err
 	case quantity < 0:
-		return 0, 0, invalid("quantity", "", "This value must be greater than or equal to 0."), false
-	case action != "" && action != "set" && action != "increment":
-		return 0, 0, invalid("action", "", "Invalid action: must be one of increment or set"), false
+		return 0, 0, invalid("quantity", "", "This value must be greater than or equal to 0.")
 	}
-	text := req.get("timestamp")
-	if text == "" || text == "now" {
-		return quantity, now.Unix(), answer{}, true
+	if err := req.oneOf("action", "increment", "set"); err != nil {
+		return 0, 0, err
 	}
-	timestamp, err := strconv.ParseInt(text, 10, 64)
-	if err != nil {
-		return 0, 0, invalid("timestamp", "parameter_invalid_integer", "Invalid integer: "+text), false
+	if text := req.get("timestamp"); text == "" || text == "now" {
+		return quantity, now.Unix(), nil
 	}
-	return quantity, timestamp, answer{}, true
+	timestamp, err = req.integer("timestamp")
+	return quantity, timestamp, err
 }
 
 // accepts refuses usage outside of the current period or in the future. A
 // period that ended accepts nothing, so the legacy API has no hour of grace
 // after it.
-func (sub *subscription) accepts(t, now time.Time) (no answer, fine bool) {
-	cannot := func(why string) (answer, bool) {
+func (sub *subscription) accepts(t, now time.Time) error {
+	cannot := func(why string) error {
 		return refused(http.StatusBadRequest, apiError{Type: invalidRequest, Param: "timestamp",
-			Message: "Cannot create the usage record with this timestamp because " + why}), false
+			Message: "Cannot create the usage record with this timestamp because " + why})
 	}
 	switch {
 	case sub.ended():
 		return refused(http.StatusBadRequest, apiError{Type: invalidRequest,
-			Message: "Cannot create the usage record because the subscription " + sub.ID + " is canceled."}), false
+			Message: "Cannot create the usage record because the subscription " + sub.ID + " is canceled."})
 	case t.Before(sub.Start):
 		return cannot("timestamps must be after the subscription's last invoice period (or current period start time).")
 	case t.After(now):
@@ -113,23 +105,21 @@ func (sub *subscription) accepts(t, now time.Time) (no answer, fine bool) {
 	case !t.Before(sub.End):
 		return cannot("timestamps must be before the subscription's current period end time.")
 	}
-	return answer{}, true
+	return nil
 }
 
 // listUsageRecordSummaries lists the current period first, then those that were
 // invoiced, newest first.
-func (s *Server) listUsageRecordSummaries(req *request) answer {
-	s.lockNow()
-	defer s.mu.Unlock()
-	sub, no, found := s.legacyItem(req)
-	if !found {
-		return no
+func (s *Server) listUsageRecordSummaries(req *request, _ time.Time) (object, error) {
+	sub, err := s.legacyItem(req)
+	if err != nil {
+		return nil, err
 	}
 	var rows []object
 	if !sub.ended() {
 		rows = append(rows, s.usageSummary(req.id, nil, period{sub.Start, sub.End}))
 	}
-	for _, inv := range slices.Backward(s.customers[sub.Customer].invoices) {
+	for _, inv := range slices.Backward(s.customers.of[sub.Customer].invoices) {
 		if inv.Subscription == sub.ID {
 			rows = append(rows, s.usageSummary(req.id, inv.ID, period{inv.PeriodStart, inv.PeriodEnd}))
 		}
