@@ -5,7 +5,6 @@ import (
 	"net"
 	"net/http"
 	"net/url"
-	"sync"
 	"time"
 )
 
@@ -53,17 +52,17 @@ func (s *Server) faultFor(r *http.Request) Fault {
 
 // Release lets the requests continue that hang now; later ones hang again.
 func (s *Server) Release() {
-	s.releaseMu.Lock()
-	defer s.releaseMu.Unlock()
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	close(s.release)
 	s.release = make(chan struct{})
 }
 
 // hang waits for Release; it returns false when the client left first.
 func (s *Server) hang(ctx context.Context) bool {
-	s.releaseMu.Lock()
+	s.mu.Lock()
 	release := s.release
-	s.releaseMu.Unlock()
+	s.mu.Unlock()
 	if s.onHang != nil {
 		s.onHang()
 	}
@@ -75,60 +74,17 @@ func (s *Server) hang(ctx context.Context) bool {
 	}
 }
 
-// failBefore applies the faults that keep a request from its endpoint without
-// an answer. goesOn is false when the request is over.
-func (s *Server) failBefore(w http.ResponseWriter, req *request, f Fault) (goesOn bool) {
-	switch f {
-	case HangBefore:
-		return s.hang(req.Context())
-	case ResetBefore:
-		reset(w)
-		return false
-	}
-	return true
-}
-
-// failAfter applies the faults that lose the answer of an executed request. It
-// returns false when the request is over.
-func (s *Server) failAfter(w http.ResponseWriter, req *request, f Fault, a answer) (answer, bool) {
-	switch f {
-	case HangAfter:
-		return a, s.hang(req.Context())
-	case ResetAfter:
-		reset(w)
-		return a, false
-	case HTML502After:
-		return badGateway(), true
-	case TruncatedAfter:
-		a.head(w, s.id("req"))
-		_, _ = w.Write(a.body[:len(a.body)/2])
-		_ = http.NewResponseController(w).Flush()
-		panic(http.ErrAbortHandler) // how net/http aborts an answer
-	}
-	return a, true
-}
-
-// refusal is the answer of a fault that has one.
-func (f Fault) refusal() (a answer, refused bool) {
-	switch f {
-	case HTML502Before:
-		return badGateway(), true
-	case TooManyRequests:
-		return rateLimited(), true
-	case LockTimeout:
-		return lockTimeout(), true
-	case Unauthorized:
-		return invalidKey("sk_test_rolled"), true
-	case Forbidden:
-		return notExecuted(http.StatusForbidden, apiError{Type: invalidRequest,
-			Message: "The provided key does not have the required permissions for this endpoint."}), true
-	case Unavailable503:
-		return notExecuted(http.StatusServiceUnavailable, apiError{Type: "api_error",
-			Message: "Stripe is temporarily unavailable. Please try again."}), true
-	case InvalidRequest400:
-		return invalid("", "", "Invalid request."), true
-	}
-	return answer{}, false
+// refusals are the answers of the faults that answer instead of the endpoint.
+var refusals = map[Fault]answer{
+	HTML502Before:     badGateway(),
+	TooManyRequests:   rateLimited(),
+	LockTimeout:       lockTimeout(),
+	Unauthorized:      invalidKey("sk_test_rolled"),
+	InvalidRequest400: invalid("", "", "Invalid request."),
+	Forbidden: notExecuted(http.StatusForbidden, apiError{Type: invalidRequest,
+		Message: "The provided key does not have the required permissions for this endpoint."}),
+	Unavailable503: notExecuted(http.StatusServiceUnavailable, apiError{Type: "api_error",
+		Message: "Stripe is temporarily unavailable. Please try again."}),
 }
 
 // reset closes the connection so that the client reads an error, not an end.
@@ -153,49 +109,48 @@ type Call struct {
 	Status         int
 }
 
-type calls struct {
-	mu     sync.Mutex
-	record bool
-	all    []*Call
-}
-
 // RecordCalls turns the record of requests on or off. It is off at first, since
 // it grows with every request.
 func (s *Server) RecordCalls(on bool) {
-	s.calls.mu.Lock()
-	defer s.calls.mu.Unlock()
-	s.calls.record = on
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.recordCalls = on
 }
 
 // Calls returns the recorded requests in the order of their arrival.
 func (s *Server) Calls() []Call {
-	s.calls.mu.Lock()
-	defer s.calls.mu.Unlock()
-	copied := make([]Call, len(s.calls.all))
-	for i, c := range s.calls.all {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	copied := make([]Call, len(s.calls))
+	for i, c := range s.calls {
 		copied[i] = *c
 	}
 	return copied
 }
 
-// begin records a request; it returns nil when nothing is recorded.
-func (c *calls) begin(req *request, at time.Time) *Call {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if !c.record {
-		return nil
-	}
+// MaxInFlight is the most requests that were in progress at once.
+func (s *Server) MaxInFlight() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mostInFlight
+}
+
+// begin counts a request, and records it where that is wanted.
+func (s *Server) begin(req *request) *Call {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inFlight++
+	s.mostInFlight = max(s.mostInFlight, s.inFlight)
 	call := &Call{Method: req.Method, Path: req.URL.Path, Form: req.form,
-		IdempotencyKey: req.Header.Get("Idempotency-Key"), At: at}
-	c.all = append(c.all, call)
+		IdempotencyKey: req.Header.Get("Idempotency-Key"), At: s.options.Now()}
+	if s.recordCalls {
+		s.calls = append(s.calls, call)
+	}
 	return call
 }
 
-func (c *calls) end(call *Call, status int) {
-	if call == nil {
-		return
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	call.Status = status
+func (s *Server) end() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.inFlight--
 }

@@ -6,12 +6,10 @@ import (
 	"crypto/hmac"
 	"crypto/sha256"
 	"encoding/hex"
-	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"slices"
-	"sync"
 	"time"
 )
 
@@ -49,26 +47,25 @@ func (s *Server) emitErrorReport(m *meter, at time.Time) {
 }
 
 func (s *Server) addHook(id, kind string, event object) {
-	payload, err := json.Marshal(event)
-	if err != nil {
-		panic("stripetest: " + err.Error())
-	}
-	h := Hook{ID: id, Type: kind, Payload: payload}
+	h := Hook{ID: id, Type: kind, Payload: encode(event)}
 	s.hooks = append(s.hooks, h)
 	if keep := s.options.HookHistory; keep > 0 && len(s.hooks) > keep {
 		s.hooks[0] = Hook{}
 		s.hooks = s.hooks[1:]
 	}
-	s.outbox.add(h)
+	if s.outbox.url == "" {
+		return
+	}
+	s.outbox.waiting = append(s.outbox.waiting, delivery{hook: h})
+	if !s.outbox.sending {
+		s.outbox.sending = true
+		go s.sendHooks()
+	}
 }
 
 // Deliver posts a hook once, signed with the secret. The signature has the real
 // time, since stripe-go checks it against the real clock.
 func (s *Server) Deliver(ctx context.Context, url, secret string, h Hook) (status int, err error) {
-	return deliver(ctx, url, secret, h)
-}
-
-func deliver(ctx context.Context, url, secret string, h Hook) (status int, err error) {
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, url, bytes.NewReader(h.Payload))
 	if err != nil {
 		return 0, err
@@ -100,10 +97,10 @@ const (
 	deliveryTimeout  = 10 * time.Second
 )
 
-// outbox sends hooks in the background, one after the other. One that fails
-// goes to the end, so order is not kept: Stripe does not promise it either.
+// outbox holds hooks that are sent in the background, one after the other. One
+// that fails goes to the end, so order is not kept: Stripe does not promise it
+// either.
 type outbox struct {
-	mu          sync.Mutex
 	url, secret string
 	waiting     []delivery
 	sending     bool
@@ -117,63 +114,49 @@ type delivery struct {
 // SendHooksTo delivers every hook from now on to a webhook endpoint; an empty
 // URL ends that and drops what was not delivered yet.
 func (s *Server) SendHooksTo(url, secret string) {
-	o := &s.outbox
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	o.url, o.secret = url, secret
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.outbox.url, s.outbox.secret = url, secret
 	if url == "" {
-		o.waiting = nil
+		s.outbox.waiting = nil
 	}
 }
 
-// add queues a hook, if there is an endpoint, and starts sending.
-func (o *outbox) add(h Hook) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.url == "" {
-		return
-	}
-	o.waiting = append(o.waiting, delivery{hook: h})
-	if !o.sending {
-		o.sending = true
-		go o.send()
-	}
-}
-
-// send ends when the queue is empty, so that a server needs no closing.
-func (o *outbox) send() {
+// sendHooks ends when nothing waits, so that a server needs no closing.
+func (s *Server) sendHooks() {
 	for {
-		p, url, secret, some := o.next()
+		d, url, secret, some := s.nextDelivery()
 		if !some {
 			return
 		}
 		ctx, cancel := context.WithTimeout(context.Background(), deliveryTimeout)
-		status, err := deliver(ctx, url, secret, p.hook)
+		status, err := s.Deliver(ctx, url, secret, d.hook)
 		cancel()
 		if err == nil && status/100 == 2 {
 			continue
 		}
 		time.Sleep(deliveryPause)
-		o.again(p)
+		s.deliverAgain(d)
 	}
 }
 
-func (o *outbox) next() (p delivery, url, secret string, some bool) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
+func (s *Server) nextDelivery() (d delivery, url, secret string, some bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := &s.outbox
 	if len(o.waiting) == 0 {
 		o.sending = false
 		return delivery{}, "", "", false
 	}
-	p = o.waiting[0]
+	d = o.waiting[0]
 	o.waiting = o.waiting[1:]
-	return p, o.url, o.secret, true
+	return d, o.url, o.secret, true
 }
 
-func (o *outbox) again(p delivery) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if p.attempts++; p.attempts < deliveryAttempts && o.url != "" {
-		o.waiting = append(o.waiting, p)
+func (s *Server) deliverAgain(d delivery) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if d.attempts++; d.attempts < deliveryAttempts && s.outbox.url != "" {
+		s.outbox.waiting = append(s.outbox.waiting, d)
 	}
 }

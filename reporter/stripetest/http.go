@@ -39,19 +39,17 @@ type apiError struct {
 
 const invalidRequest = "invalid_request_error"
 
-func ok(v any) answer {
-	body, err := json.Marshal(v)
+func encode(v any) []byte {
+	text, err := json.Marshal(v)
 	if err != nil {
 		panic("stripetest: " + err.Error())
 	}
-	return answer{status: http.StatusOK, body: body, began: true}
+	return text
 }
 
 // refused is a refusal by an endpoint that has read its state.
 func refused(status int, e apiError) answer {
-	a := ok(object{"error": e})
-	a.status = status
-	return a
+	return answer{status: status, body: encode(object{"error": e}), began: true}
 }
 
 // invalid is the answer to a parameter that is wrong in any state. It comes
@@ -126,11 +124,6 @@ func (a answer) head(w http.ResponseWriter, requestID string) {
 	w.WriteHeader(a.status)
 }
 
-func (a answer) writeTo(w http.ResponseWriter, requestID string) {
-	a.head(w, requestID)
-	_, _ = w.Write(a.body) // the client may have gone
-}
-
 // request is one call of the API with its form, from the body or the query.
 type request struct {
 	*http.Request
@@ -201,23 +194,45 @@ func (o object) key() string { return o["id"].(string) }
 
 // register holds all resources of a kind, oldest first and by id.
 type register[T resource] struct {
-	all []T
-	of  map[string]T
+	kind string
+	all  []T
+	of   map[string]T
+}
+
+func newRegister[T resource](kind string) register[T] {
+	return register[T]{kind: kind, of: map[string]T{}}
 }
 
 func (g *register[T]) add(v T) {
-	if g.of == nil {
-		g.of = map[string]T{}
-	}
 	g.all = append(g.all, v)
 	g.of[v.key()] = v
 }
 
-// withResource answers with the resource whose id is in the path.
-func withResource[T resource](req *request, known *register[T], kind, param string, show func(T) (object, error)) (object, error) {
-	v, found := known.of[req.id]
+// must is for exported calls, where an unknown id is a mistake in the test.
+func (g *register[T]) must(id string) T {
+	v, found := g.of[id]
 	if !found {
-		return nil, noSuch(http.StatusNotFound, kind, req.id, param)
+		panic("stripetest: no such " + g.kind + ": " + id)
+	}
+	return v
+}
+
+// named is the resource that the parameter of its kind names, the zero value if
+// it names none.
+func (g *register[T]) named(req *request) (v T, err error) {
+	id := req.get(g.kind)
+	v, found := g.of[id]
+	if id != "" && !found {
+		err = noSuch(http.StatusBadRequest, g.kind, id, g.kind)
+	}
+	return v, err
+}
+
+// with answers by the resource whose id is in the path.
+func (g *register[T]) with(req *request, param string, show func(T) (object, error)) (object, error) {
+	v, found := g.of[req.id]
+	if !found {
+		return nil, noSuch(http.StatusNotFound, g.kind, req.id, param)
 	}
 	return show(v)
 }

@@ -33,7 +33,7 @@ func (inv *Invoice) key() string { return inv.ID }
 
 // draft makes the invoice of the period that ends at a time, with the licensed
 // items of the next one. It exists only once it is issued.
-func (s *Server) draft(sub *subscription, end time.Time, next *period) *Invoice {
+func (s *Server) draft(sub *Subscription, end time.Time, next *period) *Invoice {
 	inv := &Invoice{ID: s.id("in"), Customer: sub.Customer, Subscription: sub.ID, Status: "draft",
 		PeriodStart: sub.Start, PeriodEnd: end, Created: end, staysDraft: sub.Status == "unpaid"}
 	for _, it := range sub.Items {
@@ -70,7 +70,7 @@ func (s *Server) refresh(inv *Invoice) {
 // issue makes an invoice exist, and become final after its time as a draft.
 func (s *Server) issue(inv *Invoice, at time.Time) {
 	s.invoices.add(inv)
-	c, sub := s.customers.of[inv.Customer], s.mustSubscription(inv.Subscription)
+	c, sub := s.customers.of[inv.Customer], s.subscriptions.must(inv.Subscription)
 	c.invoices = append(c.invoices, inv)
 	sub.latest = inv
 	if !inv.staysDraft {
@@ -93,7 +93,7 @@ func (s *Server) finalize(inv *Invoice, at time.Time) {
 func (s *Server) Invoices(customer string) []Invoice {
 	s.lockNow()
 	defer s.mu.Unlock()
-	c := s.mustCustomer(customer)
+	c := s.customers.must(customer)
 	all := make([]Invoice, 0, len(c.invoices))
 	for _, held := range c.invoices {
 		inv := *held
@@ -107,15 +107,11 @@ func (s *Server) Invoices(customer string) []Invoice {
 func (s *Server) FinalizeInvoice(id string) {
 	now := s.lockNow()
 	defer s.mu.Unlock()
-	inv := s.invoices.of[id]
-	if inv == nil {
-		panic("stripetest: no such invoice: " + id)
-	}
-	s.finalize(inv, now)
+	s.finalize(s.invoices.must(id), now)
 }
 
 func (s *Server) listInvoices(req *request, _ time.Time) (object, error) {
-	c, err := s.namedCustomer(req)
+	c, err := s.customers.named(req)
 	if err != nil {
 		return nil, err
 	}
@@ -123,37 +119,35 @@ func (s *Server) listInvoices(req *request, _ time.Time) (object, error) {
 	if c != nil {
 		among = c.invoices
 	}
-	sub, status, expanded := req.get("subscription"), req.get("status"), req.expands("customer")
-	if sub != "" {
-		held := s.subscriptions.of[sub]
-		if held == nil {
-			return nil, noSuch(http.StatusBadRequest, "subscription", sub, "subscription")
-		}
-		if c == nil {
-			among = s.customers.of[held.Customer].invoices
-		}
+	sub, err := s.subscriptions.named(req)
+	if err != nil {
+		return nil, err
 	}
+	if sub != nil && c == nil {
+		among = s.customers.of[sub.Customer].invoices
+	}
+	status, expanded := req.get("status"), req.expands("customer")
 	return list(req, slices.Backward(among),
 		func(inv *Invoice) bool {
-			return (sub == "" || inv.Subscription == sub) && (status == "" || inv.Status == status)
+			return (sub == nil || inv.Subscription == sub.ID) && (status == "" || inv.Status == status)
 		},
 		func(inv *Invoice) object { return s.showInvoice(inv, expanded) })
 }
 
 func (s *Server) getInvoice(req *request, _ time.Time) (object, error) {
-	return withResource(req, &s.invoices, "invoice", "invoice", func(inv *Invoice) (object, error) {
+	return s.invoices.with(req, "invoice", func(inv *Invoice) (object, error) {
 		return s.showInvoice(inv, req.expands("customer")), nil
 	})
 }
 
 func (s *Server) listInvoiceLines(req *request, _ time.Time) (object, error) {
-	return withResource(req, &s.invoices, "invoice", "invoice", func(inv *Invoice) (object, error) {
+	return s.invoices.with(req, "invoice", func(inv *Invoice) (object, error) {
 		return listRows(req, s.showLines(inv))
 	})
 }
 
 func (s *Server) postFinalize(req *request, now time.Time) (object, error) {
-	return withResource(req, &s.invoices, "invoice", "invoice", func(inv *Invoice) (object, error) {
+	return s.invoices.with(req, "invoice", func(inv *Invoice) (object, error) {
 		if inv.Status != "draft" {
 			return nil, refused(http.StatusBadRequest, apiError{Type: invalidRequest, Code: "invoice_not_editable",
 				Message: "This invoice is already finalized, you can't re-finalize a non-draft invoice."})
@@ -183,7 +177,7 @@ func (s *Server) showInvoice(inv *Invoice, expanded bool) object {
 }
 
 func (s *Server) showLines(inv *Invoice) []object {
-	sub := s.mustSubscription(inv.Subscription)
+	sub := s.subscriptions.must(inv.Subscription)
 	rows := make([]object, len(inv.Lines))
 	for i, line := range inv.Lines {
 		rows[i] = object{"id": line.id, "object": "line_item", "livemode": s.options.Livemode, "invoice": inv.ID,

@@ -4,29 +4,10 @@ import (
 	"crypto/sha256"
 	"net/http"
 	"strings"
-	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
 )
-
-// inFlight counts the requests in progress.
-type inFlight struct{ now, most atomic.Int64 }
-
-func (f *inFlight) enter() {
-	n := f.now.Add(1)
-	for {
-		most := f.most.Load()
-		if n <= most || f.most.CompareAndSwap(most, n) {
-			return
-		}
-	}
-}
-
-func (f *inFlight) leave() { f.now.Add(-1) }
-
-// MaxInFlight is the most requests that were in progress at once.
-func (s *Server) MaxInFlight() int { return int(s.inFlight.most.Load()) }
 
 // newRateLimiter allows a second's worth of requests at once; 0 allows any number.
 func newRateLimiter(perSecond float64) *rate.Limiter {
@@ -102,22 +83,24 @@ func (s *Server) claim(key string, req *request) (instead answer, claimed bool) 
 	params := sha256.Sum256([]byte(req.form.Encode()))
 	now := s.lockNow()
 	defer s.mu.Unlock()
-	first, known := s.keys.get(key, now)
-	switch {
-	case !known:
-		s.keys.put(key, &storedAnswer{path: req.URL.Path, params: params}, now)
+	known := s.keys.get(key, now)
+	if known == nil {
+		s.keys.put(key, storedAnswer{path: req.URL.Path, params: params}, now)
 		return answer{}, true
+	}
+	switch first := &known.value; {
 	case first.path != req.URL.Path:
 		return idempotencyError("for the same endpoint they were first used for ('"+first.path+"')", key), false
 	case first.params != params:
 		return idempotencyError("with the same parameters they were first used with", key), false
-	case !first.answered:
+	case first.answered:
+		replay := first.answer
+		replay.replayed = true
+		return replay, false
+	default:
 		return notExecuted(http.StatusConflict, apiError{Type: "idempotency_error", Code: "idempotency_key_in_use",
 			Message: "There is currently another in-progress request using this Idempotent Key (that probably means you submitted twice, and the other request is still going through): " + key + ". If you see this error frequently and are making multiple concurrent requests, make your requests serially or at a lower rate."}), false
 	}
-	replay := first.answer
-	replay.replayed = true
-	return replay, false
 }
 
 // storeAnswer stores the answer of a claimed key, or frees the key when nothing
@@ -129,8 +112,8 @@ func (s *Server) storeAnswer(key string, a answer) {
 		s.keys.drop(key)
 		return
 	}
-	if first, known := s.keys.get(key, now); known {
-		first.answered, first.answer = true, a
+	if first := s.keys.get(key, now); first != nil {
+		first.value.answered, first.value.answer = true, a
 	}
 }
 
@@ -147,44 +130,37 @@ const rememberedFor = 24 * time.Hour
 // dayCache keeps values for 24 hours, so that it holds no more than a day of
 // traffic.
 type dayCache[V any] struct {
-	entries map[string]dated[V]
-	order   []arrival // oldest first
+	entries map[string]*dated[V]
+	order   []*dated[V] // oldest first, also those that were dropped
 }
 
 type dated[V any] struct {
+	key   string
 	at    time.Time
 	value V
 }
 
-type arrival struct {
-	key string
-	at  time.Time
-}
-
 func newDayCache[V any]() dayCache[V] {
-	return dayCache[V]{entries: map[string]dated[V]{}}
+	return dayCache[V]{entries: map[string]*dated[V]{}}
 }
 
-func (m *dayCache[V]) get(key string, now time.Time) (value V, known bool) {
-	m.forget(now)
-	e, known := m.entries[key]
-	return e.value, known
+// get returns nil for a key that was never put, was dropped or is too old.
+func (m *dayCache[V]) get(key string, now time.Time) *dated[V] {
+	for len(m.order) > 0 && now.Sub(m.order[0].at) >= rememberedFor {
+		first := m.order[0]
+		if m.entries[first.key] == first {
+			delete(m.entries, first.key)
+		}
+		m.order[0] = nil
+		m.order = m.order[1:]
+	}
+	return m.entries[key]
 }
 
 func (m *dayCache[V]) put(key string, value V, now time.Time) {
-	m.entries[key] = dated[V]{now, value}
-	m.order = append(m.order, arrival{key, now})
+	e := &dated[V]{key, now, value}
+	m.entries[key] = e
+	m.order = append(m.order, e)
 }
 
 func (m *dayCache[V]) drop(key string) { delete(m.entries, key) }
-
-func (m *dayCache[V]) forget(now time.Time) {
-	for len(m.order) > 0 && now.Sub(m.order[0].at) >= rememberedFor {
-		first := m.order[0]
-		if e, ok := m.entries[first.key]; ok && e.at.Equal(first.at) {
-			delete(m.entries, first.key)
-		}
-		m.order[0] = arrival{}
-		m.order = m.order[1:]
-	}
-}

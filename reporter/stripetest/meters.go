@@ -78,7 +78,7 @@ func (s *Server) listMeters(req *request, _ time.Time) (object, error) {
 }
 
 func (s *Server) getMeter(req *request, _ time.Time) (object, error) {
-	return withResource(req, &s.meters, "meter", "id", func(m *meter) (object, error) { return s.showMeter(m), nil })
+	return s.meters.with(req, "id", func(m *meter) (object, error) { return s.showMeter(m), nil })
 }
 
 func (m *meter) status() string {
@@ -143,7 +143,7 @@ func (s *Server) postMeterEvent(req *request, now time.Time) (object, error) {
 	// Identifiers come first: Stripe checks them on receipt, and the rest of
 	// an event later. So a repeat is recognised even when its meter was
 	// archived or its timestamp has become too old since.
-	if _, known := s.identifiers.get(e.identifier, now); known {
+	if s.identifiers.get(e.identifier, now) != nil {
 		return nil, refused(http.StatusBadRequest, apiError{Type: invalidRequest,
 			Message: "An event already exists with identifier " + e.identifier + "."})
 	}
@@ -264,12 +264,12 @@ type summaryQuery struct {
 // listEventSummaries lists the events that Stripe has aggregated by now, newest
 // window first. A window without events has no row.
 func (s *Server) listEventSummaries(req *request, now time.Time) (object, error) {
-	return withResource(req, &s.meters, "meter", "id", func(m *meter) (object, error) {
+	return s.meters.with(req, "id", func(m *meter) (object, error) {
 		q, err := readSummaryQuery(req)
 		if err != nil {
 			return nil, err
 		}
-		if _, err := s.namedCustomer(req); err != nil {
+		if _, err := s.customers.named(req); err != nil {
 			return nil, err
 		}
 		q.meter = m

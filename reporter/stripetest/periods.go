@@ -11,13 +11,13 @@ const upcomingLead = 72 * time.Hour
 
 // schedule sets the timers of the subscription's current period, and voids
 // those that were set before.
-func (s *Server) schedule(sub *subscription, now time.Time) {
+func (s *Server) schedule(sub *Subscription, now time.Time) {
 	sub.scheduleVersion++
 	if !sub.rolls() {
 		return
 	}
 	plan := sub.scheduleVersion
-	planned := func(happens func(*subscription, time.Time)) func(time.Time) {
+	planned := func(happens func(*Subscription, time.Time)) func(time.Time) {
 		return func(at time.Time) {
 			if sub.scheduleVersion == plan {
 				happens(sub, at)
@@ -34,7 +34,7 @@ func (s *Server) schedule(sub *subscription, now time.Time) {
 // rolls reports whether periods follow each other in this status. A
 // subscription that is past due is billed on, and so is an unpaid one, whose
 // invoices stay drafts.
-func (sub *subscription) rolls() bool {
+func (sub *Subscription) rolls() bool {
 	switch sub.Status {
 	case "active", "trialing", "past_due", "unpaid":
 		return true
@@ -43,20 +43,20 @@ func (sub *subscription) rolls() bool {
 }
 
 // periodEndsAt is the end of the period, or the cancellation within it.
-func (sub *subscription) periodEndsAt() time.Time {
+func (sub *Subscription) periodEndsAt() time.Time {
 	if sub.CancelAt != nil && sub.CancelAt.Before(sub.End) {
 		return *sub.CancelAt
 	}
 	return sub.End
 }
 
-func (sub *subscription) endsAt(t time.Time) bool {
+func (sub *Subscription) endsAt(t time.Time) bool {
 	return sub.CancelAt != nil && !sub.CancelAt.After(t) ||
 		sub.CancelAtPeriodEnd && !sub.End.After(t)
 }
 
 // emitUpcoming emits invoice.upcoming: a preview, which has no id.
-func (s *Server) emitUpcoming(sub *subscription, at time.Time) {
+func (s *Server) emitUpcoming(sub *Subscription, at time.Time) {
 	preview := s.showInvoice(s.draft(sub, sub.End, sub.next(sub.End)), false)
 	delete(preview, "id")
 	s.emit("invoice.upcoming", preview, at)
@@ -64,7 +64,7 @@ func (s *Server) emitUpcoming(sub *subscription, at time.Time) {
 
 // endPeriod ends a period: a draft bills its usage, and the next period begins
 // unless the subscription ends here.
-func (s *Server) endPeriod(sub *subscription, at time.Time) {
+func (s *Server) endPeriod(sub *Subscription, at time.Time) {
 	next := sub.next(at)
 	s.issue(s.draft(sub, at, next), at)
 	if next == nil {
@@ -84,21 +84,21 @@ type period struct{ start, end time.Time }
 
 // next is the period that begins at a time; nil when the subscription ends
 // then.
-func (sub *subscription) next(at time.Time) *period {
+func (sub *Subscription) next(at time.Time) *period {
 	if sub.endsAt(at) {
 		return nil
 	}
 	return &period{at, sub.cycle().after(at)}
 }
 
-func (s *Server) cancel(sub *subscription, at time.Time) {
+func (s *Server) cancel(sub *Subscription, at time.Time) {
 	sub.Status = "canceled"
 	s.schedule(sub, at)
-	s.end(sub, at)
+	s.markEnded(sub, at)
 }
 
-// end marks a canceled subscription. Its period keeps its bounds.
-func (s *Server) end(sub *subscription, at time.Time) {
+// markEnded marks a canceled subscription. Its period keeps its bounds.
+func (s *Server) markEnded(sub *Subscription, at time.Time) {
 	if sub.EndedAt == nil {
 		sub.EndedAt = &at
 	}

@@ -65,30 +65,31 @@ type Server struct {
 	idPrefix string // makes the ids of this server differ from another's
 	serial   atomic.Uint64
 
-	inFlight  inFlight
 	limiter   *rate.Limiter
 	exclusive sync.Map // names that only one request may use at a time, while it does
-	calls     calls
-	release   chan struct{} // closed by Release; guarded by releaseMu
-	releaseMu sync.Mutex
 	faults    atomic.Pointer[func(*http.Request, url.Values) Fault]
-	outbox    outbox
 	onHang    func() // for tests: runs when a request hangs
 	onExecute func() // for tests: runs while an endpoint executes
 
 	mu            sync.Mutex // guards what follows
+	inFlight      int
+	mostInFlight  int
+	recordCalls   bool
+	calls         []*Call
+	release       chan struct{} // closed by Release
 	customers     register[*customer]
 	meters        register[*meter]
 	meterOf       map[string]*meter // by event name
 	ledger        map[ledgerKey][]usageEvent
 	identifiers   dayCache[struct{}]
-	keys          dayCache[*storedAnswer]
-	subscriptions register[*subscription]
-	items         map[string]*subscription // by item
+	keys          dayCache[storedAnswer]
+	subscriptions register[*Subscription]
+	items         map[string]*Subscription // by item
 	records       map[string]usageRecords  // by item
 	invoices      register[*Invoice]
 	timers        timerQueue
 	hooks         []Hook
+	outbox        outbox
 }
 
 // New makes an empty account: no customers, meters or subscriptions.
@@ -103,42 +104,62 @@ func New(o Options) *Server {
 		o.DraftTime = time.Hour
 	}
 	return &Server{
-		options:     o,
-		idPrefix:    strconv.FormatInt(o.Now().UnixMilli(), 36),
-		limiter:     newRateLimiter(o.RateLimit),
-		release:     make(chan struct{}),
-		meterOf:     map[string]*meter{},
-		ledger:      map[ledgerKey][]usageEvent{},
-		identifiers: newDayCache[struct{}](),
-		keys:        newDayCache[*storedAnswer](),
-		items:       map[string]*subscription{},
-		records:     map[string]usageRecords{},
+		options:       o,
+		idPrefix:      strconv.FormatInt(o.Now().UnixMilli(), 36),
+		limiter:       newRateLimiter(o.RateLimit),
+		release:       make(chan struct{}),
+		customers:     newRegister[*customer]("customer"),
+		meters:        newRegister[*meter]("meter"),
+		subscriptions: newRegister[*Subscription]("subscription"),
+		invoices:      newRegister[*Invoice]("invoice"),
+		meterOf:       map[string]*meter{},
+		ledger:        map[ledgerKey][]usageEvent{},
+		identifiers:   newDayCache[struct{}](),
+		keys:          newDayCache[storedAnswer](),
+		items:         map[string]*Subscription{},
+		records:       map[string]usageRecords{},
 	}
 }
 
 // ServeHTTP answers one request of the API, or fails as the fault chosen for it
 // says.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
-	s.inFlight.enter()
-	defer s.inFlight.leave()
 	_ = r.ParseForm() // an unreadable parameter is missing, and refused as that
 	req := &request{Request: r, form: r.Form}
-	call := s.calls.begin(req, s.options.Now())
+	call := s.begin(req)
+	defer s.end()
 
 	fault := s.faultFor(r)
-	if !s.failBefore(w, req, fault) {
+	switch {
+	case fault == HangBefore && !s.hang(r.Context()):
+		return
+	case fault == ResetBefore:
+		reset(w)
 		return
 	}
-	a, refused := fault.refusal()
+	a, refused := refusals[fault]
 	if !refused {
 		a = s.answer(req, fault)
 	}
-	a, ok := s.failAfter(w, req, fault, a)
-	if !ok {
+	switch {
+	case fault == HangAfter && !s.hang(r.Context()):
 		return
+	case fault == ResetAfter:
+		reset(w)
+		return
+	case fault == HTML502After:
+		a = badGateway()
+	case fault == TruncatedAfter:
+		a.head(w, s.id("req"))
+		_, _ = w.Write(a.body[:len(a.body)/2])
+		_ = http.NewResponseController(w).Flush()
+		panic(http.ErrAbortHandler) // how net/http aborts an answer
 	}
-	s.calls.end(call, a.status)
-	a.writeTo(w, s.id("req"))
+	s.mu.Lock()
+	call.Status = a.status // before the caller has the answer
+	s.mu.Unlock()
+	a.head(w, s.id("req"))
+	_, _ = w.Write(a.body) // the client may have gone
 }
 
 // answer is the answer without a fault.
@@ -186,7 +207,7 @@ func (s *Server) execute(req *request, handle handler, fault Fault) answer {
 	case errors.As(err, &a):
 		return a
 	}
-	return ok(body)
+	return answer{status: http.StatusOK, body: encode(body), began: true}
 }
 
 func (s *Server) handle(req *request, handle handler) (object, error) {

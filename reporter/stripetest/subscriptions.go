@@ -4,7 +4,6 @@ import (
 	"cmp"
 	"fmt"
 	"maps"
-	"net/http"
 	"slices"
 	"strconv"
 	"time"
@@ -32,22 +31,19 @@ type Subscription struct {
 	CancelAtPeriodEnd    bool
 	Metadata             map[string]string
 	Created              time.Time
-}
 
-type subscription struct {
-	Subscription
 	scheduleVersion int // timers of an older version do nothing
 	canceledAt      *time.Time
 	latest          *Invoice
 }
 
-func (sub *subscription) key() string { return sub.ID }
+func (sub *Subscription) key() string { return sub.ID }
 
-func (sub *subscription) cycle() cycle {
+func (sub *Subscription) cycle() cycle {
 	return cycle{sub.Anchor, sub.Interval, sub.IntervalCount}
 }
 
-func (sub *subscription) ended() bool {
+func (sub *Subscription) ended() bool {
 	return sub.Status == "canceled" || sub.Status == "incomplete_expired"
 }
 
@@ -57,11 +53,10 @@ func (sub *subscription) ended() bool {
 func (s *Server) CreateSubscription(given Subscription) {
 	now := s.lockNow()
 	defer s.mu.Unlock()
-	c := s.mustCustomer(given.Customer)
-	sub := &subscription{Subscription: cloned(given)}
-	if sub.ID == "" {
-		sub.ID = s.id("sub")
-	}
+	c := s.customers.must(given.Customer)
+	copied := cloned(given)
+	sub := &copied
+	sub.ID = cmp.Or(sub.ID, s.id("sub"))
 	if s.subscriptions.of[sub.ID] != nil {
 		panic("stripetest: subscription exists: " + sub.ID)
 	}
@@ -78,19 +73,19 @@ func (s *Server) CreateSubscription(given Subscription) {
 func (s *Server) UpdateSubscription(id string, change func(*Subscription)) {
 	now := s.lockNow()
 	defer s.mu.Unlock()
-	sub := s.mustSubscription(id)
-	changed := cloned(sub.Subscription)
+	sub := s.subscriptions.must(id)
+	changed := cloned(*sub)
 	change(&changed)
 	wasEnded := sub.ended()
 	for _, it := range sub.Items {
 		delete(s.items, it.ID)
 	}
-	sub.Subscription = cloned(changed)
+	*sub = cloned(changed)
 	sub.setDefaults(now)
 	s.indexItems(sub)
 	s.schedule(sub, now)
 	if sub.ended() && !wasEnded {
-		s.end(sub, now)
+		s.markEnded(sub, now)
 		return
 	}
 	s.emit("customer.subscription.updated", s.showSubscription(sub, false), now)
@@ -101,7 +96,7 @@ func (s *Server) UpdateSubscription(id string, change func(*Subscription)) {
 func (s *Server) CancelSubscription(id string, invoiceNow bool) {
 	now := s.lockNow()
 	defer s.mu.Unlock()
-	sub := s.mustSubscription(id)
+	sub := s.subscriptions.must(id)
 	if sub.ended() {
 		return
 	}
@@ -119,18 +114,10 @@ func (s *Server) Subscription(id string) (sub Subscription, ok bool) {
 	if !ok {
 		return Subscription{}, false
 	}
-	return cloned(held.Subscription), true
+	return cloned(*held), true
 }
 
-func (s *Server) mustSubscription(id string) *subscription {
-	sub := s.subscriptions.of[id]
-	if sub == nil {
-		panic("stripetest: no such subscription: " + id)
-	}
-	return sub
-}
-
-func (sub *subscription) setDefaults(now time.Time) {
+func (sub *Subscription) setDefaults(now time.Time) {
 	sub.Interval = cmp.Or(sub.Interval, "month")
 	sub.IntervalCount = cmp.Or(sub.IntervalCount, 1)
 	sub.Created = cmp.Or(sub.Created, now)
@@ -158,7 +145,7 @@ func (sub *subscription) setDefaults(now time.Time) {
 }
 
 // indexItems makes the subscription's items known by id.
-func (s *Server) indexItems(sub *subscription) {
+func (s *Server) indexItems(sub *Subscription) {
 	for _, it := range sub.Items {
 		if it.Meter != "" && s.meterOf[it.Meter] == nil {
 			panic("stripetest: no such meter: " + it.Meter)
@@ -182,7 +169,7 @@ func cloned(sub Subscription) Subscription {
 
 // listSubscriptions leaves out canceled ones unless they are asked for.
 func (s *Server) listSubscriptions(req *request, _ time.Time) (object, error) {
-	c, err := s.namedCustomer(req)
+	c, err := s.customers.named(req)
 	if err != nil {
 		return nil, err
 	}
@@ -192,11 +179,11 @@ func (s *Server) listSubscriptions(req *request, _ time.Time) (object, error) {
 	}
 	status, expanded := req.get("status"), req.expands("customer")
 	return list(req, slices.Backward(among),
-		func(sub *subscription) bool { return sub.matches(status) },
-		func(sub *subscription) object { return s.showSubscription(sub, expanded) })
+		func(sub *Subscription) bool { return sub.matches(status) },
+		func(sub *Subscription) object { return s.showSubscription(sub, expanded) })
 }
 
-func (sub *subscription) matches(status string) bool {
+func (sub *Subscription) matches(status string) bool {
 	switch status {
 	case "all":
 		return true
@@ -209,7 +196,7 @@ func (sub *subscription) matches(status string) bool {
 }
 
 func (s *Server) getSubscription(req *request, _ time.Time) (object, error) {
-	return withResource(req, &s.subscriptions, "subscription", "id", func(sub *subscription) (object, error) {
+	return s.subscriptions.with(req, "id", func(sub *Subscription) (object, error) {
 		return s.showSubscription(sub, req.expands("customer")), nil
 	})
 }
@@ -219,7 +206,7 @@ type customer struct {
 	metadata      map[string]string
 	created       time.Time
 	deleted       bool
-	subscriptions []*subscription
+	subscriptions []*Subscription
 	invoices      []*Invoice
 }
 
@@ -243,7 +230,7 @@ func (s *Server) CreateCustomer(id string, metadata map[string]string) {
 func (s *Server) DeleteCustomer(id string) {
 	now := s.lockNow()
 	defer s.mu.Unlock()
-	c := s.mustCustomer(id)
+	c := s.customers.must(id)
 	c.deleted = true
 	for _, sub := range c.subscriptions {
 		if !sub.ended() {
@@ -253,28 +240,8 @@ func (s *Server) DeleteCustomer(id string) {
 	s.emit("customer.deleted", s.showCustomer(c), now)
 }
 
-// mustCustomer is for exported calls, where an unknown customer is a mistake in
-// the test.
-func (s *Server) mustCustomer(id string) *customer {
-	c := s.customers.of[id]
-	if c == nil {
-		panic("stripetest: no such customer: " + id)
-	}
-	return c
-}
-
-// namedCustomer is the customer that the request names, nil if it names none.
-func (s *Server) namedCustomer(req *request) (*customer, error) {
-	id := req.get("customer")
-	c := s.customers.of[id]
-	if c == nil && id != "" {
-		return nil, noSuch(http.StatusBadRequest, "customer", id, "customer")
-	}
-	return c, nil
-}
-
 func (s *Server) getCustomer(req *request, _ time.Time) (object, error) {
-	return withResource(req, &s.customers, "customer", "id", func(c *customer) (object, error) {
+	return s.customers.with(req, "id", func(c *customer) (object, error) {
 		if c.deleted {
 			return object{"id": c.id, "object": "customer", "deleted": true}, nil
 		}
@@ -306,7 +273,7 @@ func orEmpty(metadata map[string]string) map[string]string {
 // The JSON is that of API version 2023-10-16: a subscription has its period
 // itself, and an item its price.
 
-func (s *Server) showSubscription(sub *subscription, expanded bool) object {
+func (s *Server) showSubscription(sub *Subscription, expanded bool) object {
 	items := make([]object, len(sub.Items))
 	for i, it := range sub.Items {
 		items[i] = s.showItem(sub, it)
@@ -330,7 +297,7 @@ func (s *Server) showSubscription(sub *subscription, expanded bool) object {
 	return o
 }
 
-func (s *Server) showItem(sub *subscription, it Item) object {
+func (s *Server) showItem(sub *Subscription, it Item) object {
 	o := object{"id": it.ID, "object": "subscription_item", "subscription": sub.ID, "created": sub.Created.Unix(),
 		"metadata": object{}, "price": s.showPrice(sub, it)}
 	if !it.Metered {
@@ -339,7 +306,7 @@ func (s *Server) showItem(sub *subscription, it Item) object {
 	return o
 }
 
-func (s *Server) showPrice(sub *subscription, it Item) object {
+func (s *Server) showPrice(sub *Subscription, it Item) object {
 	recurring := object{"interval": sub.Interval, "interval_count": sub.IntervalCount,
 		"usage_type": "licensed", "aggregate_usage": nil, "meter": nil}
 	if it.Metered {

@@ -28,7 +28,7 @@ func (s *Server) UsageRecordTotal(item string, from, to time.Time) int64 {
 }
 
 // legacyItem finds the item in the path, if it takes usage records.
-func (s *Server) legacyItem(req *request) (*subscription, error) {
+func (s *Server) legacyItem(req *request) (*Subscription, error) {
 	sub := s.items[req.id]
 	if sub == nil {
 		return nil, noSuch(http.StatusNotFound, "subscription_item", req.id, "id")
@@ -89,7 +89,7 @@ func readUsageRecord(req *request, now time.Time) (quantity, timestamp int64, er
 // accepts refuses usage outside of the current period or in the future. A
 // period that ended accepts nothing, so the legacy API has no hour of grace
 // after it.
-func (sub *subscription) accepts(t, now time.Time) error {
+func (sub *Subscription) accepts(t, now time.Time) error {
 	cannot := func(why string) error {
 		return refused(http.StatusBadRequest, apiError{Type: invalidRequest, Param: "timestamp",
 			Message: "Cannot create the usage record with this timestamp because " + why})
