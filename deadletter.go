@@ -28,8 +28,8 @@ func Reasons() []Reason {
 // Rejection is why a message cannot be an event, with the detail that a person
 // needs to fix its sender: which field, which value, what was allowed.
 type Rejection struct {
-	Reason Reason
-	Detail string
+	Reason Reason `json:"reason"`
+	Detail string `json:"detail"`
 }
 
 func (r *Rejection) Error() string { return string(r.Reason) + ": " + r.Detail }

@@ -28,24 +28,25 @@ const (
 // FileProgress is how far a file is published. Lines and bytes count without a
 // gap from the beginning what is done: stored, or found invalid.
 type FileProgress struct {
-	Lines      int
-	Bytes      int64
-	Stored     int // messages in the stream, duplicates included
-	Duplicates int // of these, what the stream held already within its short window
-	Invalid    int
+	Lines      int   `json:"lines"`
+	Bytes      int64 `json:"-"`
+	Stored     int   `json:"stored"`     // messages in the stream, duplicates included
+	Duplicates int   `json:"duplicates"` // of these, what the stream held already within its short window
+	Invalid    int   `json:"invalid"`
 }
 
 // FileReport is what became of a file.
 type FileReport struct {
 	FileProgress
-	InvalidLines []InvalidLine // the first 1,000, in order
+	InvalidLines []InvalidLine `json:"invalid_lines"` // the first 1,000, in order
 }
 
 // InvalidLine is a line that was not published.
 type InvalidLine struct {
-	Number int    // from 1, blank lines counted
-	Key    string // idempotency_key, "" when it could not be read
-	Reason *odometer.Rejection
+	Number int    `json:"line"`            // from 1, blank lines counted
+	Key    string `json:"idempotency_key"` // "" when it could not be read
+
+	*odometer.Rejection
 }
 
 // PublishFile publishes events from NDJSON. A line is an event's payload with
@@ -141,7 +142,7 @@ func (b *fileBatch) read(from *lineReader) (more bool) {
 		}
 		raw, rejection := line.prepare(time.Now())
 		if rejection != nil {
-			b.invalid = append(b.invalid, InvalidLine{Number: from.number, Key: raw.Key, Reason: rejection})
+			b.invalid = append(b.invalid, InvalidLine{Number: from.number, Key: raw.Key, Rejection: rejection})
 			continue
 		}
 		b.events = append(b.events, raw)

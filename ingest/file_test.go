@@ -83,7 +83,7 @@ func TestInvalidLinesAreListedAndTheRestIsSent(t *testing.T) {
 		if l.reason == "" {
 			continue
 		}
-		if len(listed) == 0 || listed[0].Number != i+1 || listed[0].Key != l.key || listed[0].Reason.Reason != l.reason || !strings.Contains(listed[0].Reason.Detail, l.word) {
+		if len(listed) == 0 || listed[0].Number != i+1 || listed[0].Key != l.key || listed[0].Reason != l.reason || !strings.Contains(listed[0].Detail, l.word) {
 			t.Fatalf("line %d: listed %+v", i+1, listed)
 		}
 		listed = listed[1:]

@@ -51,10 +51,10 @@ var (
 
 // Migration is one step of the schema.
 type Migration struct {
-	Version   int64
-	Name      string // the file's name without .sql; empty when this binary does not know the version
-	Applied   bool
-	AppliedAt time.Time // zero when not applied
+	Version   int64      `json:"version"`
+	Name      string     `json:"name"` // the file's name without .sql; empty when this binary does not know the version
+	Applied   bool       `json:"applied"`
+	AppliedAt *time.Time `json:"applied_at"` // in UTC; nil when not applied
 }
 
 // Up applies the missing migrations, oldest first, and returns them. While
@@ -109,7 +109,7 @@ func up(ctx context.Context, pool *pgxpool.Pool, files fs.FS) ([]Migration, erro
 	}
 	var applied []Migration
 	for _, r := range results {
-		applied = append(applied, Migration{r.Source.Version, name(r.Source.Path), true, time.Now().UTC()})
+		applied = append(applied, Migration{r.Source.Version, name(r.Source.Path), true, new(time.Now().UTC())})
 	}
 	return applied, err
 }

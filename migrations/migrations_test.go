@@ -46,7 +46,7 @@ func TestUpTwiceChangesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	names, _ := fs.Glob(embedded, "*.sql")
-	if len(first) != len(names) || !first[0].Applied || first[0].AppliedAt.IsZero() {
+	if len(first) != len(names) || !first[0].Applied || first[0].AppliedAt == nil || first[0].AppliedAt.IsZero() {
 		t.Errorf("Up applied %+v, want all %d", first, len(names))
 	}
 	before, _ := Status(t.Context(), pool)

@@ -27,12 +27,12 @@ func status(ctx context.Context, pool *pgxpool.Pool, files fs.FS) ([]Migration, 
 	}
 	for i, m := range known {
 		if at, ok := applied[m.Version]; ok {
-			known[i].Applied, known[i].AppliedAt = true, at
+			known[i].Applied, known[i].AppliedAt = true, new(at.UTC())
 			delete(applied, m.Version)
 		}
 	}
 	for version, at := range applied {
-		known = append(known, Migration{Version: version, Applied: true, AppliedAt: at})
+		known = append(known, Migration{Version: version, Applied: true, AppliedAt: new(at.UTC())})
 	}
 	slices.SortFunc(known, func(a, b Migration) int { return cmp.Compare(a.Version, b.Version) })
 	return known, nil

@@ -111,12 +111,12 @@ func collectOutcomes(rows pgx.Rows) ([]Outcome, error) {
 
 // Group counts dead letters of one reason, tenant and state.
 type Group struct {
-	Reason odometer.Reason
-	Tenant *uuid.UUID // nil where the subject names none
-	State  string
-	Count  int64
-	Oldest time.Time // when the stream stored it
-	Newest time.Time
+	Reason odometer.Reason `json:"reason"`
+	Tenant *uuid.UUID      `json:"tenant_id"` // nil where the subject names none
+	State  string          `json:"state"`
+	Count  int64           `json:"count"`
+	Oldest time.Time       `json:"oldest_stored_at"` // in UTC, like Newest
+	Newest time.Time       `json:"newest_stored_at"`
 }
 
 const groupsSQL = `
@@ -133,6 +133,9 @@ func Groups(ctx context.Context, pool *pgxpool.Pool, s Selection, state string) 
 	groups, err := pgx.CollectRows(rows, pgx.RowToStructByPos[Group])
 	if err != nil {
 		return nil, fmt.Errorf("count dead letters: %w", err)
+	}
+	for i := range groups {
+		groups[i].Oldest, groups[i].Newest = groups[i].Oldest.UTC(), groups[i].Newest.UTC()
 	}
 	return groups, nil
 }

@@ -66,26 +66,29 @@ const (
 
 // Result is what a replay found and did.
 type Result struct {
-	Read        int64 // messages of the stream
-	Events      int64 // of them, stored events
-	Duplicates  int64 // repeats of events
-	DeadLetters int64 // dead letters before
-	Applied     int64 // events that were missing
-	NewDead     int64 // messages that became dead letters now
-	Unread      int64 // not read by the aggregator yet, so left to it
+	Read        int64 `json:"read"`         // messages of the stream
+	Events      int64 `json:"events"`       // of them, stored events
+	Duplicates  int64 `json:"duplicates"`   // repeats of events
+	DeadLetters int64 `json:"dead_letters"` // dead letters before
+	Applied     int64 `json:"applied"`      // events that were missing
+	NewDead     int64 `json:"dead"`         // messages that became dead letters now
+	Unread      int64 `json:"unread"`       // not read by the aggregator yet, so left to it
 
-	First, Through, Last int64 // sequences: where it began, came and ends
-	Dead                 map[odometer.Reason]int64
-	Negative             []Shortfall // counters that could not be made right
+	First   int64 `json:"first_seq"`   // sequence where it began
+	Through int64 `json:"through_seq"` // and through which it is done
+	Last    int64 `json:"last_seq"`    // and where the stream ended
+
+	Dead     map[odometer.Reason]int64 `json:"dead_by_reason"`
+	Negative []Shortfall               `json:"negative"` // counters that could not be made right
 }
 
 // Shortfall is a counter whose events sum to less than zero: corrections are
 // there, and what they corrected is not. The counter is zero.
 type Shortfall struct {
-	Tenant      uuid.UUID
-	Agent       string
-	PeriodStart time.Time
-	Sum         int64
+	Tenant      uuid.UUID `json:"tenant_id"`
+	Agent       string    `json:"agent"`
+	PeriodStart time.Time `json:"period_start"`
+	Sum         int64     `json:"sum"`
 }
 
 // ErrUnfit says that this stream cannot be replayed into this database; the text

@@ -17,7 +17,6 @@ import (
 	"odometer"
 	"odometer/billing"
 	"odometer/cmd/internal/cli"
-	"odometer/ingest"
 	"odometer/ingest/publisher"
 )
 
@@ -81,12 +80,17 @@ func (c *adjustCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err != nil {
 		return err
 	}
-	pool, err := c.OpenMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	ack, err := c.publish(ctx, config, e)
+	nc, pub, err := openPublisher(ctx, &c.NATSSettings, "adjust", config)
+	if err != nil {
+		return err
+	}
+	defer nc.Close()
+	ack, err := publishOne(ctx, pub, "correction", e)
 	if err != nil {
 		return err
 	}
@@ -116,32 +120,6 @@ func (c *adjustCmd) event() (publisher.Event, error) {
 	return e, nil
 }
 
-func (c *adjustCmd) publish(ctx context.Context, config ingest.StreamConfig, e publisher.Event) (publisher.Ack, error) {
-	nc, err := c.Connect("adjust", false)
-	if err != nil {
-		return publisher.Ack{}, err
-	}
-	defer nc.Close()
-	if err := cli.EnsureStream(ctx, nc, config); err != nil {
-		return publisher.Ack{}, err
-	}
-	pub, err := publisher.New(nc)
-	if err != nil {
-		return publisher.Ack{}, err
-	}
-	ctx, cancel := context.WithTimeout(ctx, cli.DependencyTimeout)
-	defer cancel()
-	ack, err := pub.Publish(ctx, e)
-	var rejection *publisher.Rejection
-	switch {
-	case errors.As(err, &rejection):
-		return ack, cli.UsageError{Err: fmt.Errorf("the correction is not valid: %w", rejection)}
-	case errors.Is(err, context.DeadlineExceeded):
-		return ack, cli.Unreachable{Err: fmt.Errorf("%w: repeat the command with --key %s, which is safe", err, e.IdempotencyKey)}
-	}
-	return ack, err
-}
-
 // correction is what became of a correction.
 type correction struct {
 	Key         string     `json:"idempotency_key"`
@@ -167,7 +145,7 @@ func (c *adjustCmd) await(ctx context.Context, pool *pgxpool.Pool, e publisher.E
 			return nil, cli.Unreachable{Err: fmt.Errorf("the correction is stored at sequence %d and not counted yet after %s; its partition is read through %d: check that odometer run aggregator runs and that no replay is under way, then repeat the command with --key %s, which is safe",
 				ack.Seq, c.Wait, through, e.IdempotencyKey)}
 		}
-		if err := cli.PauseFor(ctx, 20*time.Millisecond); err != nil {
+		if err := odometer.Sleep(ctx, 20*time.Millisecond); err != nil {
 			return nil, fmt.Errorf("interrupted: the correction is stored at sequence %d and will be counted; see what became of it with --key %s", ack.Seq, e.IdempotencyKey)
 		}
 	}
@@ -254,10 +232,10 @@ func (c *adjustCmd) say(t *cli.Terminal, e publisher.Event, became *correction) 
 	case c.JSON:
 		return nil
 	case became.State == "duplicate":
-		fmt.Fprintf(t.Out, "key %s was counted before: nothing has changed, %s/%s stands at %d in the period from %s\n",
+		fmt.Fprintf(t.Out, "key %s was counted before: nothing has changed, %s/%s is %d in the period from %s\n",
 			became.Key, e.Tenant, e.Agent, *became.After, became.PeriodStart.Format(time.RFC3339))
 	default:
-		fmt.Fprintf(t.Out, "key %s sequence %d: %s/%s stood at %d, stands at %d in the period from %s\n",
+		fmt.Fprintf(t.Out, "key %s sequence %d: %s/%s was %d, is %d in the period from %s\n",
 			became.Key, became.Seq, e.Tenant, e.Agent, *became.Before, *became.After, became.PeriodStart.Format(time.RFC3339))
 	}
 	return nil

@@ -24,14 +24,14 @@ import (
 	"odometer/query/admin"
 )
 
-// desk is the operators' API over an operatorEnv.
-type desk struct {
+// adminAPI is the operators' API over an operatorEnv.
+type adminAPI struct {
 	*operatorEnv
 	http.Handler
 	token string
 }
 
-func (o *operatorEnv) desk() *desk {
+func (o *operatorEnv) admin() *adminAPI {
 	o.t.Helper()
 	nc, err := nats.Connect(o.server)
 	if err != nil {
@@ -48,14 +48,14 @@ func (o *operatorEnv) desk() *desk {
 	}
 	door := api.New(api.Options{Keys: keys, Log: apitest.Quiet})
 	admin.Register(door, app.AdminOptions(openPool(o.t, o.database), nc))
-	return &desk{o, door.Handler(), token}
+	return &adminAPI{o, door.Handler(), token}
 }
 
-func (d *desk) reads(path string) *http.Response {
+func (d *adminAPI) reads(path string) *http.Response {
 	return apitest.Get(d, "/api/v1/admin/"+path, d.token)
 }
 
-func (d *desk) acts(path, body string) *http.Response {
+func (d *adminAPI) acts(path, body string) *http.Response {
 	return apitest.Do(d, http.MethodPost, "/api/v1/admin/"+path, d.token, body)
 }
 
@@ -63,7 +63,7 @@ func (d *desk) acts(path, body string) *http.Response {
 // once, written down with who did it.
 func TestAnOperatorRetriesOverHTTP(t *testing.T) {
 	t.Parallel()
-	d := newOperatorEnv(t).desk()
+	d := newOperatorEnv(t).admin()
 	d.publish("email_processed", "good", 3)
 	d.publish("email_replied", "a", 10)
 	d.publish("email_replied", "b", 10)
@@ -112,7 +112,7 @@ func TestLagIsWhatIsNotCounted(t *testing.T) {
 	o.stop()
 	lag := func() int64 {
 		t.Helper()
-		d := o.desk() // what another has read may be a second old
+		d := o.admin() // what another has read may be a second old
 		return *apitest.Decode[admin.Overview](t, d.reads("overview")).LagMessages
 	}
 	own := odometer.PartitionOf(uuid.MustParse(o.tenant), ingest.DefaultPartitions)
@@ -128,7 +128,7 @@ func TestLagIsWhatIsNotCounted(t *testing.T) {
 
 func TestAnOperatorPausesJobsOverHTTP(t *testing.T) {
 	t.Parallel()
-	d := newOperatorEnv(t).desk()
+	d := newOperatorEnv(t).admin()
 	job := func(name string) admin.Job {
 		t.Helper()
 		for _, j := range apitest.Decode[admin.JobList](t, d.reads("jobs")).Jobs {
@@ -162,7 +162,7 @@ update usage_counters set count = count + 40`
 // What the job reconcile found is what operators see: every word of it.
 func TestLastAuditIsShown(t *testing.T) {
 	t.Parallel()
-	d := newOperatorEnv(t).desk()
+	d := newOperatorEnv(t).admin()
 	d.publish("email_processed", "good", 3)
 	d.read(1)
 	d.exec(damageSQL)

@@ -5,8 +5,6 @@ import (
 	"time"
 
 	"github.com/google/uuid"
-	"github.com/jackc/pgx/v5/pgxpool"
-	"github.com/nats-io/nats.go"
 
 	"odometer/audit"
 	"odometer/cmd/internal/app"
@@ -65,7 +63,7 @@ func (c *auditSettings) open(ctx context.Context, t *cli.Terminal) (o audit.Opti
 	if err != nil {
 		return o, nil, err
 	}
-	pool, err := c.OpenPool(ctx, auditConnections)
+	pool, err := c.OpenMigrated(ctx, auditConnections)
 	if err != nil {
 		return o, nil, err
 	}
@@ -77,21 +75,14 @@ func (c *auditSettings) open(ctx context.Context, t *cli.Terminal) (o audit.Opti
 	done = func() { nc.Close(); pool.Close() }
 	o = audit.Options{Pool: pool, NATS: nc, Log: t.Log}
 	if stripe != nil {
-		if o.Stripe, err = c.checkStripe(t, pool, nc); err != nil {
+		r, err := c.Reporter(pool, nc, t.Log, nil)
+		if err != nil {
 			done()
 			return o, nil, err
 		}
+		o.Stripe = app.StripeChecks(r)
 	}
 	return o, done, nil
-}
-
-// checkStripe is how the audit asks Stripe.
-func (c *auditSettings) checkStripe(t *cli.Terminal, pool *pgxpool.Pool, nc *nats.Conn) (func(context.Context, *uuid.UUID, func(audit.StripeCheck)) error, error) {
-	r, err := c.Reporter(pool, nc, t.Log, nil)
-	if err != nil {
-		return nil, err
-	}
-	return app.StripeChecks(r), nil
 }
 
 // say prints what was found, as JSON the given value.
@@ -100,5 +91,45 @@ func (c *auditSettings) say(t *cli.Terminal, report *audit.Report, value any) er
 		return t.JSON(value)
 	}
 	app.PrintAudit(t, report)
+	return nil
+}
+
+type reconcileCmd struct {
+	auditSettings
+	Force bool `help:"Also repair a drift of 5 % and more, and what the stream is too short to prove."`
+}
+
+// Run runs the audit and sets the counters that differ to the sum of
+// their events, where the stream confirms those.
+func (c *reconcileCmd) Run(ctx context.Context, t *cli.Terminal) error {
+	options, done, err := c.open(ctx, t)
+	if err != nil {
+		return err
+	}
+	defer done()
+	progress := cli.CountProgress(t)
+	how := audit.ReconcileOptions{Force: c.Force, By: cli.Operator()}
+	result, failed := audit.Reconcile(ctx, options, audit.Scope{Tenant: (*uuid.UUID)(c.Tenant)}, how, func(p audit.Progress) { progress.At(p.Step, p.Done, p.Total) })
+	progress.Done(nil)
+	if failed != nil && result.Report.Different == 0 {
+		return failed
+	}
+	if failed == nil && c.Tenant == nil {
+		if err := audit.RecordFindings(ctx, options.Pool, result.Report); err != nil {
+			return err
+		}
+	}
+	if err := c.say(t, result.Report, result); err != nil {
+		return err
+	}
+	if !c.JSON {
+		app.PrintRepairs(t, result)
+	}
+	switch {
+	case failed != nil:
+		return failed
+	case !result.Done():
+		return cli.ErrFindings
+	}
 	return nil
 }

@@ -47,10 +47,10 @@ func audits(t *testing.T, args ...string) answer {
 	return answer{code, out.String(), said.String()}
 }
 
-// audited is a till whose overage comes from events that the stream holds.
-func audited(t *testing.T) *till {
+// audited is a billingEnv whose overage comes from events that the stream holds.
+func audited(t *testing.T) *billingEnv {
 	t.Helper()
-	w := newTill(t)
+	w := newBillingEnv(t)
 	w.exec(`delete from usage_counters`)
 	nc, err := (&cli.NATSSettings{NATSURL: w.flags[3]}).Connect("test", false)
 	if err != nil {
@@ -86,7 +86,7 @@ func TestAuditExitsByWhatItFinds(t *testing.T) {
 	w := audited(t)
 	with := func(args ...string) []string { return append(args, w.flags...) }
 	w.expect(audits(t, with("audit")...), cli.ExitDone, "no difference", "unsettled: overage that is not reported yet")
-	w.expect(w.does("report"), cli.ExitDone, "told 1 reports (20 units)")
+	w.expect(w.does("report"), cli.ExitDone, "reported 1 entries (20 units)")
 	w.expect(audits(t, with("audit")...), cli.ExitDone, "no difference")
 	w.exec(`update usage_counters set count = count + 1`)
 	w.expect(audits(t, with("audit", "--tenant", w.tenant)...), cli.ExitFound, "counter_differs", w.tenant, "520, the sum", "found 521", "odometer reconcile --tenant "+w.tenant)

@@ -27,7 +27,7 @@ func (c *catalogueApplyCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err != nil {
 		return err
 	}
-	pool, err := c.OpenMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
@@ -71,7 +71,7 @@ type catalogueShowCmd struct {
 
 // Run prints what apply accepts.
 func (c *catalogueShowCmd) Run(ctx context.Context, t *cli.Terminal) error {
-	pool, err := c.OpenMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}

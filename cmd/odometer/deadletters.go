@@ -21,7 +21,7 @@ import (
 
 type deadlettersCmd struct {
 	List    deadlettersListCmd    `cmd:"" help:"Count dead letters by reason and tenant, and list the newest. Example: odometer deadletters list --reason unknown_action"`
-	Show    deadlettersShowCmd    `cmd:"" help:"Show dead letters with the field that is to blame. Example: odometer deadletters show 1-4711"`
+	Show    deadlettersShowCmd    `cmd:"" help:"Show dead letters with the field that is wrong. Example: odometer deadletters show 1-4711"`
 	Retry   deadlettersRetryCmd   `cmd:"" help:"Classify dead letters again, by today's catalogue and periods; each counts once, however often it is retried. Example: odometer deadletters retry --reason unknown_action"`
 	Discard deadlettersDiscardCmd `cmd:"" help:"Decide that dead letters shall never count. Example: odometer deadletters discard 1-4711 --why \"sent by a test\""`
 }
@@ -54,7 +54,7 @@ func (f *deadLetterFilter) selection() (s deadletter.Selection, err error) {
 	return s, nil
 }
 
-// chosen is selection for what changes letters: giving nothing must not
+// chosen is selection for what changes dead letters: giving nothing must not
 // mean all of them.
 func (f *deadLetterFilter) chosen(what string) (deadletter.Selection, error) {
 	if len(f.IDs) == 0 && f.Reason == "" && f.Tenant == nil {
@@ -74,7 +74,7 @@ func unknownIsUsage(err error) error {
 type deadlettersListCmd struct {
 	deadLetterFilter
 	State string `help:"Only of this state: open, retried, duplicate, discarded; or all." enum:"open,retried,duplicate,discarded,all" default:"open"`
-	Limit int    `help:"How many letters to list, newest first." default:"20"`
+	Limit int    `help:"How many dead letters to list, newest first." default:"20"`
 }
 
 // Run lists; that there is something to list is no error.
@@ -86,7 +86,7 @@ func (c *deadlettersListCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if c.Limit < 0 {
 		return cli.Usagef("--limit %d: want 0 or more", c.Limit)
 	}
-	pool, err := c.OpenMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
@@ -96,7 +96,7 @@ func (c *deadlettersListCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err != nil {
 		return err
 	}
-	letters, err := deadletter.List(ctx, pool, s, state, c.Limit)
+	found, err := deadletter.List(ctx, pool, s, state, c.Limit)
 	switch {
 	case errors.Is(err, deadletter.ErrNotFound):
 		t.Log.Warn(err.Error()) // a list of nothing is still a list
@@ -104,13 +104,13 @@ func (c *deadlettersListCmd) Run(ctx context.Context, t *cli.Terminal) error {
 		return err
 	}
 	if c.JSON {
-		return t.JSON(deadLetterList(groups, letters))
+		return t.JSON(deadLetterList(groups, found))
 	}
-	printDeadLetters(t, groups, letters)
+	printDeadLetters(t, groups, found)
 	return nil
 }
 
-func printDeadLetters(t *cli.Terminal, groups []deadletter.Group, letters []deadletter.DeadLetter) {
+func printDeadLetters(t *cli.Terminal, groups []deadletter.Group, found []deadletter.DeadLetter) {
 	if len(groups) == 0 {
 		fmt.Fprintln(t.Out, "no dead letters")
 		return
@@ -124,14 +124,14 @@ func printDeadLetters(t *cli.Terminal, groups []deadletter.Group, letters []dead
 	rows = append(rows, table.Row{"total", "", "", total, "", ""})
 	t.Table(table.Row{"reason", "tenant", "state", "count", "oldest", "newest"}, rows, 4, 5, 6)
 	rows = nil
-	for _, l := range letters {
+	for _, l := range found {
 		rows = append(rows, table.Row{deadletter.ID(l.ID), l.Received.UTC().Format(time.RFC3339), l.State, l.Reason, l.Detail})
 	}
 	if len(rows) > 0 {
 		fmt.Fprintln(t.Out)
 		t.Table(table.Row{"id", "stored", "state", "reason", "detail"}, rows)
 	}
-	if more := total - int64(len(letters)); more > 0 {
+	if more := total - int64(len(found)); more > 0 {
 		fmt.Fprintf(t.Out, "and %d older: see them with --limit\n", more)
 	}
 }
@@ -189,10 +189,10 @@ func (c *deadlettersDiscardCmd) Run(ctx context.Context, t *cli.Terminal) error 
 	})
 }
 
-// change changes letters and prints what became of them; what is still open is
+// change changes dead letters and prints what became of them; what is still open is
 // something left.
 func (f *deadLetterFilter) change(ctx context.Context, t *cli.Terminal, does func(*pgxpool.Pool, func(deadletter.Outcome)) error) error {
-	pool, err := f.OpenMigrated(ctx)
+	pool, err := f.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
@@ -220,7 +220,7 @@ func (f *deadLetterFilter) change(ctx context.Context, t *cli.Terminal, does fun
 
 type deadlettersShowCmd struct {
 	deadLetterFilter
-	Limit int `help:"How many letters to show at most, newest first." default:"20"`
+	Limit int `help:"How many dead letters to show at most, newest first." default:"20"`
 }
 
 // Run prints dead letters so that a person can correct their sender.
@@ -229,19 +229,16 @@ func (c *deadlettersShowCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err != nil {
 		return err
 	}
-	pool, err := c.OpenMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	letters, err := deadletter.List(ctx, pool, s, "", max(c.Limit, len(c.IDs)))
+	found, err := deadletter.List(ctx, pool, s, "", max(c.Limit, len(c.IDs)))
 	if err != nil {
 		return unknownIsUsage(err)
 	}
-	lines := make([]app.DeadLetterRow, 0, len(letters))
-	for i := range letters {
-		lines = append(lines, app.DeadLetterRowOf(&letters[i]))
-	}
+	lines := app.DeadLetterRows(found)
 	if c.JSON {
 		return t.JSON(map[string]any{"letters": lines})
 	}
@@ -249,63 +246,50 @@ func (c *deadlettersShowCmd) Run(ctx context.Context, t *cli.Terminal) error {
 		fmt.Fprintln(t.Out, "no dead letters")
 	}
 	for i := range lines {
-		printDeadLetter(t, &lines[i], &letters[i])
+		printDeadLetter(t, &lines[i], &found[i])
 	}
 	return nil
 }
 
 func printDeadLetter(t *cli.Terminal, l *app.DeadLetterRow, full *deadletter.DeadLetter) {
-	say := func(name, value string) {
+	field := func(name, value string) {
 		if value != "" {
 			fmt.Fprintf(t.Out, "  %-9s%s\n", name, value)
 		}
 	}
 	fmt.Fprintf(t.Out, "dead letter %s, %s\n", l.ID, l.State)
-	say("reason", string(l.Reason))
-	say("detail", l.Detail)
-	say("field", strings.TrimSuffix(l.Field+": "+l.Value, ": "))
-	say("subject", full.Subject)
-	say("stored", full.Received.UTC().Format(time.RFC3339Nano))
+	field("reason", string(l.Reason))
+	field("detail", l.Detail)
+	field("field", strings.TrimSuffix(l.Field+": "+l.Value, ": "))
+	field("subject", full.Subject)
+	field("stored", full.Received.UTC().Format(time.RFC3339Nano))
 	if full.DecidedAt != nil {
-		say("decided", full.DecidedAt.UTC().Format(time.RFC3339)+" by "+cli.OrNone(full.DecidedBy))
+		field("decided", full.DecidedAt.UTC().Format(time.RFC3339)+" by "+cli.OrNone(full.DecidedBy))
 	}
-	say("why", l.Why)
+	field("why", l.Why)
 	for _, name := range slices.Sorted(maps.Keys(full.Headers)) {
-		say("header", name+": "+strings.Join(full.Headers[name], ", "))
+		field("header", name+": "+strings.Join(full.Headers[name], ", "))
 	}
-	say("payload", strings.ReplaceAll(app.Printable(full.Payload), "\n", "\n           "))
+	field("payload", strings.ReplaceAll(app.Printable(full.Payload), "\n", "\n           "))
 }
 
 // deadLetterList is what list --json prints.
-func deadLetterList(groups []deadletter.Group, letters []deadletter.DeadLetter) any {
-	type group struct {
-		Reason   odometer.Reason `json:"reason"`
-		TenantID *uuid.UUID      `json:"tenant_id"`
-		State    string          `json:"state"`
-		Count    int64           `json:"count"`
-		Oldest   time.Time       `json:"oldest_stored_at"`
-		Newest   time.Time       `json:"newest_stored_at"`
-	}
+func deadLetterList(groups []deadletter.Group, found []deadletter.DeadLetter) any {
 	var total int64
-	counts, lines := []group{}, []app.DeadLetterRow{}
 	for _, g := range groups {
 		total += g.Count
-		counts = append(counts, group{g.Reason, g.Tenant, g.State, g.Count, g.Oldest.UTC(), g.Newest.UTC()})
 	}
-	for i := range letters {
-		lines = append(lines, app.DeadLetterRowOf(&letters[i]))
-	}
-	return map[string]any{"total": total, "groups": counts, "letters": lines}
+	return map[string]any{"total": total, "groups": append([]deadletter.Group{}, groups...), "letters": app.DeadLetterRows(found)}
 }
 
-// changeReport is what a change of letters came to.
+// changeReport is what a change of dead letters came to.
 type changeReport struct {
 	Total   int                 `json:"total"`
 	Counts  map[string]int      `json:"counts"`  // by state
 	Letters []app.DeadLetterRow `json:"letters"` // the first of them
 }
 
-// maxPrinted bounds what a change of many letters prints.
+// maxPrinted bounds what a change of many dead letters prints.
 const maxPrinted = 1000
 
 func (r *changeReport) add(o deadletter.Outcome) {

@@ -3,19 +3,14 @@ package main
 import (
 	"context"
 	"net"
+
 	"odometer/cmd/internal/app"
 	"odometer/cmd/internal/cli"
 	"odometer/cmd/internal/demo"
-	"time"
 )
 
 type demoCmd struct {
-	For     time.Duration `help:"Stop by itself after this time, check the counts, and exit by the check." placeholder:"TIME"`
-	Drill   bool          `help:"Damage the data before the end, and show that each damage is found and repaired."`
-	Rate    int           `default:"200" help:"Events that the agents publish in a second."`
-	Addr    string        `default:"127.0.0.1:8080" help:"Where the API listens; on loopback only."`
-	DataDir string        `help:"Keep stream and database here between runs; without it they are temporary." placeholder:"DIR"`
-	app.OriginSettings
+	demo.Options
 }
 
 // Run brings up the whole product on this machine, lets agents work, and ends
@@ -33,9 +28,8 @@ func (c *demoCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err := c.checkAddr(); err != nil {
 		return err
 	}
-	return demo.Run(ctx, t, demo.Options{
-		For: c.For, Drill: c.Drill, Rate: c.Rate, Addr: c.Addr, DataDir: c.DataDir, Origins: c.CORSOrigins, Command: Main,
-	})
+	c.Command = Main
+	return demo.Run(ctx, t, c.Options)
 }
 
 // checkAddr finds out in time whether the demo can listen, and refuses to do so

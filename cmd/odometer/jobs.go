@@ -31,7 +31,7 @@ type jobsListCmd struct {
 
 // Run lists the jobs.
 func (c *jobsListCmd) Run(ctx context.Context, t *cli.Terminal) error {
-	pool, err := c.OpenMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
@@ -78,7 +78,7 @@ func (c *jobsRunCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err := c.check(); err != nil {
 		return err
 	}
-	pool, err := c.OpenPool(ctx, cli.ReporterConnections)
+	pool, err := c.OpenMigrated(ctx, cli.ReporterConnections)
 	if err != nil {
 		return err
 	}
@@ -162,7 +162,7 @@ func pauseJob(ctx context.Context, t *cli.Terminal, s *cli.DatabaseSettings, nam
 	if err := checkJob(name); err != nil {
 		return err
 	}
-	pool, err := s.OpenMigrated(ctx)
+	pool, err := s.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}

@@ -10,12 +10,13 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"odometer/cmd/internal/cli"
 	"os"
 	"os/signal"
 	"syscall"
 
 	"github.com/alecthomas/kong"
+
+	"odometer/cmd/internal/cli"
 )
 
 // commands are the command line.
@@ -32,10 +33,10 @@ type commands struct {
 	Deadletters  deadlettersCmd  `cmd:"" help:"Messages that could not be counted: list, show, retry, discard. Example: odometer deadletters list"`
 	Adjust       adjustCmd       `cmd:"" help:"Correct what is counted, by an event with a reason. Example: odometer adjust --tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01 --agent inbox --quantity -5 --reason \"test traffic\""`
 	Audit        auditCmd        `cmd:"" help:"Compare what agents published, what is stored, counted and reported, and what Stripe has; changes nothing. Example: odometer audit"`
-	Reconcile    reconcileCmd    `cmd:"" help:"The audit, and repair counters from events where the stream bears them out. Example: odometer reconcile --tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01"`
-	Report       reportCmd       `cmd:"" help:"Report to Stripe the overage that it does not have yet, in one pass. Example: odometer report --dry-run"`
-	Jobs         jobsCmd         `cmd:"" help:"What is done by the clock: close, report, verify, alert, retain. Example: odometer jobs list"`
-	Bench        benchCmd        `cmd:"" help:"Measure the product on this machine, as the README shows it. Example: odometer bench"`
+	Reconcile    reconcileCmd    `cmd:"" help:"Audit, and repair counters from events where the stream confirms them. Example: odometer reconcile --tenant 0b7e4d1c-6f0e-4a53-9d55-3c1c0a3f7e01"`
+	Report       reportCmd       `cmd:"" help:"Report overage to Stripe now, in one pass. Example: odometer report --dry-run"`
+	Jobs         jobsCmd         `cmd:"" help:"Scheduled jobs: close periods, report, verify, alert, apply the retention. Example: odometer jobs list"`
+	Bench        benchCmd        `cmd:"" help:"Run the benchmarks of the documentation on this machine. Example: odometer bench"`
 
 	LogFormat string `help:"Form of the log on stderr: ${enum}." enum:"text,json" default:"text" env:"ODOMETER_LOG_FORMAT"`
 	LogLevel  string `help:"Least level that is logged: ${enum}." enum:"debug,info,warn,error" default:"info" env:"ODOMETER_LOG_LEVEL"`

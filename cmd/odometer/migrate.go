@@ -24,7 +24,7 @@ type migrateUpCmd struct {
 
 // Run applies what is missing.
 func (c *migrateUpCmd) Run(ctx context.Context, t *cli.Terminal) error {
-	pool, err := c.Open(ctx)
+	pool, err := c.Open(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
@@ -34,7 +34,7 @@ func (c *migrateUpCmd) Run(ctx context.Context, t *cli.Terminal) error {
 		return err
 	}
 	if c.JSON {
-		return t.JSON(migrationRows(applied))
+		return t.JSON(append([]migrations.Migration{}, applied...))
 	}
 	for _, m := range applied {
 		fmt.Fprintf(t.Out, "applied %05d %s\n", m.Version, m.Name)
@@ -52,7 +52,7 @@ type migrateDownCmd struct {
 
 // Run takes one migration back.
 func (c *migrateDownCmd) Run(ctx context.Context, t *cli.Terminal) error {
-	pool, err := c.Open(ctx)
+	pool, err := c.Open(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
@@ -72,7 +72,7 @@ type migrateStatusCmd struct {
 
 // Run lists the migrations; it is an error to be behind.
 func (c *migrateStatusCmd) Run(ctx context.Context, t *cli.Terminal) error {
-	pool, err := c.Open(ctx)
+	pool, err := c.Open(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
@@ -82,36 +82,16 @@ func (c *migrateStatusCmd) Run(ctx context.Context, t *cli.Terminal) error {
 		return err
 	}
 	if c.JSON {
-		return t.JSON(migrationRows(all))
+		return t.JSON(all)
 	}
 	var rows []table.Row
 	for _, m := range all {
 		at := "not applied"
 		if m.Applied {
-			at = m.AppliedAt.UTC().Format(time.RFC3339)
+			at = m.AppliedAt.Format(time.RFC3339)
 		}
 		rows = append(rows, table.Row{fmt.Sprintf("%05d", m.Version), m.Name, at})
 	}
 	t.Table(table.Row{"version", "name", "applied at"}, rows)
 	return nil
-}
-
-type migrationRow struct {
-	Version   int64      `json:"version"`
-	Name      string     `json:"name"`
-	Applied   bool       `json:"applied"`
-	AppliedAt *time.Time `json:"applied_at"`
-}
-
-func migrationRows(all []migrations.Migration) []migrationRow {
-	rows := []migrationRow{}
-	for _, m := range all {
-		row := migrationRow{Version: m.Version, Name: m.Name, Applied: m.Applied}
-		if m.Applied {
-			at := m.AppliedAt.UTC()
-			row.AppliedAt = &at
-		}
-		rows = append(rows, row)
-	}
-	return rows
 }

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/google/uuid"
+	"github.com/nats-io/nats.go"
 
 	"odometer"
 	"odometer/cmd/internal/cli"
@@ -44,18 +45,11 @@ func (c *publishCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err := check(); err != nil {
 		return err
 	}
-	nc, err := c.Connect("publish", false)
+	nc, pub, err := openPublisher(ctx, &c.NATSSettings, "publish", config)
 	if err != nil {
 		return err
 	}
 	defer nc.Close()
-	if err := cli.EnsureStream(ctx, nc, config); err != nil {
-		return err
-	}
-	pub, err := publisher.New(nc)
-	if err != nil {
-		return err
-	}
 	ctx, stop := cli.CancelWithoutNATS(ctx, nc)
 	defer stop()
 	return send(ctx, t, pub)
@@ -114,17 +108,9 @@ func (c *publishCmd) event() publisher.Event {
 }
 
 func (c *publishCmd) one(ctx context.Context, t *cli.Terminal, pub *publisher.Publisher) error {
-	ctx, cancel := context.WithTimeout(ctx, cli.DependencyTimeout)
-	defer cancel()
 	e := c.event()
-	ack, err := pub.Publish(ctx, e)
-	var rejection *publisher.Rejection
-	switch {
-	case errors.As(err, &rejection):
-		return cli.UsageError{Err: fmt.Errorf("the event is not valid: %w", rejection)}
-	case errors.Is(err, context.DeadlineExceeded):
-		return cli.Unreachable{Err: fmt.Errorf("%w: repeat the command with --key %s, which is safe", err, e.IdempotencyKey)}
-	case err != nil:
+	ack, err := publishOne(ctx, pub, "event", e)
+	if err != nil {
 		return err
 	}
 	if c.JSON {
@@ -173,11 +159,12 @@ func (c *publishCmd) file(ctx context.Context, t *cli.Terminal, pub *publisher.P
 
 func (c *publishCmd) printReport(t *cli.Terminal, r ingest.FileReport) error {
 	if c.JSON {
-		return t.JSON(reportJSON(r))
+		r.InvalidLines = append([]ingest.InvalidLine{}, r.InvalidLines...)
+		return t.JSON(r)
 	}
 	fmt.Fprintf(t.Out, "%d lines: %d stored (%d of them held already), %d invalid\n", r.Lines, r.Stored, r.Duplicates, r.Invalid)
 	for _, line := range r.InvalidLines {
-		fmt.Fprintf(t.Out, "line %d: %v\n", line.Number, line.Reason)
+		fmt.Fprintf(t.Out, "line %d: %v\n", line.Number, line.Rejection)
 	}
 	if more := r.Invalid - len(r.InvalidLines); more > 0 {
 		fmt.Fprintf(t.Out, "and %d more invalid lines\n", more)
@@ -185,18 +172,35 @@ func (c *publishCmd) printReport(t *cli.Terminal, r ingest.FileReport) error {
 	return nil
 }
 
-func reportJSON(r ingest.FileReport) any {
-	type invalid struct {
-		Line   int    `json:"line"`
-		Key    string `json:"idempotency_key"`
-		Reason string `json:"reason"`
-		Detail string `json:"detail"`
+// openPublisher connects to the stream, which it creates when it is missing.
+func openPublisher(ctx context.Context, s *cli.NATSSettings, command string, config ingest.StreamConfig) (*nats.Conn, *publisher.Publisher, error) {
+	nc, err := s.Connect(command, false)
+	if err != nil {
+		return nil, nil, err
 	}
-	lines := []invalid{}
-	for _, l := range r.InvalidLines {
-		lines = append(lines, invalid{Line: l.Number, Key: l.Key, Reason: string(l.Reason.Reason), Detail: l.Reason.Detail})
+	err = cli.EnsureStream(ctx, nc, config)
+	var pub *publisher.Publisher
+	if err == nil {
+		pub, err = publisher.New(nc)
 	}
-	return map[string]any{
-		"lines": r.Lines, "stored": r.Stored, "duplicates": r.Duplicates, "invalid": r.Invalid, "invalid_lines": lines,
+	if err != nil {
+		nc.Close()
+		return nil, nil, err
 	}
+	return nc, pub, nil
+}
+
+// publishOne publishes an event that a person has typed; what names it.
+func publishOne(ctx context.Context, pub *publisher.Publisher, what string, e publisher.Event) (publisher.Ack, error) {
+	ctx, cancel := context.WithTimeout(ctx, cli.DependencyTimeout)
+	defer cancel()
+	ack, err := pub.Publish(ctx, e)
+	var rejection *publisher.Rejection
+	switch {
+	case errors.As(err, &rejection):
+		return ack, cli.UsageError{Err: fmt.Errorf("the %s is not valid: %w", what, rejection)}
+	case errors.Is(err, context.DeadlineExceeded):
+		return ack, cli.Unreachable{Err: fmt.Errorf("%w: repeat the command with --key %s, which is safe", err, e.IdempotencyKey)}
+	}
+	return ack, err
 }

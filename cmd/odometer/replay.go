@@ -34,7 +34,7 @@ func (c *replayCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	case c.BatchSize < 1:
 		return cli.Usagef("--batch-size %d: want 1 or more", c.BatchSize)
 	}
-	pool, err := c.OpenMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
@@ -81,14 +81,22 @@ func (c *replayCmd) end(ctx context.Context, done replay.Result, err error) erro
 }
 
 func (c *replayCmd) say(t *cli.Terminal, done replay.Result) error {
+	there := done.Events + done.Duplicates + done.DeadLetters
 	if c.JSON {
-		return t.JSON(replayedJSON(done, c.DryRun))
+		done.Negative = append([]replay.Shortfall{}, done.Negative...)
+		if done.Dead == nil {
+			done.Dead = map[odometer.Reason]int64{}
+		}
+		return t.JSON(struct {
+			DryRun       bool  `json:"dry_run"`
+			AlreadyThere int64 `json:"already_there"`
+			replay.Result
+		}{c.DryRun, there, done})
 	}
 	applied, dead := "applied", "new dead letters"
 	if c.DryRun {
 		applied, dead = "to be applied", "would become dead letters"
 	}
-	there := done.Events + done.Duplicates + done.DeadLetters
 	fmt.Fprintf(t.Out, "read %d messages, through sequence %d: %d already there (%d events, %d duplicates, %d dead letters), %d %s, %d %s\n",
 		done.Read, done.Through, there, done.Events, done.Duplicates, done.DeadLetters, done.Applied, applied, done.NewDead, dead)
 	if done.Unread > 0 {
@@ -98,31 +106,8 @@ func (c *replayCmd) say(t *cli.Terminal, done replay.Result) error {
 		fmt.Fprintf(t.Out, "dead: %d %s, see: odometer deadletters list --reason %s\n", done.Dead[reason], reason, reason)
 	}
 	for _, n := range done.Negative {
-		fmt.Fprintf(t.Out, "not right: the events of %s/%s in the period from %s sum to %d, its counter stands at 0: the stream no longer holds what was corrected\n",
+		fmt.Fprintf(t.Out, "not right: the events of %s/%s in the period from %s sum to %d, its counter is 0: the stream no longer holds what was corrected\n",
 			n.Tenant, n.Agent, n.PeriodStart.Format(time.RFC3339), n.Sum)
 	}
 	return nil
-}
-
-func replayedJSON(done replay.Result, dry bool) any {
-	type shortfall struct {
-		TenantID    uuid.UUID `json:"tenant_id"`
-		Agent       string    `json:"agent"`
-		PeriodStart time.Time `json:"period_start"`
-		Sum         int64     `json:"sum"`
-	}
-	negative := []shortfall{}
-	for _, n := range done.Negative {
-		negative = append(negative, shortfall{n.Tenant, n.Agent, n.PeriodStart, n.Sum})
-	}
-	reasons := done.Dead
-	if reasons == nil {
-		reasons = map[odometer.Reason]int64{}
-	}
-	return map[string]any{
-		"dry_run": dry, "read": done.Read, "already_there": done.Events + done.Duplicates + done.DeadLetters,
-		"events": done.Events, "duplicates": done.Duplicates, "dead_letters": done.DeadLetters,
-		"applied": done.Applied, "dead": done.NewDead, "dead_by_reason": reasons, "unread": done.Unread,
-		"first_seq": done.First, "through_seq": done.Through, "last_seq": done.Last, "negative": negative,
-	}
 }

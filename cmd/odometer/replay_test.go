@@ -152,12 +152,12 @@ func TestAdjustBelowZeroIsRefusedWithTheBalance(t *testing.T) {
 		return append([]string{"adjust", "--tenant", o.tenant, "--agent", "inbox", "--reason", "a test's \"traffic\""}, more...)
 	}
 	o.expect(cli.ExitFound, []string{"negative_balance", "quantity -5 would bring the balance of 3"}, adjust("--quantity", "-5")...)
-	o.expect(cli.ExitDone, []string{"stood at 3, stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
-	o.expect(cli.ExitDone, []string{"counted before", "stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
+	o.expect(cli.ExitDone, []string{"was 3, is 1"}, adjust("--quantity", "-2", "--key", "k")...)
+	o.expect(cli.ExitDone, []string{"counted before", "is 1 in"}, adjust("--quantity", "-2", "--key", "k")...)
 	stream := o.shortenDuplicateWindow()
 	before := lastSeq(t, stream)
 	waitFor(t, "the stream has forgotten the message's ID and stores a repeat", func() bool {
-		o.expect(cli.ExitDone, []string{"counted before", "stands at 1"}, adjust("--quantity", "-2", "--key", "k")...)
+		o.expect(cli.ExitDone, []string{"counted before", "is 1 in"}, adjust("--quantity", "-2", "--key", "k")...)
 		return lastSeq(t, stream) > before
 	})
 	o.expect(cli.ExitFound, []string{"idempotency_conflict", "quantity -2 there, -1 here"}, adjust("--quantity", "-1", "--key", "k")...)
@@ -176,7 +176,7 @@ func TestAdjustBelowZeroIsRefusedWithTheBalance(t *testing.T) {
 		t.Errorf("it says %q on stdout", got.out)
 	}
 	o.aggregate()
-	o.expect(cli.ExitDone, []string{"stands at 7"}, adjust("--quantity", "1", "--key", "late")...)
+	o.expect(cli.ExitDone, []string{"is 7 in"}, adjust("--quantity", "1", "--key", "late")...)
 }
 
 func TestDeadLettersAreShownRetriedAndDiscarded(t *testing.T) {
@@ -238,10 +238,10 @@ func TestDiscardNeedsAReason(t *testing.T) {
 	}
 }
 
-// Emptied books are rebuilt, and Stripe is told nothing twice.
+// Emptied tables are rebuilt, and Stripe gets nothing twice.
 func TestReplayRebuildsAndReportsNothingTwice(t *testing.T) {
 	t.Parallel()
-	w := newTill(t)
+	w := newBillingEnv(t)
 	w.exec(`delete from usage_counters`)
 	o := &operatorEnv{t: t, database: w.database, tenant: w.tenant, server: w.flags[3]}
 	o.aggregate()
@@ -252,15 +252,15 @@ func TestReplayRebuildsAndReportsNothingTwice(t *testing.T) {
 	o.read(3)
 	w.expect(w.does("report"), cli.ExitDone)
 	meter := billing.SampleCatalogue().Agents[0].Meter
-	told := func() int64 { return stripeTotal(w.stripe, meter) }
-	if n := told(); n != 25 {
-		t.Fatalf("Stripe was told %d, want 25", n)
+	reported := func() int64 { return stripeTotal(w.stripe, meter) }
+	if n := reported(); n != 25 {
+		t.Fatalf("Stripe has %d, want 25", n)
 	}
 	o.exec(emptyCountsSQL)
 	o.expect(cli.ExitFound, []string{"2 to be applied", "1 would become dead letters"}, "replay", "--dry-run")
 	o.expect(cli.ExitFound, []string{"2 applied", "1 new dead letters", "unknown_action"}, "replay")
-	w.expect(w.does("report"), cli.ExitDone, "told 0 reports")
-	if n := told(); n != 25 {
+	w.expect(w.does("report"), cli.ExitDone, "reported 0 entries")
+	if n := reported(); n != 25 {
 		t.Errorf("Stripe has %d, want 25", n)
 	}
 	o.expect(cli.ExitDone, []string{"3 already there (2 events, 0 duplicates, 1 dead letters), 0 applied, 0 new dead letters"}, "replay")

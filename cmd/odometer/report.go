@@ -23,7 +23,7 @@ type reportCmd struct {
 
 // Run makes one pass by hand: it tries everything that is not reported.
 func (c *reportCmd) Run(ctx context.Context, t *cli.Terminal) error {
-	pool, err := c.OpenPool(ctx, cli.ReporterConnections)
+	pool, err := c.OpenMigrated(ctx, cli.ReporterConnections)
 	if err != nil {
 		return err
 	}
@@ -34,14 +34,13 @@ func (c *reportCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	}
 	dry := c.DryRun || sink == reporter.DryRun
 	var nc *nats.Conn
-	if !dry {
+	if dry {
+		c.StripeSink = string(reporter.DryRun)
+	} else {
 		if nc, err = c.Connect("report", false); err != nil {
 			return err
 		}
 		defer nc.Close()
-	}
-	if dry {
-		c.StripeSink = string(reporter.DryRun)
 	}
 	r, err := c.Reporter(pool, nc, t.Log, nil)
 	if err != nil {
@@ -54,13 +53,8 @@ func (c *reportCmd) Run(ctx context.Context, t *cli.Terminal) error {
 		return err
 	}
 	result, err := r.Pass(ctx, reporter.Scope{Tenant: (*uuid.UUID)(c.Tenant), ByHand: true})
-	return c.say(t, result, err)
-}
-
-// say prints what a pass came to.
-func (c *reportCmd) say(t *cli.Terminal, result reporter.Result, failed error) error {
 	switch {
-	case failed != nil && result.Reported+result.LeftCount == 0: // it did not begin
+	case err != nil && result.Reported+result.LeftCount == 0: // it did not begin
 	case c.JSON:
 		if err := t.JSON(result); err != nil {
 			return err
@@ -68,5 +62,5 @@ func (c *reportCmd) say(t *cli.Terminal, result reporter.Result, failed error) e
 	default:
 		app.PrintPass(t, result)
 	}
-	return app.PassError(result, failed)
+	return app.PassError(result, err)
 }

@@ -16,9 +16,9 @@ import (
 	"odometer/reporter/stripetest"
 )
 
-// till is a database with one tenant over its limit, a NATS server and a
+// billingEnv is a database with one tenant over its limit, a NATS server and a
 // Stripe that knows the tenant.
-type till struct {
+type billingEnv struct {
 	t        *testing.T
 	database string
 	stripe   *stripetest.Server
@@ -26,11 +26,11 @@ type till struct {
 	flags    []string
 }
 
-const tillKey = "sk_test_till"
+const billingKey = "sk_test_till"
 
-func newTill(t *testing.T) *till {
+func newBillingEnv(t *testing.T) *billingEnv {
 	t.Helper()
-	w := &till{t: t, database: pgtest.URL(t), stripe: stripetest.New(stripetest.Options{Key: tillKey})}
+	w := &billingEnv{t: t, database: pgtest.URL(t), stripe: stripetest.New(stripetest.Options{Key: billingKey})}
 	server := httptest.NewServer(w.stripe)
 	t.Cleanup(func() { w.stripe.Release(); server.Close() })
 	for _, a := range billing.SampleCatalogue().Agents {
@@ -40,12 +40,12 @@ func newTill(t *testing.T) *till {
 	w.tenant = subscribeMany(t, w.database, 1)[0].String()
 	w.stripe.CreateCustomer("cus_till", nil)
 	w.exec(`update subscriptions set stripe_customer = 'cus_till'`)
-	w.flags = []string{"--database-url", w.database, "--nats-url", natstest.Run(t).URL(), "--stripe-api-key", tillKey, "--stripe-api-base", server.URL}
+	w.flags = []string{"--database-url", w.database, "--nats-url", natstest.Run(t).URL(), "--stripe-api-key", billingKey, "--stripe-api-base", server.URL}
 	w.use(520)
 	return w
 }
 
-func (w *till) exec(sql string, args ...any) {
+func (w *billingEnv) exec(sql string, args ...any) {
 	w.t.Helper()
 	conn, err := pgx.Connect(context.Background(), w.database)
 	if err != nil {
@@ -58,7 +58,7 @@ func (w *till) exec(sql string, args ...any) {
 }
 
 // use makes the tenant's running period count so many mails.
-func (w *till) use(count int64) {
+func (w *billingEnv) use(count int64) {
 	w.t.Helper()
 	w.exec(`
 insert into usage_counters (tenant_id, agent, period_start, period_end, count)
@@ -68,9 +68,11 @@ where period_start <= now() and period_end > now()
 on conflict (tenant_id, agent, period_start) do update set count = excluded.count`, count)
 }
 
-func (w *till) does(args ...string) answer { return odometerDoes(w.t, append(args, w.flags...)...) }
+func (w *billingEnv) does(args ...string) answer {
+	return odometerDoes(w.t, append(args, w.flags...)...)
+}
 
-func (w *till) expect(got answer, code int, says ...string) {
+func (w *billingEnv) expect(got answer, code int, says ...string) {
 	w.t.Helper()
 	for _, words := range says {
 		if !strings.Contains(got.out+got.err, words) {
@@ -84,39 +86,39 @@ func (w *till) expect(got answer, code int, says ...string) {
 
 func TestReportReportsOnceAndPrintsWhat(t *testing.T) {
 	t.Parallel()
-	w := newTill(t)
-	w.expect(w.does("report", "--dry-run"), cli.ExitDone, w.tenant, "520", "500", "told so far", "$0.40")
-	w.expect(w.does("report"), cli.ExitDone, w.tenant, "cus_till", "told 1 reports (20 units), left 0")
-	w.expect(w.does("report"), cli.ExitDone, "told 0 reports")
+	w := newBillingEnv(t)
+	w.expect(w.does("report", "--dry-run"), cli.ExitDone, w.tenant, "520", "500", "to report", "$0.40")
+	w.expect(w.does("report"), cli.ExitDone, w.tenant, "cus_till", "reported 1 entries (20 units), left 0")
+	w.expect(w.does("report"), cli.ExitDone, "reported 0 entries")
 	w.use(530)
-	w.expect(w.does("jobs", "run", "report"), cli.ExitDone, "told 1 reports (10 units)")
+	w.expect(w.does("jobs", "run", "report"), cli.ExitDone, "reported 1 entries (10 units)")
 	w.expect(w.does("report", "--dry-run", "--json"), cli.ExitDone, `"told": 30`, `"to_tell": 0`)
 	w.expect(w.does("jobs", "run", "verify"), cli.ExitDone, "equal 1, different 0")
 }
 
 func TestReportPrintsWhatIsLeftAndWhy(t *testing.T) {
 	t.Parallel()
-	w := newTill(t)
+	w := newBillingEnv(t)
 	w.stripe.DeleteCustomer("cus_till")
 	w.expect(w.does("report"), cli.ExitFound, w.tenant, "cus_till", "parked", "No such customer")
 	w.exec(`update subscriptions set stripe_customer = null`)
 	w.expect(w.does("report"), cli.ExitFound, w.tenant, "--stripe-customer")
 	w.stripe.CreateCustomer("cus_new", nil)
 	w.exec(`update subscriptions set stripe_customer = 'cus_new'`)
-	w.expect(w.does("report"), cli.ExitDone, "told 1 reports (20 units)")
+	w.expect(w.does("report"), cli.ExitDone, "reported 1 entries (20 units)")
 }
 
 func TestReportExitCodes(t *testing.T) {
 	t.Parallel()
-	w := newTill(t)
+	w := newBillingEnv(t)
 	refused := append([]string{"report"}, w.flags...)
 	refused[6] = "sk_test_other"
 	w.expect(odometerDoes(t, refused...), cli.ExitUsage, "--stripe-api-key")
 	silent := append([]string{"report"}, w.flags...)
 	silent[8] = "http://127.0.0.1:1"
 	w.expect(odometerDoes(t, silent...), cli.ExitUnreachable, "does not answer")
-	w.expect(w.does("report"), cli.ExitDone, "told 1 reports")
-	w.expect(odometerDoes(t, silent...), cli.ExitDone, "told 0 reports") // nobody needs to be asked
+	w.expect(w.does("report"), cli.ExitDone, "reported 1 entries")
+	w.expect(odometerDoes(t, silent...), cli.ExitDone, "reported 0 entries") // nobody needs to be asked
 	w.expect(w.does("report", "--stripe-sink", "usage_records"), cli.ExitUsage, "meter_events")
 	w.expect(odometerDoes(t, "report", "--database-url", w.database), cli.ExitDone, w.tenant)
 	w.expect(odometerDoes(t, "report", "--database-url", w.database, "--stripe-sink", "meter_events"), cli.ExitUsage, "ODOMETER_STRIPE_API_KEY")
@@ -125,8 +127,8 @@ func TestReportExitCodes(t *testing.T) {
 
 func TestRestoredBackupStopsTheReporterUntilItIsCompared(t *testing.T) {
 	t.Parallel()
-	w := newTill(t)
-	w.expect(w.does("report"), cli.ExitDone, "told 1 reports")
+	w := newBillingEnv(t)
+	w.expect(w.does("report"), cli.ExitDone, "reported 1 entries")
 	w.exec(`create table backup_ledger as select * from ledger`)
 	w.exec(`create table backup_reports as select * from overage_reports`)
 	w.use(600)
@@ -137,14 +139,14 @@ func TestRestoredBackupStopsTheReporterUntilItIsCompared(t *testing.T) {
 	w.use(610)
 	w.expect(w.does("report"), cli.ExitFound, "odometer jobs run verify")
 	w.expect(w.does("jobs", "run", "verify"), cli.ExitDone, "may go on")
-	w.expect(w.does("report"), cli.ExitDone, "told 1 reports (10 units)")
+	w.expect(w.does("report"), cli.ExitDone, "reported 1 entries (10 units)")
 }
 
 // The books are emptied and rebuilt from the stream: the counters are the same,
 // and Stripe hears of nothing twice.
 func TestRebuiltCountersReportNothingTwice(t *testing.T) {
 	t.Parallel()
-	w := newTill(t)
+	w := newBillingEnv(t)
 	w.exec(`delete from usage_counters`)
 	pool := openPool(t, w.database)
 	aggregating := program(t, nil, "run", "aggregator", "--database-url", w.database, "--nats-url", w.flags[3], "--ops-addr", "127.0.0.1:0")
@@ -172,7 +174,7 @@ func TestRebuiltCountersReportNothingTwice(t *testing.T) {
 	if n := counted(); n != 600 {
 		t.Errorf("rebuilt to %d units, want 600", n)
 	}
-	w.expect(w.does("report"), cli.ExitDone, "told 0 reports")
+	w.expect(w.does("report"), cli.ExitDone, "reported 0 entries")
 	w.expect(w.does("audit"), cli.ExitDone, "no difference")
 	if err := aggregating.Process.Signal(syscall.SIGTERM); err != nil {
 		t.Fatal(err)

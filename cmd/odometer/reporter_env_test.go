@@ -76,7 +76,7 @@ with agreed as (
     from unnest($1::uuid[]) as tenant_id
     returning tenant_id, plan_id
 ),
-laid as (
+inserted as (
     insert into billing_periods (tenant_id, period_start, period_end, plan_id)
     select tenant_id, $3, $4, plan_id
     from agreed
@@ -84,7 +84,7 @@ laid as (
 )
 insert into usage_counters (tenant_id, agent, period_start, period_end, count)
 select l.tenant_id, a.agent, $3, $4, 0
-from laid l, agents a`
+from inserted l, agents a`
 
 func (w *billed) subscribe(n int, start, end time.Time) {
 	w.t.Helper()
@@ -165,7 +165,7 @@ func (w *billed) failNowAndThen() {
 		stripetest.ResetBefore, stripetest.StoredError500Before, stripetest.TooManyRequests,
 	}
 	w.stripe.SetFaults(func(r *http.Request, _ url.Values) stripetest.Fault {
-		if r.URL.Path != tellPath || rand.IntN(40) > 0 {
+		if r.URL.Path != meterEventsPath || rand.IntN(40) > 0 {
 			return stripetest.NoFault
 		}
 		return ways[rand.IntN(len(ways))]

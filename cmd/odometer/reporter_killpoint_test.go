@@ -30,8 +30,8 @@ const (
 
 var moments = []moment{atRandom, unmirrored, planned, sending, lost, late, unsaid, answered, accepted}
 
-// tellPath is where meter events are told.
-const tellPath = "/v1/billing/meter_events"
+// meterEventsPath is where meter events are told.
+const meterEventsPath = "/v1/billing/meter_events"
 
 // killPoint waits for a moment to come for the nth time, and then for a death.
 type killPoint struct {
@@ -66,7 +66,7 @@ type killPoints struct{ now atomic.Pointer[killPoint] }
 // watch follows each call that tells Stripe something.
 func (ts *killPoints) watch(stripe http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
-		if r.URL.Path != tellPath {
+		if r.URL.Path != meterEventsPath {
 			stripe.ServeHTTP(rw, r)
 			return
 		}

@@ -34,7 +34,7 @@ type subscriptionSetCmd struct {
 
 // Run sets the subscription and shows what it has become.
 func (c *subscriptionSetCmd) Run(ctx context.Context, t *cli.Terminal) error {
-	pool, err := c.OpenMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
@@ -59,7 +59,7 @@ type subscriptionShowCmd struct {
 
 // Run shows a subscription with all its periods.
 func (c *subscriptionShowCmd) Run(ctx context.Context, t *cli.Terminal) error {
-	pool, err := c.OpenMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}

@@ -24,7 +24,7 @@ type usageCmd struct {
 
 // Run prints what the API would answer, without its checks of the caller.
 func (c *usageCmd) Run(ctx context.Context, t *cli.Terminal) error {
-	pool, err := c.OpenMigrated(ctx)
+	pool, err := c.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}

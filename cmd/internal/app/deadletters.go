@@ -96,16 +96,20 @@ type DeadLetterRow struct {
 	Payload   string              `json:"payload,omitempty"`
 }
 
-// DeadLetterRowOf is the row of a dead letter, with the field that its reason is about.
-func DeadLetterRowOf(l *deadletter.DeadLetter) DeadLetterRow {
-	line := DeadLetterRow{
-		ID: deadletter.ID(l.ID), State: l.State, Reason: l.Reason, Detail: l.Detail,
-		Subject: l.Subject, TenantID: l.Tenant, Agent: l.Agent, StoredAt: cli.StoredOrNil(&l.Received),
-		DecidedAt: cli.StoredOrNil(l.DecidedAt), DecidedBy: l.DecidedBy, Headers: l.Headers, Payload: Printable(l.Payload),
+// DeadLetterRows are the rows of dead letters, with the field that the reason is about.
+func DeadLetterRows(found []deadletter.DeadLetter) []DeadLetterRow {
+	rows := make([]DeadLetterRow, 0, len(found))
+	for _, l := range found {
+		row := DeadLetterRow{
+			ID: deadletter.ID(l.ID), State: l.State, Reason: l.Reason, Detail: l.Detail,
+			Subject: l.Subject, TenantID: l.Tenant, Agent: l.Agent, StoredAt: cli.StoredOrNil(&l.Received),
+			DecidedAt: cli.StoredOrNil(l.DecidedAt), DecidedBy: l.DecidedBy, Headers: l.Headers, Payload: Printable(l.Payload),
+		}
+		row.Field, row.Value = fieldOf(&l)
+		if l.Why != nil {
+			row.Why = *l.Why
+		}
+		rows = append(rows, row)
 	}
-	line.Field, line.Value = fieldOf(l)
-	if l.Why != nil {
-		line.Why = *l.Why
-	}
-	return line
+	return rows
 }

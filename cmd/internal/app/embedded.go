@@ -9,14 +9,9 @@ import (
 )
 
 // StartNATS runs a NATS server inside this process that keeps its stream in
-// dir and syncs it before it acknowledges. It listens on a free loopback port,
-// for publishers from outside.
-func StartNATS(dir string) (*natsserver.Server, error) {
-	return StartNATSAt(dir, natsserver.RANDOM_PORT)
-}
-
-// StartNATSAt is startNATS on a given port.
-func StartNATSAt(dir string, port int) (*natsserver.Server, error) {
+// dir and syncs it before it acknowledges. It listens on a loopback port, -1 for
+// a free one, for publishers from outside.
+func StartNATS(dir string, port int) (*natsserver.Server, error) {
 	server, err := natsserver.NewServer(&natsserver.Options{
 		ServerName: "odometer",
 		Host:       "127.0.0.1",

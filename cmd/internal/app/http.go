@@ -7,6 +7,7 @@ import (
 	"net/http"
 	"time"
 
+	"odometer"
 	"odometer/api"
 	"odometer/cmd/internal/cli"
 	"odometer/ingest"
@@ -104,7 +105,7 @@ func (s *Services) ensureStream(ctx context.Context) error {
 		if !logged && ctx.Err() == nil {
 			s.Terminal.Log.Warn("waiting for NATS", "servers", s.NATS.Opts.Servers, "err", cmp.Or(s.NATS.LastError(), err))
 		}
-		if cli.PauseFor(ctx, time.Second) != nil {
+		if odometer.Sleep(ctx, time.Second) != nil {
 			return nil //nolint:nilerr // ctx has ended: the service was stopped
 		}
 	}

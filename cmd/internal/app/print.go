@@ -1,6 +1,7 @@
 package app
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -36,31 +37,20 @@ func PrintStatement(ctx context.Context, t *cli.Terminal, pool *pgxpool.Pool, r 
 		return err
 	}
 	if asJSON {
-		return t.JSON(statement{lines, total, currency})
+		return t.JSON(map[string]any{"lines": lines, "total_amount_cents": total, "currency": currency})
 	}
 	if len(lines) == 0 {
-		fmt.Fprintln(t.Out, "no overage: there is nothing to tell")
+		fmt.Fprintln(t.Out, "no overage: there is nothing to report")
 		return nil
 	}
-	printStatementLines(t, lines, total, currency)
-	return nil
-}
-
-func printStatementLines(t *cli.Terminal, lines []reporter.Line, total int64, currency string) {
 	rows := make([]table.Row, 0, len(lines)+1)
 	for _, l := range lines {
 		rows = append(rows, table.Row{l.Tenant, l.Agent, periodText(l.PeriodStart, l.PeriodEnd), l.Used, limitText(l.Limit), l.Overage,
 			l.Reported, l.ToReport, odometer.Money(l.AmountCents, currency)})
 	}
 	rows = append(rows, table.Row{"total", "", "", "", "", "", "", "", odometer.Money(total, currency)})
-	t.Table(table.Row{"tenant", "agent", "period", "used", "limit", "overage", "told so far", "to tell", "amount"}, rows, 4, 5, 6, 7, 8, 9)
-}
-
-// statement is what --dry-run --json prints.
-type statement struct {
-	Lines            []reporter.Line `json:"lines"`
-	TotalAmountCents int64           `json:"total_amount_cents"`
-	Currency         string          `json:"currency"`
+	t.Table(table.Row{"tenant", "agent", "period", "used", "limit", "overage", "reported", "to report", "amount"}, rows, 4, 5, 6, 7, 8, 9)
+	return nil
 }
 
 func periodText(start, end time.Time) string {
@@ -90,25 +80,20 @@ func PassError(result reporter.Result, failed error) error {
 
 // PrintPass prints what a pass of the reporter reported and left.
 func PrintPass(t *cli.Terminal, result reporter.Result) {
-	if len(result.ReportedEntries) > 0 {
-		var rows []table.Row
-		for _, l := range result.ReportedEntries {
-			rows = append(rows, table.Row{l.Tenant, l.Agent, l.Period.Format(time.RFC3339), l.Customer, l.Units})
-		}
-		t.Table(table.Row{"told: tenant", "agent", "period from", "customer", "units"}, rows, 5)
+	var reported, left []table.Row
+	for _, l := range result.ReportedEntries {
+		reported = append(reported, table.Row{l.Tenant, l.Agent, l.Period.Format(time.RFC3339), l.Customer, l.Units})
 	}
-	if len(result.Left) > 0 {
-		var rows []table.Row
-		for _, l := range result.Left {
-			customer := l.Customer
-			if customer == "" {
-				customer = "(none)"
-			}
-			rows = append(rows, table.Row{l.Tenant, l.Agent, l.Period.Format(time.RFC3339), customer, l.Units, l.State, l.Reason})
-		}
-		t.Table(table.Row{"left: tenant", "agent", "period from", "customer", "units", "state", "reason"}, rows, 5)
+	for _, l := range result.Left {
+		left = append(left, table.Row{l.Tenant, l.Agent, l.Period.Format(time.RFC3339), cmp.Or(l.Customer, "(none)"), l.Units, l.State, l.Reason})
 	}
-	fmt.Fprintf(t.Out, "looked at %d tenants: told %d reports (%d units), left %d\n", result.Tenants, result.Reported, result.Units, result.LeftCount)
+	if len(reported) > 0 {
+		t.Table(table.Row{"reported: tenant", "agent", "period from", "customer", "units"}, reported, 5)
+	}
+	if len(left) > 0 {
+		t.Table(table.Row{"left: tenant", "agent", "period from", "customer", "units", "state", "reason"}, left, 5)
+	}
+	fmt.Fprintf(t.Out, "%d tenants: reported %d entries (%d units), left %d\n", result.Tenants, result.Reported, result.Units, result.LeftCount)
 	if result.Stopped != "" {
 		fmt.Fprintf(t.Out, "the pass ended early: %s\n", result.Stopped)
 	}

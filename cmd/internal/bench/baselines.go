@@ -138,7 +138,7 @@ func (w *writeBench) runNaive(ctx context.Context, connections int) (r writeRun,
 	}
 	r.measurement, err = w.measure(func() error {
 		return inOrder(p.begin,
-			func() error { return cli.PauseFor(ctx, w.Span/naiveShare) },
+			func() error { return odometer.Sleep(ctx, w.Span/naiveShare) },
 			func() error { return w.naive.QueryRow(ctx, eventCountSQL).Scan(&r.events) })
 	}, p)
 	if err := errors.Join(err, p.stop()); err != nil {

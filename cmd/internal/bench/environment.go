@@ -213,7 +213,7 @@ type stream struct {
 
 func (e *environment) openStream(ctx context.Context, name string) (_ *stream, err error) {
 	s := &stream{}
-	if s.server, err = app.StartNATS(filepath.Join(e.dir, "nats-"+name)); err != nil {
+	if s.server, err = app.StartNATS(filepath.Join(e.dir, "nats-"+name), -1); err != nil {
 		return nil, err
 	}
 	defer func() {

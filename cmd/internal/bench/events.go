@@ -12,7 +12,6 @@ import (
 
 	"odometer"
 	"odometer/billing"
-	"odometer/cmd/internal/cli"
 	"odometer/ingest/publisher"
 )
 
@@ -202,7 +201,7 @@ func poll(ctx context.Context, what string, read func() (progress int64, done bo
 		case time.Since(moved) > stallLimit:
 			return fmt.Errorf("%s: nothing has moved for %s, it stands at %d", what, stallLimit, progress)
 		}
-		if err := cli.PauseFor(ctx, pollInterval); err != nil {
+		if err := odometer.Sleep(ctx, pollInterval); err != nil {
 			return err
 		}
 	}

@@ -9,8 +9,8 @@ import (
 	"github.com/google/uuid"
 	"golang.org/x/sync/errgroup"
 
+	"odometer"
 	"odometer/billing"
-	"odometer/cmd/internal/cli"
 )
 
 // growthFactor times the write benchmark's events are counted on top of what is
@@ -96,7 +96,7 @@ func (d *database) watchGrowth(ctx context.Context, events int, window time.Dura
 	from := reading{at: begin} // where the window began
 	var half, last reading     // where the second half began; the one before
 	for last.at = begin; last.count < events; {
-		if err := cli.PauseFor(ctx, window/50); err != nil {
+		if err := odometer.Sleep(ctx, window/50); err != nil {
 			return growth{}, err
 		}
 		now := reading{}

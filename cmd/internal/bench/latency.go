@@ -230,7 +230,7 @@ func (b *pacedPublisher) publish(ctx context.Context, pub *publisher.Publisher, 
 		group.Go(func() error {
 			var own []publication
 			for call := one; call < calls; call += p.publishers {
-				if err := cli.PauseFor(ctx, time.Until(begin.Add(time.Duration(call)*slot))); err != nil {
+				if err := odometer.Sleep(ctx, time.Until(begin.Add(time.Duration(call)*slot))); err != nil {
 					return err
 				}
 				sent, err := b.publishOnce(ctx, pub, b.published+call*p.batch, p.batch)

@@ -15,9 +15,9 @@ import (
 
 	"golang.org/x/sync/errgroup"
 
+	"odometer"
 	"odometer/api"
 	"odometer/cmd/internal/app"
-	"odometer/cmd/internal/cli"
 	"odometer/ingest/publisher"
 	"odometer/query"
 )
@@ -259,7 +259,7 @@ func (w *loadWriter) work(ctx context.Context, a *queryBench, pub *publisher.Pub
 	const length = loadBatch * time.Second / loadRate
 	for {
 		slot := int(slots.Add(1) - 1)
-		if cli.PauseFor(ctx, time.Until(begin.Add(time.Duration(slot)*length))) != nil {
+		if odometer.Sleep(ctx, time.Until(begin.Add(time.Duration(slot)*length))) != nil {
 			return nil //nolint:nilerr // the time is up
 		}
 		events := make([]publisher.Event, loadBatch)

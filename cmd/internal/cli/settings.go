@@ -66,9 +66,10 @@ func NewPoolConfig(url string, n int32) (*pgxpool.Config, error) {
 	return config, nil
 }
 
-// Open connects for a one-shot command: it gives up after a while.
-func (s *DatabaseSettings) Open(ctx context.Context) (*pgxpool.Pool, error) {
-	config, err := s.PoolConfig(4)
+// Open connects for a one-shot command, with room for n connections: it gives
+// up after a while.
+func (s *DatabaseSettings) Open(ctx context.Context, n int32) (*pgxpool.Pool, error) {
+	config, err := s.PoolConfig(n)
 	if err != nil {
 		return nil, err
 	}
@@ -99,9 +100,9 @@ func notConnected(config *pgxpool.Config, err error) error {
 	return Unreachable{Err: fmt.Errorf("Postgres does not answer at %s: %w: check --database-url and that it runs", address(config), err)}
 }
 
-// OpenMigrated is open for commands that need the schema as this binary knows it.
-func (s *DatabaseSettings) OpenMigrated(ctx context.Context) (*pgxpool.Pool, error) {
-	pool, err := s.Open(ctx)
+// OpenMigrated is Open for commands that need the schema as this binary knows it.
+func (s *DatabaseSettings) OpenMigrated(ctx context.Context, n int32) (*pgxpool.Pool, error) {
+	pool, err := s.Open(ctx, n)
 	if err != nil {
 		return nil, err
 	}
@@ -217,29 +218,18 @@ func variableOf(name string) string {
 	return "ODOMETER_" + strings.ToUpper(strings.ReplaceAll(name, "-", "_"))
 }
 
-// ReporterConnections leaves each call under way a connection to mark and store by.
-const ReporterConnections = 16
-
-// OpenPool is openMigrated with room for n connections.
-func (s *DatabaseSettings) OpenPool(ctx context.Context, n int32) (*pgxpool.Pool, error) {
-	narrow, err := s.OpenMigrated(ctx)
-	if err != nil {
-		return nil, err
-	}
-	narrow.Close()
-	config, err := s.PoolConfig(n)
-	if err != nil {
-		return nil, err
-	}
-	return pgxpool.NewWithConfig(ctx, config)
-}
+// How many connections a one-shot command's pool may open.
+const (
+	FewConnections      = 4
+	ReporterConnections = 16 // each call under way to Stripe keeps its ledger entry by one
+)
 
 // CancelWithoutNATS ends the context when NATS has been away for too long.
 func CancelWithoutNATS(ctx context.Context, nc *nats.Conn) (context.Context, func()) {
 	ctx, cancel := context.WithCancelCause(ctx)
 	go func() {
 		away := time.Duration(0)
-		for PauseFor(ctx, time.Second) == nil {
+		for odometer.Sleep(ctx, time.Second) == nil {
 			if away += time.Second; nc.IsConnected() {
 				away = 0
 			}
@@ -252,7 +242,7 @@ func CancelWithoutNATS(ctx context.Context, nc *nats.Conn) (context.Context, fun
 }
 
 // EnsureStream makes the stream when it is not there yet. Credentials that may
-// only publish are not an obstacle: then the stream is somebody else's care.
+// only publish are not an obstacle: then somebody else makes the stream.
 func EnsureStream(ctx context.Context, nc *nats.Conn, config ingest.StreamConfig) error {
 	ctx, cancel := context.WithTimeout(ctx, DependencyTimeout)
 	defer cancel()
@@ -264,16 +254,6 @@ func EnsureStream(ctx context.Context, nc *nats.Conn, config ingest.StreamConfig
 		return Unreachable{Err: fmt.Errorf("the NATS server at %s has no JetStream: start it with JetStream enabled", nc.ConnectedUrlRedacted())}
 	}
 	return err
-}
-
-// PauseFor waits, or less when ctx ends.
-func PauseFor(ctx context.Context, d time.Duration) error {
-	select {
-	case <-ctx.Done():
-		return ctx.Err()
-	case <-time.After(d):
-		return nil
-	}
 }
 
 // Ended reports whether an error only says that ctx has ended.
@@ -290,7 +270,7 @@ func JetStream(nc *nats.Conn) jetstream.JetStream {
 	return js
 }
 
-// AuthSettings say whose tokens are believed.
+// AuthSettings say which tokens are accepted.
 type AuthSettings struct {
 	JWTSecret     string `name:"jwt-secret" help:"The shared secret of HS256 tokens." env:"ODOMETER_JWT_SECRET" placeholder:"SECRET"`
 	JWTSecretFile string `name:"jwt-secret-file" help:"A file that holds it." env:"ODOMETER_JWT_SECRET_FILE" placeholder:"FILE"`

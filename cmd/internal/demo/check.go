@@ -9,6 +9,7 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"odometer"
 	"odometer/cmd/internal/app"
 	"odometer/cmd/internal/cli"
 	"odometer/ingest"
@@ -54,25 +55,31 @@ func (d *demo) check(ctx context.Context, agents *agents, before map[counterKey]
 	return finding, nil
 }
 
-// waitUntilRead waits until every partition is read through the last message.
-func (d *demo) waitUntilRead(ctx context.Context, last int64) error {
-	deadline := time.Now().Add(catchUpTime)
-	for {
-		var through int64
-		err := d.pool.QueryRow(ctx, `select coalesce(min(seq), 0) from stream_positions`).Scan(&through)
+// waitFor waits until done, or returns what it still lacks after catchUpTime.
+func (d *demo) waitFor(ctx context.Context, done func() (done bool, lacks string, err error)) error {
+	for deadline := time.Now().Add(catchUpTime); ; {
+		ok, lacks, err := done()
 		switch {
-		case err != nil:
-			return fmt.Errorf("read the positions: %w", err)
-		case through >= last:
-			return nil
+		case err != nil || ok:
+			return err
 		case time.Now().After(deadline):
-			return fmt.Errorf("the stream ends at %d but after %s it is read only through %d: see %s/odometer.log",
-				last, catchUpTime, through, d.dir)
+			return fmt.Errorf("%s after %s: see %s/odometer.log", lacks, catchUpTime, d.dir)
 		}
-		if err := cli.PauseFor(ctx, 20*time.Millisecond); err != nil {
+		if err := odometer.Sleep(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
 	}
+}
+
+// waitUntilRead waits until every partition is read through the last message.
+func (d *demo) waitUntilRead(ctx context.Context, last int64) error {
+	return d.waitFor(ctx, func() (bool, string, error) {
+		var through int64
+		if err := d.pool.QueryRow(ctx, `select coalesce(min(seq), 0) from stream_positions`).Scan(&through); err != nil {
+			return false, "", fmt.Errorf("read the positions: %w", err)
+		}
+		return through >= last, fmt.Sprintf("the stream ends at %d but is read only through %d", last, through), nil
+	})
 }
 
 // comparison is two figures that must be the same.

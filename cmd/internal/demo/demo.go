@@ -105,7 +105,7 @@ func (d *demo) prepareReporting(context.Context) (err error) {
 	return err
 }
 
-// serviceTerminal is where the services speak: into the log.
+// serviceTerminal is where the services write: into the log.
 func (d *demo) serviceTerminal() *cli.Terminal {
 	return &cli.Terminal{Out: d.terminal.Out, Err: d.terminal.Err, Log: d.log}
 }
@@ -123,7 +123,7 @@ func (d *demo) run(ctx context.Context) error {
 		Aggregator: true, Query: true, Ingest: true,
 		HTTPAddr: d.options.Addr, OpsAddr: d.opsAddr, Keys: keys, RequestsPerMinute: 10, SyncVerified: true,
 		Reporting: d.reporting, WebhookSecret: webhookSecret, JobInterval: jobInterval,
-		Sessions: d.sessions, Origins: d.options.Origins,
+		Sessions: d.sessions, Origins: d.options.CORSOrigins,
 	}
 	if !d.options.Drill { // which must find its damages itself
 		services.AuditInterval = auditInterval
@@ -208,15 +208,15 @@ func (d *demo) printAddresses() {
 
 // Options are what the command's flags say.
 type Options struct {
-	For     time.Duration // 0: until the context ends
-	Drill   bool
-	Rate    int    // events per second
-	Addr    string // of the API
-	DataDir string // "" for a temporary one
-	Origins []string
+	For     time.Duration `help:"Stop by itself after this time, check the counts, and exit by the check." placeholder:"TIME"`
+	Drill   bool          `help:"Damage the data before the end, and show that each damage is found and repaired."`
+	Rate    int           `default:"200" help:"Events that the agents publish in a second."`
+	Addr    string        `default:"127.0.0.1:8080" help:"Where the API listens; on loopback only."`
+	DataDir string        `help:"Keep stream and database here between runs; without it they are temporary." placeholder:"DIR"`
+	app.OriginSettings
 
 	// Command runs a command line of this program and returns its exit code.
-	Command func(ctx context.Context, args []string, stdout, stderr io.Writer) int
+	Command func(ctx context.Context, args []string, stdout, stderr io.Writer) int `kong:"-"`
 }
 
 // Run starts the whole product on this machine, lets agents publish, and

@@ -16,6 +16,7 @@ import (
 	"github.com/google/uuid"
 	"github.com/jedib0t/go-pretty/v6/table"
 
+	"odometer"
 	"odometer/audit"
 	"odometer/billing"
 	"odometer/cmd/internal/app"
@@ -323,13 +324,13 @@ func (d *demo) restart(ctx context.Context, meanwhile func(store string) error) 
 	d.stopStream()
 	store := filepath.Join(d.dir, "nats")
 	failed := meanwhile(store)
-	server, err := app.StartNATSAt(store, address.Port)
+	server, err := app.StartNATS(store, address.Port)
 	if err != nil {
 		return errors.Join(failed, err)
 	}
 	d.server = server
 	for !d.nats.IsConnected() {
-		if err := cli.PauseFor(ctx, 20*time.Millisecond); err != nil {
+		if err := odometer.Sleep(ctx, 20*time.Millisecond); err != nil {
 			return err
 		}
 	}
@@ -370,19 +371,8 @@ func (d *demo) countOf(ctx context.Context, tenant uuid.UUID) (count int64, epoc
 
 // waitForEpoch waits until the reader has noticed that the stream is another.
 func (d *demo) waitForEpoch(ctx context.Context, after int) error {
-	deadline := time.Now().Add(catchUpTime)
-	for {
+	return d.waitFor(ctx, func() (bool, string, error) {
 		_, epoch, err := d.countOf(ctx, Tenants[0].ID)
-		switch {
-		case err != nil:
-			return err
-		case epoch > after:
-			return nil
-		case time.Now().After(deadline):
-			return fmt.Errorf("the aggregator has not noticed the lost tail after %s: see %s/odometer.log", catchUpTime, d.dir)
-		}
-		if err := cli.PauseFor(ctx, 50*time.Millisecond); err != nil {
-			return err
-		}
-	}
+		return epoch > after, "the aggregator has not noticed the lost tail", err
+	})
 }

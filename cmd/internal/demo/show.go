@@ -106,7 +106,7 @@ func (d *demo) usageTable(ctx context.Context) string {
 		}
 		rows = append(rows, append(row, odometer.Money(answer.TotalOverageCostCents, answer.Currency), d.meteredOf(&tenant)))
 	}
-	return cli.FormatTable(table.Row{"tenant", "plan", "inbox", "invoice", "meeting", "overage", "units told"}, rows, 3, 4, 5, 6, 7)
+	return cli.FormatTable(table.Row{"tenant", "plan", "inbox", "invoice", "meeting", "overage", "units reported"}, rows, 3, 4, 5, 6, 7)
 }
 
 func planName(a *query.Answer) string {

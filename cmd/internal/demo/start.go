@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 
 	"odometer/billing"
@@ -80,7 +81,7 @@ func (d *demo) startPostgres(ctx context.Context) (err error) {
 }
 
 func (d *demo) startStream(context.Context) (err error) {
-	if d.server, err = app.StartNATS(filepath.Join(d.dir, "nats")); err != nil {
+	if d.server, err = app.StartNATS(filepath.Join(d.dir, "nats"), natsserver.RANDOM_PORT); err != nil {
 		return err
 	}
 	d.onStop(func() { d.stopStream() })

@@ -91,22 +91,16 @@ func (d *demo) createSubscription(ctx context.Context, tenant Tenant) error {
 // waitForSubscriptions waits until the hooks have brought every subscription:
 // what agents do before has no period.
 func (d *demo) waitForSubscriptions(ctx context.Context) error {
-	deadline := time.Now().Add(catchUpTime)
 	for _, tenant := range Tenants {
-		for {
+		err := d.waitFor(ctx, func() (bool, string, error) {
 			_, err := billing.Load(ctx, d.pool, tenant.ID)
-			if err == nil {
-				break
+			if errors.Is(err, billing.ErrNoSubscription) {
+				return false, fmt.Sprintf("the subscription of %s has not come from Stripe", tenant.name), nil
 			}
-			if !errors.Is(err, billing.ErrNoSubscription) {
-				return err
-			}
-			if time.Now().After(deadline) {
-				return fmt.Errorf("the subscription of %s has not come from Stripe after %s: see %s/odometer.log", tenant.name, catchUpTime, d.dir)
-			}
-			if err := cli.PauseFor(ctx, 20*time.Millisecond); err != nil {
-				return err
-			}
+			return err == nil, "", err
+		})
+		if err != nil {
+			return err
 		}
 	}
 	return nil
@@ -114,7 +108,7 @@ func (d *demo) waitForSubscriptions(ctx context.Context) error {
 
 // advanceStripe lets the stand-in do what is due: roll over, invoice, finalize.
 func (d *demo) advanceStripe(ctx context.Context) error {
-	for cli.PauseFor(ctx, 200*time.Millisecond) == nil {
+	for odometer.Sleep(ctx, 200*time.Millisecond) == nil {
 		d.stripe.Advance()
 	}
 	return nil
@@ -171,7 +165,7 @@ func (d *demo) reportToStripe(ctx context.Context) ([]comparison, error) {
 		return nil, err
 	}
 	return []comparison{
-		{"units of overage in periods that are not settled = units told", overage, reported},
+		{"units of overage in periods that are not settled = units reported", overage, reported},
 		{"units that Stripe has accepted = units on its meters", accepted, d.meteredUnits()},
 	}, nil
 }
