@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -28,11 +29,7 @@ where s.tenant_id = $1
   and p.period_start <= $2
   and p.period_end > $2`
 
-const naiveInsertSQL = `
-insert into usage_events (
-    tenant_id, event_id, agent, kind, action_type, resource_id, quantity, idempotency_key,
-    metadata, occurred_at, recorded_at, period_start, stream_epoch, stream_seq
-)
+var naiveInsertSQL = insertEventsSQL + `
 values ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
 on conflict (tenant_id, event_id) do nothing`
 
@@ -156,11 +153,16 @@ func (w *writeBench) runNaive(ctx context.Context, connections int) (r writeRun,
 	return r, err
 }
 
-// eventColumns are those of usage_events, in the order of rowOf.
+// eventsTable and eventColumns are what the benchmarks write past the product:
+// one by one, by COPY, and to have events stored before growth begins.
+const eventsTable = "usage_events"
+
 var eventColumns = []string{
 	"tenant_id", "event_id", "agent", "kind", "action_type", "resource_id", "quantity", "idempotency_key",
 	"metadata", "occurred_at", "recorded_at", "period_start", "stream_epoch", "stream_seq",
 }
+
+var insertEventsSQL = "insert into " + eventsTable + " (" + strings.Join(eventColumns, ", ") + ")"
 
 func rowOf(e *odometer.Event, period time.Time) []any {
 	return []any{
@@ -198,7 +200,7 @@ func (w *writeBench) runCopy(ctx context.Context) (r writeRun, err error) {
 	return w.runStored(ctx, w.copied, len(w.rows), func() error {
 		for from := 0; from < len(w.rows); from += aggregator.DefaultBatchSize {
 			some := w.rows[from:min(len(w.rows), from+aggregator.DefaultBatchSize)]
-			if _, err := w.copied.CopyFrom(ctx, pgx.Identifier{"usage_events"}, eventColumns, pgx.CopyFromRows(some)); err != nil {
+			if _, err := w.copied.CopyFrom(ctx, pgx.Identifier{eventsTable}, eventColumns, pgx.CopyFromRows(some)); err != nil {
 				return fmt.Errorf("copy %d rows: %w", len(some), err)
 			}
 		}

@@ -137,11 +137,7 @@ func (r reading) rateSince(before reading) float64 {
 
 // Random keys in the order of their arrival, as in production: the index grows as
 // it would have.
-const storeSQL = `
-insert into usage_events (
-    tenant_id, event_id, agent, kind, action_type, resource_id, quantity, idempotency_key,
-    metadata, occurred_at, recorded_at, period_start, stream_epoch, stream_seq
-)
+var storeSQL = insertEventsSQL + `
 select
     ($1::uuid[])[1 + mod(n * 7919, cardinality($1::uuid[]))],
     gen_random_uuid(),
