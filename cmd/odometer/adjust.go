@@ -67,7 +67,7 @@ func (c *adjustCmd) check() error {
 	return nil
 }
 
-// Run sends a correction through the stream and waits for what becomes of it.
+// Run publishes a correction and waits until it is counted or refused.
 func (c *adjustCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err := c.check(); err != nil {
 		return err
@@ -101,23 +101,17 @@ func (c *adjustCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	return c.say(t, e, became)
 }
 
-// event is the correction that the flags say.
+// event is the correction that the flags describe.
 func (c *adjustCmd) event() (publisher.Event, error) {
 	metadata, err := json.Marshal(map[string]string{"reason": strings.TrimSpace(c.Reason), "by": cli.Operator()})
 	if err != nil {
 		return publisher.Event{}, cli.Usagef("--reason: %w", err)
 	}
-	e := publisher.Event{
+	return publisher.Event{
 		Adjustment: true, Tenant: uuid.UUID(c.Tenant), Agent: c.Agent,
-		IdempotencyKey: uuid.NewString(), Quantity: int64(c.Quantity), Metadata: metadata,
-	}
-	if c.Key != nil {
-		e.IdempotencyKey = *c.Key
-	}
-	if c.OccurredAt != nil {
-		e.OccurredAt = *c.OccurredAt
-	}
-	return e, nil
+		IdempotencyKey: cli.ValueOr(c.Key, uuid.NewString()), Quantity: int64(c.Quantity), Metadata: metadata,
+		OccurredAt: cli.ValueOr(c.OccurredAt, time.Time{}),
+	}, nil
 }
 
 // correction is what became of a correction.
@@ -219,19 +213,17 @@ func outcome(ctx context.Context, tx pgx.Tx, e publisher.Event, ack publisher.Ac
 
 func (c *adjustCmd) say(t *cli.Terminal, e publisher.Event, became *correction) error {
 	if c.JSON {
-		if err := t.JSON(became); err != nil {
-			return err
+		err := t.JSON(became)
+		if err == nil && became.State == "refused" {
+			err = cli.ErrFindings
 		}
+		return err
 	}
-	switch {
-	case became.State == "refused" && c.JSON:
-		return cli.ErrFindings
-	case became.State == "refused":
+	switch became.State {
+	case "refused":
 		return fmt.Errorf("the correction is refused: %s: %s: nothing was counted; its message is kept as dead letter %s%s",
 			became.Reason, became.Detail, became.ID, countsLater(became))
-	case c.JSON:
-		return nil
-	case became.State == "duplicate":
+	case "duplicate":
 		fmt.Fprintf(t.Out, "key %s was counted before: nothing has changed, %s/%s is %d in the period from %s\n",
 			became.Key, e.Tenant, e.Agent, *became.After, became.PeriodStart.Format(time.RFC3339))
 	default:

@@ -264,7 +264,7 @@ func printDeadLetter(t *cli.Terminal, l *app.DeadLetterRow, full *deadletter.Dea
 	field("subject", full.Subject)
 	field("stored", full.Received.UTC().Format(time.RFC3339Nano))
 	if full.DecidedAt != nil {
-		field("decided", full.DecidedAt.UTC().Format(time.RFC3339)+" by "+cli.OrNone(full.DecidedBy))
+		field("decided", full.DecidedAt.UTC().Format(time.RFC3339)+" by "+cli.ValueOr(full.DecidedBy, "none"))
 	}
 	field("why", l.Why)
 	for _, name := range slices.Sorted(maps.Keys(full.Headers)) {

@@ -9,7 +9,6 @@ import (
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/nats-io/nats.go"
 
-	"odometer"
 	"odometer/cmd/internal/app"
 	"odometer/cmd/internal/cli"
 	"odometer/cmd/internal/jobs"
@@ -19,7 +18,7 @@ import (
 
 type jobsCmd struct {
 	List   jobsListCmd   `cmd:"" help:"Show the jobs: when each is due, and how it went. Example: odometer jobs list"`
-	Run    jobsRunCmd    `cmd:"" help:"Do a job now and wait for its end; needs no service. Example: odometer jobs run report"`
+	Run    jobsRunCmd    `cmd:"" help:"Run a job now and wait for its end; needs no service. Example: odometer jobs run report"`
 	Pause  jobsPauseCmd  `cmd:"" help:"Keep a job from being run by the services. Example: odometer jobs pause report"`
 	Resume jobsResumeCmd `cmd:"" help:"Let a paused job be run again. Example: odometer jobs resume report"`
 }
@@ -62,7 +61,7 @@ func jobRow(j admin.Job) table.Row {
 	if j.LastAct != nil {
 		act = fmt.Sprintf("%s by %s at %s", j.LastAct.Act, j.LastAct.Who, j.LastAct.At.Format(time.RFC3339))
 	}
-	return table.Row{j.Name, j.DueAt.Format(time.RFC3339), success, cli.OrNone(j.LastError), paused, act}
+	return table.Row{j.Name, j.DueAt.Format(time.RFC3339), success, cli.ValueOr(j.LastError, "none"), paused, act}
 }
 
 type jobsRunCmd struct {
@@ -109,10 +108,7 @@ func (c *jobsRunCmd) check() error {
 	if err := checkJob(c.Name); err != nil {
 		return err
 	}
-	if time.Duration(c.EventRetention) < odometer.MaxAge {
-		return cli.Usagef("--event-retention %s: keys are remembered for 90 days by the events themselves: give at least 90d", c.EventRetention)
-	}
-	return nil
+	return cli.CheckEventRetention(c.EventRetention)
 }
 
 // connectIfNeeded connects to NATS for a job that reads the stream, or that
@@ -137,43 +133,42 @@ func checkJob(name string) error {
 	return nil
 }
 
-type jobsPauseCmd struct {
+// jobSettings name a job to pause or to resume.
+type jobSettings struct {
 	Name string `arg:"" help:"The job."`
 	cli.DatabaseSettings
 }
+
+type jobsPauseCmd struct{ jobSettings }
 
 // Run pauses a job. What is running runs to its end.
 func (c *jobsPauseCmd) Run(ctx context.Context, t *cli.Terminal) error {
-	return pauseJob(ctx, t, &c.DatabaseSettings, c.Name, true)
+	return c.setPaused(ctx, t, true)
 }
 
-type jobsResumeCmd struct {
-	Name string `arg:"" help:"The job."`
-	cli.DatabaseSettings
-}
+type jobsResumeCmd struct{ jobSettings }
 
 // Run lets a job be run again.
 func (c *jobsResumeCmd) Run(ctx context.Context, t *cli.Terminal) error {
-	return pauseJob(ctx, t, &c.DatabaseSettings, c.Name, false)
+	return c.setPaused(ctx, t, false)
 }
 
-// pauseJob pauses or resumes a job.
-func pauseJob(ctx context.Context, t *cli.Terminal, s *cli.DatabaseSettings, name string, paused bool) error {
-	if err := checkJob(name); err != nil {
+func (c *jobSettings) setPaused(ctx context.Context, t *cli.Terminal, paused bool) error {
+	if err := checkJob(c.Name); err != nil {
 		return err
 	}
-	pool, err := s.OpenMigrated(ctx, cli.FewConnections)
+	pool, err := c.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
 		return err
 	}
 	defer pool.Close()
-	if err := jobs.SetPaused(ctx, pool, name, paused, cli.Operator()); err != nil {
+	if err := jobs.SetPaused(ctx, pool, c.Name, paused, cli.Operator()); err != nil {
 		return err
 	}
 	done := "resumed"
 	if paused {
 		done = "paused"
 	}
-	fmt.Fprintf(t.Out, "%s is %s\n", name, done)
+	fmt.Fprintf(t.Out, "%s is %s\n", c.Name, done)
 	return nil
 }

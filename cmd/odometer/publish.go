@@ -57,7 +57,7 @@ func (c *publishCmd) Run(ctx context.Context, t *cli.Terminal) error {
 
 func (c *publishCmd) checkFile() error {
 	if c.Tenant != nil || c.Agent != "" || c.Action != "" || c.Quantity != nil || c.Key != nil || c.OccurredAt != nil || c.ResourceID != nil || c.Metadata != "" {
-		return cli.Usagef("--file is given together with flags of a single event: the file's lines say it all, give one or the other")
+		return cli.Usagef("--file is given together with flags of a single event: the lines of the file hold all of that, give one or the other")
 	}
 	if info, err := os.Stat(c.File); c.File != "-" && err == nil && info.IsDir() {
 		return cli.Usagef("--file %s is a directory: give a file of NDJSON", c.File)
@@ -87,19 +87,8 @@ func (c *publishCmd) checkOne() error {
 func (c *publishCmd) event() publisher.Event {
 	e := publisher.Event{
 		Tenant: uuid.UUID(*c.Tenant), Agent: c.Agent, ActionType: c.Action,
-		IdempotencyKey: uuid.NewString(),
-	}
-	if c.Key != nil {
-		e.IdempotencyKey = *c.Key
-	}
-	if c.ResourceID != nil {
-		e.ResourceID = *c.ResourceID
-	}
-	if c.Quantity != nil {
-		e.Quantity = *c.Quantity
-	}
-	if c.OccurredAt != nil {
-		e.OccurredAt = *c.OccurredAt
+		IdempotencyKey: cli.ValueOr(c.Key, uuid.NewString()), ResourceID: cli.ValueOr(c.ResourceID, ""),
+		Quantity: cli.ValueOr(c.Quantity, 0), OccurredAt: cli.ValueOr(c.OccurredAt, time.Time{}),
 	}
 	if c.Metadata != "" {
 		e.Metadata = []byte(c.Metadata)

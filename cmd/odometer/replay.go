@@ -21,7 +21,7 @@ type replayCmd struct {
 	Since     *time.Time  `help:"Only what the stream stored at or after this time." xor:"begin" placeholder:"TIME"`
 	FromSeq   int64       `help:"Only from this sequence of the stream on." xor:"begin" placeholder:"N"`
 	Tenant    *cli.Tenant `help:"Only this tenant." placeholder:"UUID"`
-	DryRun    bool        `help:"Say what would be applied, and apply nothing."`
+	DryRun    bool        `help:"Show what would be applied, and apply nothing."`
 	BatchSize int         `help:"Messages in one step." default:"5000" env:"ODOMETER_BATCH_SIZE"`
 	JSON      bool        `help:"Print JSON."`
 }
@@ -66,14 +66,14 @@ func (c *replayCmd) Run(ctx context.Context, t *cli.Terminal) error {
 // end is the command's exit: what is left over, and how to go on.
 func (c *replayCmd) end(ctx context.Context, done replay.Result, err error) error {
 	var away cli.Unreachable
-	rest := fmt.Sprintf("--from-seq %d", done.Through+1)
+	goOn := fmt.Sprintf("everything through sequence %d is done, go on with: odometer replay --from-seq %d", done.Through, done.Through+1)
 	switch {
 	case errors.As(context.Cause(ctx), &away):
-		return cli.Unreachable{Err: fmt.Errorf("NATS has been away for %s: everything through sequence %d is done, go on with: odometer replay %s", cli.DependencyTimeout, done.Through, rest)}
+		return cli.Unreachable{Err: fmt.Errorf("NATS has been away for %s: %s", cli.DependencyTimeout, goOn)}
 	case ctx.Err() != nil:
-		return fmt.Errorf("interrupted: everything through sequence %d is done, go on with: odometer replay %s", done.Through, rest)
+		return fmt.Errorf("interrupted: %s", goOn)
 	case err != nil:
-		return fmt.Errorf("%w: everything through sequence %d is done, go on with: odometer replay %s", err, done.Through, rest)
+		return fmt.Errorf("%w: %s", err, goOn)
 	case done.NewDead > 0 || len(done.Negative) > 0:
 		return cli.ErrFindings
 	}
@@ -81,7 +81,7 @@ func (c *replayCmd) end(ctx context.Context, done replay.Result, err error) erro
 }
 
 func (c *replayCmd) say(t *cli.Terminal, done replay.Result) error {
-	there := done.Events + done.Duplicates + done.DeadLetters
+	known := done.Events + done.Duplicates + done.DeadLetters
 	if c.JSON {
 		done.Negative = append([]replay.Shortfall{}, done.Negative...)
 		if done.Dead == nil {
@@ -91,14 +91,14 @@ func (c *replayCmd) say(t *cli.Terminal, done replay.Result) error {
 			DryRun       bool  `json:"dry_run"`
 			AlreadyThere int64 `json:"already_there"`
 			replay.Result
-		}{c.DryRun, there, done})
+		}{c.DryRun, known, done})
 	}
 	applied, dead := "applied", "new dead letters"
 	if c.DryRun {
 		applied, dead = "to be applied", "would become dead letters"
 	}
 	fmt.Fprintf(t.Out, "read %d messages, through sequence %d: %d already there (%d events, %d duplicates, %d dead letters), %d %s, %d %s\n",
-		done.Read, done.Through, there, done.Events, done.Duplicates, done.DeadLetters, done.Applied, applied, done.NewDead, dead)
+		done.Read, done.Through, known, done.Events, done.Duplicates, done.DeadLetters, done.Applied, applied, done.NewDead, dead)
 	if done.Unread > 0 {
 		fmt.Fprintf(t.Out, "%d messages the aggregator has not read yet: they are left to it\n", done.Unread)
 	}
@@ -106,7 +106,7 @@ func (c *replayCmd) say(t *cli.Terminal, done replay.Result) error {
 		fmt.Fprintf(t.Out, "dead: %d %s, see: odometer deadletters list --reason %s\n", done.Dead[reason], reason, reason)
 	}
 	for _, n := range done.Negative {
-		fmt.Fprintf(t.Out, "not right: the events of %s/%s in the period from %s sum to %d, its counter is 0: the stream no longer holds what was corrected\n",
+		fmt.Fprintf(t.Out, "still wrong: the events of %s/%s in the period from %s sum to %d, its counter is 0: the stream no longer holds what was corrected\n",
 			n.Tenant, n.Agent, n.PeriodStart.Format(time.RFC3339), n.Sum)
 	}
 	return nil

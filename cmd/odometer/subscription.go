@@ -95,12 +95,12 @@ func showSubscription(t *cli.Terminal, s *billing.Tenant, asJSON bool) error {
 	if asJSON {
 		return t.JSON(row)
 	}
-	fmt.Fprintf(t.Out, "tenant %s: %s, plan %s, interval %s\n", row.TenantID, row.Status, cli.OrNone(row.PlanID), row.Interval)
+	fmt.Fprintf(t.Out, "tenant %s: %s, plan %s, interval %s\n", row.TenantID, row.Status, cli.ValueOr(row.PlanID, "none"), row.Interval)
 	if row.TrialEndsAt != nil {
 		fmt.Fprintf(t.Out, "trial ends at %s\n", row.TrialEndsAt.Format(time.RFC3339))
 	}
 	if row.StripeCustomer != nil || row.StripeSubscription != nil {
-		fmt.Fprintf(t.Out, "Stripe customer %s, subscription %s\n", cli.OrNone(row.StripeCustomer), cli.OrNone(row.StripeSubscription))
+		fmt.Fprintf(t.Out, "Stripe customer %s, subscription %s\n", cli.ValueOr(row.StripeCustomer, "none"), cli.ValueOr(row.StripeSubscription, "none"))
 	}
 	var rows []table.Row
 	for _, p := range row.Periods {
@@ -108,7 +108,7 @@ func showSubscription(t *cli.Terminal, s *billing.Tenant, asJSON bool) error {
 		if p.Trial {
 			kind = "trial"
 		}
-		rows = append(rows, table.Row{p.PeriodStart.Format(time.RFC3339Nano), p.PeriodEnd.Format(time.RFC3339Nano), cli.OrNone(p.PlanID), kind, p.Status})
+		rows = append(rows, table.Row{p.PeriodStart.Format(time.RFC3339Nano), p.PeriodEnd.Format(time.RFC3339Nano), cli.ValueOr(p.PlanID, "none"), kind, p.Status})
 	}
 	t.Table(table.Row{"period start", "period end", "plan", "kind", "status"}, rows)
 	return nil

@@ -4,12 +4,18 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"net/http"
 	"time"
 
+	"github.com/jackc/pgx/v5/pgxpool"
+	"github.com/nats-io/nats.go"
+
 	"odometer"
+	"odometer/aggregator/deadletter"
 	"odometer/api"
 	"odometer/cmd/internal/cli"
+	"odometer/cmd/internal/jobs"
 	"odometer/ingest"
 	"odometer/ingest/httpingest"
 	"odometer/ingest/publisher"
@@ -92,21 +98,50 @@ func (s *Services) Register(server *api.API) error {
 // is not fit to hold events ends the process.
 func (s *Services) ensureStream(ctx context.Context) error {
 	js := cli.JetStream(s.NATS)
-	for logged := false; ; logged = true {
-		err := func() error {
-			ctx, cancel := context.WithTimeout(ctx, cli.DependencyTimeout)
-			defer cancel()
-			_, err := ingest.EnsureStream(ctx, js, s.Stream)
-			return err
-		}()
+	return s.waitFor(ctx, "NATS", func(ctx context.Context) (retry bool, err error) {
+		_, err = ingest.EnsureStream(ctx, js, s.Stream)
 		if err == nil || errors.Is(err, ingest.ErrStreamUnfit) {
-			return err
+			return false, err
 		}
-		if !logged && ctx.Err() == nil {
-			s.Terminal.Log.Warn("waiting for NATS", "servers", s.NATS.Opts.Servers, "err", cmp.Or(s.NATS.LastError(), err))
+		return true, fmt.Errorf("servers %v: %w", s.NATS.Opts.Servers, cmp.Or(s.NATS.LastError(), err))
+	})
+}
+
+// AdminOptions hands the operators' API what other stages do; nc may be nil.
+func AdminOptions(pool *pgxpool.Pool, nc *nats.Conn) admin.Options {
+	o := admin.Options{
+		Pool: pool,
+		RetryDeadLetters: func(ctx context.Context, ids []odometer.Position, who string) ([]admin.DeadLetterOutcome, error) {
+			return retryDeadLetters(ctx, pool, ids, who)
+		},
+		Jobs: func(ctx context.Context) ([]admin.Job, error) { return jobs.List(ctx, pool, time.Now()) },
+		SetPaused: func(ctx context.Context, job string, paused bool, who string) error {
+			return jobs.SetPaused(ctx, pool, job, paused, who)
+		},
+	}
+	if nc != nil {
+		js := cli.JetStream(nc)
+		o.StreamEnd = func(ctx context.Context) (int64, error) {
+			stream, err := js.Stream(ctx, ingest.StreamName)
+			if err != nil {
+				return 0, fmt.Errorf("read the state of stream %s: %w", ingest.StreamName, err)
+			}
+			return int64(stream.CachedInfo().State.LastSeq), nil
 		}
-		if odometer.Sleep(ctx, time.Second) != nil {
-			return nil //nolint:nilerr // ctx has ended: the service was stopped
+		o.Waiting = func(ctx context.Context, partition int, after, through int64) (int64, error) {
+			return ingest.CountUnread(ctx, nc, partition, after, through)
 		}
 	}
+	return o
+}
+
+// retryDeadLetters retries the dead letters of these ids and returns the outcome of each.
+func retryDeadLetters(ctx context.Context, pool *pgxpool.Pool, ids []odometer.Position, who string) ([]admin.DeadLetterOutcome, error) {
+	var became []admin.DeadLetterOutcome
+	err := deadletter.Retry(ctx, pool, deadletter.Selection{IDs: ids}, who, func(o deadletter.Outcome) {
+		became = append(became, admin.DeadLetterOutcome{
+			ID: deadletter.ID(o.ID), State: o.State, Reason: o.Reason, Detail: o.Detail, Already: o.Before,
+		})
+	})
+	return became, err
 }

@@ -113,29 +113,30 @@ func (s *Services) checkReady(ctx context.Context) error {
 // waitForSchema waits until Postgres answers, and fails when its schema is not
 // the one that this binary knows.
 func (s *Services) waitForSchema(ctx context.Context) error {
-	retry := odometer.Backoff{Min: 100 * time.Millisecond, Max: 5 * time.Second}
-	for logged := false; ; {
-		err := s.checkSchema(ctx)
-		if err == nil || errors.Is(err, migrations.ErrBehind) || errors.Is(err, migrations.ErrAhead) {
+	return s.waitFor(ctx, "Postgres", func(ctx context.Context) (retry bool, err error) {
+		err = migrations.Check(ctx, s.Pool)
+		return err != nil && !errors.Is(err, migrations.ErrBehind) && !errors.Is(err, migrations.ErrAhead), err
+	})
+}
+
+// waitFor tries until a dependency answers or ctx ends, and logs once that it
+// waits. An attempt ends after a while, and says whether another one could help.
+func (s *Services) waitFor(ctx context.Context, dependency string, attempt func(context.Context) (retry bool, err error)) error {
+	pause := odometer.Backoff{Min: 100 * time.Millisecond, Max: time.Second}
+	for logged := false; ; logged = true {
+		limited, cancel := context.WithTimeout(ctx, cli.DependencyTimeout)
+		retry, err := attempt(limited)
+		cancel()
+		if !retry {
 			return err
 		}
-		if ctx.Err() != nil {
-			return nil //nolint:nilerr // ctx has ended: the service was stopped
+		if !logged && ctx.Err() == nil {
+			s.Terminal.Log.Warn("waiting for "+dependency, "err", err)
 		}
-		if !logged {
-			s.Terminal.Log.Warn("waiting for Postgres", "err", err)
-			logged = true
-		}
-		if retry.Wait(ctx) != nil {
+		if pause.Wait(ctx) != nil {
 			return nil //nolint:nilerr // ctx has ended: the service was stopped
 		}
 	}
-}
-
-func (s *Services) checkSchema(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, cli.DependencyTimeout)
-	defer cancel()
-	return migrations.Check(ctx, s.Pool)
 }
 
 // FreeAddress is the preferred address, or any free one beside it when another

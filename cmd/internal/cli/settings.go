@@ -164,13 +164,14 @@ type StreamSettings struct {
 // StreamConfig checks the settings against each other.
 func (s *StreamSettings) StreamConfig() (ingest.StreamConfig, error) {
 	const margin = 7 * 24 * time.Hour
+	if err := CheckEventRetention(s.EventRetention); err != nil {
+		return ingest.StreamConfig{}, err
+	}
 	switch {
 	case s.Partitions < 1 || s.Partitions > 256:
 		return ingest.StreamConfig{}, Usagef("--partitions %d: want 1 to 256", s.Partitions)
 	case s.StreamReplicas < 1 || s.StreamReplicas > 5:
 		return ingest.StreamConfig{}, Usagef("--stream-replicas %d: want 1 to 5", s.StreamReplicas)
-	case time.Duration(s.EventRetention) < odometer.MaxAge:
-		return ingest.StreamConfig{}, Usagef("--event-retention %s: keys are remembered for 90 days by the events themselves: give at least 90d", s.EventRetention)
 	case time.Duration(s.StreamMaxAge) <= 0, time.Duration(s.StreamMaxAge)+margin > time.Duration(s.EventRetention):
 		return ingest.StreamConfig{}, Usagef("--stream-max-age %s: give more than 0 and at least 7 days less than --event-retention (%s), so that every message can be checked against its event",
 			s.StreamMaxAge, s.EventRetention)
@@ -178,6 +179,15 @@ func (s *StreamSettings) StreamConfig() (ingest.StreamConfig, error) {
 	return ingest.StreamConfig{
 		Partitions: s.Partitions, MaxAge: time.Duration(s.StreamMaxAge), MaxBytes: s.StreamMaxBytes, Replicas: s.StreamReplicas,
 	}, nil
+}
+
+// CheckEventRetention returns a usage error when events would be removed before
+// their keys may be used again.
+func CheckEventRetention(keep Days) error {
+	if time.Duration(keep) < odometer.MaxAge {
+		return Usagef("--event-retention %s: keys are remembered for 90 days by the events themselves: give at least 90d", keep)
+	}
+	return nil
 }
 
 // Tenant is a tenant's id as an argument.

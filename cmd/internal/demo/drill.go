@@ -26,9 +26,9 @@ import (
 
 // damage is something that a failed disk or a hostile hand could do.
 type damage struct {
-	what    string
-	inflict func(ctx context.Context) error
-	kinds   []string // what the audit calls it, any of these
+	what string
+	sql  string // inflicts it
+	kind string // what the audit calls it
 }
 
 // drill damages the data on purpose, and shows that the audit finds and names
@@ -41,7 +41,7 @@ func (d *demo) drill(ctx context.Context) (finding, err error) {
 	}
 	defer func() { err = errors.Join(err, d.resumeLedgerJobs(ctx)) }()
 	var rows []table.Row
-	for _, damage := range d.damages() {
+	for _, damage := range damages {
 		row, repaired, err := d.drillOne(ctx, damage)
 		if err != nil {
 			return nil, fmt.Errorf("drill, %s: %w", damage.what, err)
@@ -88,14 +88,12 @@ func (d *demo) resumeLedgerJobs(ctx context.Context) (err error) {
 	return err
 }
 
-func (d *demo) damages() []damage {
-	return []damage{
-		{"three events deleted", d.deleteEvents, []string{audit.EventMissing}},
-		{"a counter raised by 1", d.raiseCounter, []string{audit.CounterDiffers}},
-		{"a counter deleted", d.deleteCounter, []string{audit.CounterMissing}},
-		{"the last row of a chain dropped from the ledger", d.dropEntry("desc"), []string{audit.LedgerDiffers}},
-		{"the first row of one", d.dropEntry("asc"), []string{audit.LedgerChainBroken}},
-	}
+var damages = []damage{
+	{"three events deleted", deleteEventsSQL, audit.EventMissing},
+	{"a counter raised by 1", raiseCounterSQL, audit.CounterDiffers},
+	{"a counter deleted", deleteCounterSQL, audit.CounterMissing},
+	{"the last row of a chain dropped from the ledger", fmt.Sprintf(dropEntrySQL, "desc"), audit.LedgerDiffers},
+	{"the first row of one", fmt.Sprintf(dropEntrySQL, "asc"), audit.LedgerChainBroken},
 }
 
 // drillOne does one damage and has it repaired.
@@ -103,7 +101,7 @@ func (d *demo) drillOne(ctx context.Context, what damage) (row table.Row, repair
 	if err := d.expectClean(ctx); err != nil {
 		return nil, false, err
 	}
-	if err := what.inflict(ctx); err != nil {
+	if err := d.damage(ctx, what.sql); err != nil {
 		return nil, false, err
 	}
 	report, err := d.audit(ctx)
@@ -111,7 +109,7 @@ func (d *demo) drillOne(ctx context.Context, what damage) (row table.Row, repair
 		return nil, false, err
 	}
 	names := kindsIn(report)
-	named := slices.ContainsFunc(names, func(kind string) bool { return slices.Contains(what.kinds, kind) })
+	named := slices.Contains(names, what.kind)
 	var done []string
 	for range 3 {
 		commands := repairCommands(report)
@@ -214,14 +212,10 @@ const deleteEventsSQL = `
 delete from usage_events
 where ctid in (select ctid from usage_events where kind = 'usage' order by tenant_id, event_id limit 3)`
 
-func (d *demo) deleteEvents(ctx context.Context) error { return d.exec(ctx, deleteEventsSQL) }
-
 const raiseCounterSQL = `
 update usage_counters
 set count = count + 1
 where ctid = (select ctid from usage_counters order by count desc limit 1)`
-
-func (d *demo) raiseCounter(ctx context.Context) error { return d.exec(ctx, raiseCounterSQL) }
 
 const deleteCounterSQL = `
 delete from usage_counters
@@ -233,8 +227,6 @@ where ctid = (
     order by c.tenant_id desc, c.agent
     limit 1
 )`
-
-func (d *demo) deleteCounter(ctx context.Context) error { return d.exec(ctx, deleteCounterSQL) }
 
 // Of a chain that has others: after the last one, nothing in the rows that
 // remain shows it.
@@ -254,11 +246,7 @@ where identifier = (
     limit 1
 )`
 
-func (d *demo) dropEntry(order string) func(context.Context) error {
-	return func(ctx context.Context) error { return d.exec(ctx, fmt.Sprintf(dropEntrySQL, order)) }
-}
-
-func (d *demo) exec(ctx context.Context, sql string) error {
+func (d *demo) damage(ctx context.Context, sql string) error {
 	tag, err := d.pool.Exec(ctx, sql)
 	if err == nil && tag.RowsAffected() == 0 {
 		return fmt.Errorf("there was nothing to damage: let the demo run for longer")
