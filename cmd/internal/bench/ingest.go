@@ -213,7 +213,7 @@ func prepareHandler(_ context.Context, t *cli.Terminal, p childParams) (childWor
 
 // ingestLine is a form's line in the table.
 type ingestLine struct {
-	Contestant     string    `json:"contestant" column:"ingest by HTTP"`
+	Variant        string    `json:"contestant" column:"ingest by HTTP"`
 	Counted        float64   `json:"counted_per_second" column:"counted/s;thousands"` // acknowledged and counted; 0: nothing counts
 	Acked          float64   `json:"acknowledged_per_second" column:"acknowledged/s;thousands"`
 	OfPeer         float64   `json:"of_peer" column:"x 12 000;%.1f"` // counted, or acknowledged where nothing counts, to the peer's 12000
@@ -253,7 +253,7 @@ func ingestLineOf(form *batchForm, all []ingestRun) ingestLine {
 		figure = ingestRun.ackedRate
 	}
 	line := ingestLine{
-		Contestant: form.name, Acked: median(all, ingestRun.ackedRate), Counted: median(all, ingestRun.countedRate),
+		Variant: form.name, Acked: median(all, ingestRun.ackedRate), Counted: median(all, ingestRun.countedRate),
 		OfPeer:     median(all, figure) / peerRate,
 		P50:        median(all, func(r ingestRun) float64 { return milliseconds(r.P50) }),
 		P99:        median(all, func(r ingestRun) float64 { return milliseconds(r.P99) }),

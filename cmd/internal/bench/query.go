@@ -276,13 +276,13 @@ func (w *loadWriter) work(ctx context.Context, a *queryBench, pub *publisher.Pub
 
 // queryLine is a variant's line in the table.
 type queryLine struct {
-	Contestant string  `json:"contestant" column:"query"`
-	PerSecond  float64 `json:"requests_per_second" column:"requests/s;thousands"`
-	OfSelect   float64 `json:"of_select_1" column:"of select 1;ratio"`
-	P50        float64 `json:"p50_ms" column:"p50 ms;%.2f"`
-	P95        float64 `json:"p95_ms" column:"p95 ms;%.2f"`
-	P99        float64 `json:"p99_ms" column:"p99 ms;%.2f"`
-	Counted    float64 `json:"events_counted_per_second" column:"events/s counted;thousands"`
+	Variant   string  `json:"contestant" column:"query"`
+	PerSecond float64 `json:"requests_per_second" column:"requests/s;thousands"`
+	OfSelect  float64 `json:"of_select_1" column:"of select 1;ratio"`
+	P50       float64 `json:"p50_ms" column:"p50 ms;%.2f"`
+	P95       float64 `json:"p95_ms" column:"p95 ms;%.2f"`
+	P99       float64 `json:"p99_ms" column:"p99 ms;%.2f"`
+	Counted   float64 `json:"events_counted_per_second" column:"events/s counted;thousands"`
 }
 
 const queryNote = `16 clients on connections that they keep, 10 000 tenants; token, statement and JSON included. Clients, API, NATS,
@@ -296,7 +296,7 @@ func queryTable(all map[string][]answers) []queryLine {
 		}
 		perSecond := func(a answers) float64 { return a.perSecond }
 		lines = append(lines, queryLine{
-			Contestant: name, PerSecond: median(all[name], perSecond),
+			Variant: name, PerSecond: median(all[name], perSecond),
 			P50:      of(func(a answers) time.Duration { return a.p50 }),
 			P95:      of(func(a answers) time.Duration { return a.p95 }),
 			P99:      of(func(a answers) time.Duration { return a.p99 }),

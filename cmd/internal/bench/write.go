@@ -263,7 +263,7 @@ func decodeStored(msg jetstream.Msg) (odometer.Event, error) {
 
 // writeLine is a variant's line in the table.
 type writeLine struct {
-	Contestant      string    `json:"contestant" column:"write"`
+	Variant         string    `json:"contestant" column:"write"`
 	EventsPerSecond float64   `json:"events_per_second" column:"events/s;thousands"`
 	OfNaive         float64   `json:"of_naive_1_connection" column:"x naive;ratio"`
 	OfCopy          float64   `json:"of_copy" column:"of COPY;ratio"`
@@ -286,7 +286,7 @@ func writeLineOf(name string, runs map[string][]writeRun) writeLine {
 		return median(all, func(r writeRun) float64 { return float64(cpu(r).Nanoseconds()) / 1e3 / float64(r.events) })
 	}
 	line := writeLine{
-		Contestant: name, EventsPerSecond: median(all, writeRun.rate),
+		Variant: name, EventsPerSecond: median(all, writeRun.rate),
 		OfNaive: medianRatio(all, runs[naiveOne], writeRun.rate), OfCopy: medianRatio(all, runs[bareCopy], writeRun.rate),
 		CPUMicros:      micros(func(r writeRun) time.Duration { return r.cpu() }),
 		PostgresMicros: micros(func(r writeRun) time.Duration { return r.postgres }),
