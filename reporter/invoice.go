@@ -286,10 +286,8 @@ func (s *Stripe) invoiceOf(ctx context.Context, customer string, p *period) (*fe
 	if err != nil {
 		return nil, err
 	}
-	params := &stripe.InvoiceListParams{Customer: stripe.String(customer)}
+	params := &stripe.InvoiceListParams{ListParams: pages(ctx), Customer: stripe.String(customer)}
 	params.CreatedRange = &stripe.RangeQueryParams{GreaterThanOrEqual: p.end.Add(-time.Hour).Unix()}
-	params.Context = ctx
-	params.Limit = stripe.Int64(100)
 	var match *fetchedInvoice
 	list := s.API.Invoices.List(params)
 	for list.Next() {
@@ -361,9 +359,7 @@ func (s *Stripe) quantitiesOf(ctx context.Context, invoice *stripe.Invoice, p *p
 		}
 		return quantities, nil
 	}
-	params := &stripe.InvoiceListLinesParams{Invoice: stripe.String(invoice.ID)}
-	params.Context = ctx
-	params.Limit = stripe.Int64(100)
+	params := &stripe.InvoiceListLinesParams{ListParams: pages(ctx), Invoice: stripe.String(invoice.ID)}
 	lines := s.API.Invoices.ListLines(params)
 	for lines.Next() {
 		add(lines.InvoiceLineItem())

@@ -135,11 +135,7 @@ func (p *pass) noteUnreadable(ctx context.Context, e *LedgerEntry, err error) er
 	if err := ignoreDecidedElsewhere(storeDecision(ctx, p.r.Pool, e)); err != nil || now.Sub(*e.FirstAttempt) < resendFor+absentFor {
 		return err
 	}
-	return findings.Record(ctx, p.r.Pool, findings.Finding{
-		Kind: kindUnclear, Subject: e.Identifier, Tenant: e.Tenant, Agent: e.Agent, Period: e.Period, FoundBy: "report",
-		Detail: fmt.Sprintf("%d units for customer %s were sent at %s without an answer, and Stripe's summary of meter %s cannot be read: %s",
-			e.Delta(), e.Customer, e.FirstAttempt.Format(time.RFC3339), e.Meter, e.Detail),
-	})
+	return p.recordUnclear(ctx, e, fmt.Sprintf("Stripe's summary of meter %s cannot be read: %s", e.Meter, e.Detail), nil, nil)
 }
 
 // What Stripe's meter should hold for a target, by timestamps.
@@ -191,7 +187,11 @@ func (p *pass) checkSummary(ctx context.Context, e *LedgerEntry) error {
 		e.State, e.AbsentSince = Unknown, nil
 		e.RetryAt = after(now, time.Hour)
 		e.Detail = fmt.Sprintf("Stripe's summary says %d units, which is neither %d (without it) nor %d (with it)", shown, without, without+e.Delta())
-		return p.recordUnclear(ctx, e, shown, without)
+		p.leaveEntry(e, "undecided", e.Detail)
+		if err := storeDecision(ctx, p.r.Pool, e); err != nil {
+			return err
+		}
+		return p.recordUnclear(ctx, e, e.Detail+": something else reports to meter "+e.Meter, &shown, &without)
 	}
 }
 
@@ -215,16 +215,14 @@ func (p *pass) noteAbsent(ctx context.Context, e *LedgerEntry, now time.Time) er
 
 const kindUnclear = "report_unclear"
 
-func (p *pass) recordUnclear(ctx context.Context, e *LedgerEntry, shown, without int64) error {
-	p.leaveEntry(e, "undecided", e.Detail)
-	if err := storeDecision(ctx, p.r.Pool, e); err != nil {
-		return err
-	}
+// recordUnclear records a finding for an entry that nothing has decided: why,
+// what the summary shows and what it would show without the entry.
+func (p *pass) recordUnclear(ctx context.Context, e *LedgerEntry, why string, shown, without *int64) error {
 	return findings.Record(ctx, p.r.Pool, findings.Finding{
 		Kind: kindUnclear, Subject: e.Identifier, Tenant: e.Tenant, Agent: e.Agent, Period: e.Period,
-		Detail: fmt.Sprintf("%d units for customer %s were sent at %s without an answer, and %s: something else reports to meter %s",
-			e.Delta(), e.Customer, e.FirstAttempt.Format(time.RFC3339), e.Detail, e.Meter),
-		Before: &shown, After: &without, FoundBy: "report",
+		Detail: fmt.Sprintf("%d units for customer %s were sent at %s without an answer, and %s",
+			e.Delta(), e.Customer, e.FirstAttempt.Format(time.RFC3339), why),
+		Before: shown, After: without, FoundBy: "report",
 	})
 }
 

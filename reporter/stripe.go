@@ -87,11 +87,10 @@ func (s *Stripe) Account(ctx context.Context) (string, error) {
 	account := &stripe.Account{}
 	// The library's own call takes no context.
 	err := s.API.Accounts.B.Call(http.MethodGet, "/v1/account", s.API.Accounts.Key, params, account)
-	var e *stripe.Error
 	switch {
 	case err == nil:
 		s.account = account.ID
-	case !answered(err), errors.As(err, &e) && e.HTTPStatusCode == http.StatusUnauthorized:
+	case !answered(err), statusOf(err) == http.StatusUnauthorized:
 		return "", fmt.Errorf("ask which account the key belongs to: %w", err)
 	}
 	return s.account, nil
@@ -111,9 +110,7 @@ func (s *Stripe) meterID(ctx context.Context, eventName string) (string, error) 
 	if id := s.meters[eventName]; id != "" || time.Since(s.listedAt) < time.Minute {
 		return id, nil
 	}
-	params := &stripe.BillingMeterListParams{}
-	params.Context = ctx
-	params.Limit = stripe.Int64(100)
+	params := &stripe.BillingMeterListParams{ListParams: pages(ctx)}
 	found := map[string]string{}
 	list := s.API.BillingMeters.List(params)
 	for list.Next() {
@@ -128,6 +125,11 @@ func (s *Stripe) meterID(ctx context.Context, eventName string) (string, error) 
 	}
 	s.meters, s.listedAt = found, time.Now()
 	return found[eventName], nil
+}
+
+// pages asks for a list in the longest pages that Stripe gives.
+func pages(ctx context.Context) stripe.ListParams {
+	return stripe.ListParams{Context: ctx, Limit: stripe.Int64(100)}
 }
 
 // answered reports whether a call got any HTTP answer.
@@ -153,9 +155,8 @@ func (s *Stripe) send(ctx context.Context, e *LedgerEntry) error {
 			"stripe_customer_id": e.Customer,
 			"value":              strconv.FormatInt(e.Value, 10),
 		},
+		Params: stripe.Params{Context: ctx, IdempotencyKey: stripe.String(uuid.NewString())},
 	}
-	params.Context = ctx
-	params.SetIdempotencyKey(uuid.NewString())
 	_, err := s.API.BillingMeterEvents.New(params)
 	return err
 }
@@ -166,9 +167,8 @@ func (s *Stripe) setUsage(ctx context.Context, e *LedgerEntry) error {
 		Quantity:         stripe.Int64(e.Value),
 		Timestamp:        stripe.Int64(e.ReportedAt.Unix()),
 		Action:           stripe.String(stripe.UsageRecordActionSet),
+		Params:           stripe.Params{Context: ctx, IdempotencyKey: stripe.String(uuid.NewString())},
 	}
-	params.Context = ctx
-	params.SetIdempotencyKey(uuid.NewString())
 	_, err := s.API.UsageRecords.New(params)
 	return err
 }
@@ -210,10 +210,8 @@ func (s *Stripe) meterSummary(ctx context.Context, t MeterTarget, p *period) (in
 	from, to := p.summaryWindow()
 	params := &stripe.BillingMeterEventSummaryListParams{
 		ID: stripe.String(id), Customer: stripe.String(t.Customer),
-		StartTime: stripe.Int64(from.Unix()), EndTime: stripe.Int64(to.Unix()),
+		StartTime: stripe.Int64(from.Unix()), EndTime: stripe.Int64(to.Unix()), ListParams: pages(ctx),
 	}
-	params.Context = ctx
-	params.Limit = stripe.Int64(100)
 	sum := 0.0
 	list := s.API.BillingMeterEventSummaries.List(params)
 	for list.Next() {
@@ -229,9 +227,7 @@ func (s *Stripe) meterSummary(ctx context.Context, t MeterTarget, p *period) (in
 }
 
 func (s *Stripe) usageRecordSummary(ctx context.Context, item string, p *period) (int64, error) {
-	params := &stripe.UsageRecordSummaryListParams{SubscriptionItem: stripe.String(item)}
-	params.Context = ctx
-	params.Limit = stripe.Int64(100)
+	params := &stripe.UsageRecordSummaryListParams{ListParams: pages(ctx), SubscriptionItem: stripe.String(item)}
 	list := s.API.UsageRecordSummaries.List(params)
 	for list.Next() {
 		summary := list.UsageRecordSummary()
@@ -257,12 +253,9 @@ func coversPeriod(theirs *stripe.Period, ours *period) bool {
 func (s *Stripe) meteredItems(ctx context.Context, subscription string) (map[string]string, error) {
 	ctx, cancel := context.WithTimeout(ctx, CallTimeout)
 	defer cancel()
-	params := &stripe.SubscriptionParams{}
-	params.Context = ctx
-	sub, err := s.API.Subscriptions.Get(subscription, params)
-	var e *stripe.Error
+	sub, err := s.API.Subscriptions.Get(subscription, &stripe.SubscriptionParams{Params: stripe.Params{Context: ctx}})
 	switch {
-	case errors.As(err, &e) && e.HTTPStatusCode == http.StatusNotFound:
+	case statusOf(err) == http.StatusNotFound:
 		return nil, nil
 	case err != nil:
 		return nil, fmt.Errorf("get subscription %s: %w", subscription, err)

@@ -176,8 +176,17 @@ func (t stripeErrorTransport) RoundTrip(r *http.Request) (*http.Response, error)
 	return response, nil
 }
 
+// statusOf is the status of Stripe's refusal, 0 for any other error.
+func statusOf(err error) int {
+	var e *stripe.Error
+	if errors.As(err, &e) {
+		return e.HTTPStatusCode
+	}
+	return 0
+}
+
 // isAbsent reports whether an object, or a page of the API, does not exist.
 func isAbsent(err error) bool {
-	var e *stripe.Error
-	return errors.As(err, &e) && (e.HTTPStatusCode == http.StatusNotFound || e.HTTPStatusCode == http.StatusMethodNotAllowed)
+	status := statusOf(err)
+	return status == http.StatusNotFound || status == http.StatusMethodNotAllowed
 }

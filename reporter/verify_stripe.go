@@ -25,26 +25,19 @@ type Verification struct {
 
 // comparedTarget is a target in a period, according to the ledger.
 type comparedTarget struct {
-	Tenant   uuid.UUID
-	Agent    string
-	Start    time.Time
-	End      time.Time
-	Sink     Sink
-	Account  string
-	Livemode bool
-	Customer string
-	Meter    string
-	Recent   bool // something was decided so recently that the summary may lack it
-	Busy     bool // something is undecided
-	Final    bool // the period's final invoice was read: it has decided
+	Tenant uuid.UUID
+	Agent  string
+	Start  time.Time
+	End    time.Time
+	Sink   Sink
+	MeterTarget
+	Recent bool // something was decided so recently that the summary may lack it
+	Busy   bool // something is undecided
+	Final  bool // the period's final invoice was read: it has decided
 
 	ledger, stripe int64
 	result         string // one of the comparison constants
 	reason         string // why the result is comparisonPending
-}
-
-func (c *comparedTarget) meterTarget() MeterTarget {
-	return MeterTarget{Account: c.Account, Livemode: c.Livemode, Customer: c.Customer, Meter: c.Meter}
 }
 
 func (c *comparedTarget) period() *period { return &period{start: c.Start.UTC(), end: c.End.UTC()} }
@@ -205,14 +198,14 @@ func (r *Reporter) compare(ctx context.Context, c *comparedTarget) error {
 // counts only when nothing was decided recently and nothing is undecided.
 func (r *Reporter) compareFigures(ctx context.Context, c *comparedTarget) (err error) {
 	c.result = comparisonPending
-	if c.ledger, err = ledgerTotal(ctx, r.Pool, c.meterTarget(), c.period()); err != nil {
+	if c.ledger, err = ledgerTotal(ctx, r.Pool, c.MeterTarget, c.period()); err != nil {
 		return err
 	}
 	if c.Busy {
 		c.reason = "a report is undecided"
 		return nil
 	}
-	c.stripe, err = r.readSummary(ctx, c.Sink, c.meterTarget(), c.period())
+	c.stripe, err = r.readSummary(ctx, c.Sink, c.MeterTarget, c.period())
 	switch {
 	case errors.Is(err, errBreakerOpen):
 		c.reason = errBreakerOpen.Error()
@@ -250,9 +243,8 @@ func (c *comparedTarget) subject() string {
 }
 
 func (r *Reporter) markVerified(ctx context.Context, c *comparedTarget) error {
-	t, in := c.meterTarget(), c.period()
-	if _, err := r.Pool.Exec(ctx, markVerifiedSQL, t.Customer, t.Meter, t.Account, t.Livemode, in.start, in.end); err != nil {
-		return fmt.Errorf("mark meter %s of %s as verified: %w", t.Meter, t.Customer, err)
+	if _, err := r.Pool.Exec(ctx, markVerifiedSQL, c.Customer, c.Meter, c.Account, c.Livemode, c.Start, c.End); err != nil {
+		return fmt.Errorf("mark meter %s of %s as verified: %w", c.Meter, c.Customer, err)
 	}
 	return findings.Resolve(ctx, r.Pool, kindDiffers, c.subject(), "verify", "Stripe's summary agrees")
 }

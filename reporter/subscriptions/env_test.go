@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -66,7 +67,7 @@ func newTestEnv(t testing.TB, now string) *testEnv {
 	api := httptest.NewServer(http.HandlerFunc(env.serveStripe))
 	t.Cleanup(api.Close)
 	env.sync = env.newSync(api.URL)
-	hooks := httptest.NewServer(Handler(env.db.Pool, secret, func() { env.received.Add(1) }, env.sync.log))
+	hooks := httptest.NewServer(Handler(env.db.Pool, secret, func() { env.received.Add(1) }, env.sync.Log))
 	t.Cleanup(hooks.Close)
 	env.hooks = hooks.URL
 	return env
@@ -77,15 +78,15 @@ func (env *testEnv) newSync(url string) *Sync {
 		URL: stripe.String(url), MaxNetworkRetries: stripe.Int64(0), EnableTelemetry: stripe.Bool(false),
 		LeveledLogger: &stripe.LeveledLogger{Level: stripe.LevelNull},
 	})
-	return New(Options{
-		Pool: env.db.Pool, Stripe: client.New("sk_test_1", &stripe.Backends{API: backend}), Now: env.now,
+	return &Sync{
+		Pool: env.db.Pool, Stripe: client.New("sk_test_1", &stripe.Backends{API: backend}), Now: env.now, Log: slog.New(slog.DiscardHandler),
 		Recheck: func(_ context.Context, customer string) error {
 			env.mu.Lock()
 			defer env.mu.Unlock()
 			env.rechecked = append(env.rechecked, customer)
 			return nil
 		},
-	})
+	}
 }
 
 func (env *testEnv) now() time.Time { return *env.clock.Load() }

@@ -14,10 +14,9 @@ import (
 
 // fetch gets a subscription in its current state, with its customer.
 func (s *Sync) fetch(ctx context.Context, id string) (*stripe.Subscription, error) {
-	params := &stripe.SubscriptionParams{}
-	params.Context = ctx
+	params := &stripe.SubscriptionParams{Params: stripe.Params{Context: ctx}}
 	params.AddExpand("customer")
-	sub, err := s.stripe.Subscriptions.Get(id, params)
+	sub, err := s.Stripe.Subscriptions.Get(id, params)
 	if err != nil {
 		return nil, fmt.Errorf("fetch subscription %s: %w", id, readableError(err))
 	}
@@ -32,9 +31,7 @@ func (s *Sync) fetch(ctx context.Context, id string) (*stripe.Subscription, erro
 // fetchCustomer gets the customer of a subscription that came with the
 // customer's id alone: the customer may name the tenant.
 func (s *Sync) fetchCustomer(ctx context.Context, sub *stripe.Subscription) error {
-	params := &stripe.CustomerParams{}
-	params.Context = ctx
-	customer, err := s.stripe.Customers.Get(sub.Customer.ID, params)
+	customer, err := s.Stripe.Customers.Get(sub.Customer.ID, &stripe.CustomerParams{Params: stripe.Params{Context: ctx}})
 	switch {
 	case isGone(err): // it names no tenant; the subscription exists
 		return nil
@@ -47,9 +44,7 @@ func (s *Sync) fetchCustomer(ctx context.Context, sub *stripe.Subscription) erro
 
 // fetchInvoice gets the subscription and the customer of an invoice.
 func (s *Sync) fetchInvoice(ctx context.Context, id string) (subscription, customer string, err error) {
-	params := &stripe.InvoiceParams{}
-	params.Context = ctx
-	inv, err := s.stripe.Invoices.Get(id, params)
+	inv, err := s.Stripe.Invoices.Get(id, &stripe.InvoiceParams{Params: stripe.Params{Context: ctx}})
 	if err != nil {
 		return "", "", fmt.Errorf("fetch invoice %s: %w", id, readableError(err))
 	}
@@ -65,14 +60,13 @@ func (s *Sync) fetchInvoice(ctx context.Context, id string) (subscription, custo
 // list calls each with subscriptions of every status, page by page: a
 // customer's, or with "" all.
 func (s *Sync) list(ctx context.Context, customer string, each func(*stripe.Subscription) error) error {
-	params := &stripe.SubscriptionListParams{Status: stripe.String("all")}
-	params.Context = ctx
-	params.Limit = stripe.Int64(pageSize)
+	params := &stripe.SubscriptionListParams{Status: stripe.String("all"),
+		ListParams: stripe.ListParams{Context: ctx, Limit: stripe.Int64(pageSize)}}
 	params.AddExpand("data.customer")
 	if customer != "" {
 		params.Customer = stripe.String(customer)
 	}
-	found := s.stripe.Subscriptions.List(params)
+	found := s.Stripe.Subscriptions.List(params)
 	for found.Next() {
 		if err := each(found.Subscription()); err != nil {
 			return err

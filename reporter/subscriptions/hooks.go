@@ -145,7 +145,7 @@ const (
 func (s *Sync) Work(ctx context.Context) (done int, err error) {
 	var group sync.WaitGroup
 	var result sync.Mutex
-	workers := max(1, min(maxWorkers, int(s.pool.Config().MaxConns)/4))
+	workers := max(1, min(maxWorkers, int(s.Pool.Config().MaxConns)/4))
 	for range workers {
 		group.Go(func() {
 			n, failed := s.workUntilEmpty(ctx)
@@ -195,7 +195,7 @@ func graverError(a, b error) error {
 // ended is the subscription that it found ended, if any.
 func (s *Sync) processNext(ctx context.Context) (ended *endedSubscription, err error) {
 	var failed error
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, s.Pool, func(tx pgx.Tx) error {
 		h, err := nextHook(ctx, tx)
 		if err != nil {
 			return err
@@ -264,7 +264,7 @@ func (s *Sync) processInvoice(ctx context.Context, tx pgx.Tx, h hook) (outcome s
 	if customer == "" {
 		return outcome, ended, nil
 	}
-	if err := s.recheck(ctx, customer); err != nil {
+	if err := s.Recheck(ctx, customer); err != nil {
 		return "", nil, fmt.Errorf("have invoices of %s read again: %w", customer, err)
 	}
 	return outcome, ended, nil
@@ -286,7 +286,7 @@ func (s *Sync) recordMeterError(ctx context.Context, tx pgx.Tx, h hook) (outcome
 	if err != nil {
 		return "", err
 	}
-	if err := s.recheck(ctx, ""); err != nil {
+	if err := s.Recheck(ctx, ""); err != nil {
 		return "", fmt.Errorf("have all invoices read again: %w", err)
 	}
 	return "finding " + KindMeterError, nil

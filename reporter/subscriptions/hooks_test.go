@@ -82,12 +82,12 @@ func TestFailedRecheckKeepsTheHook(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, "2026-11-01")
 	env.deliver(stripetest.Hook{Payload: []byte(`{"id":"evt_c","type":"invoice.upcoming","data":{"object":{"customer":"cus_only"}}}`)})
-	recheck := env.sync.recheck
-	env.sync.recheck = func(context.Context, string) error { return http.ErrServerClosed }
+	recheck := env.sync.Recheck
+	env.sync.Recheck = func(context.Context, string) error { return http.ErrServerClosed }
 	if n, err := env.sync.Work(t.Context()); n != 0 || err == nil {
 		t.Errorf("%d done, %v", n, err)
 	}
-	env.sync.recheck = recheck
+	env.sync.Recheck = recheck
 	if n := env.work(); n != 0 {
 		t.Errorf("%d done before its time", n)
 	}
@@ -190,7 +190,7 @@ func TestShutdownCountsAgainstNoHook(t *testing.T) {
 	env := newTestEnv(t, "2026-11-01")
 	env.deliver(stripetest.Hook{Payload: []byte(`{"id":"evt_c","type":"invoice.upcoming","data":{"object":{"customer":"cus_only"}}}`)})
 	ctx, stop := context.WithCancel(t.Context())
-	env.sync.recheck = func(context.Context, string) error { stop(); return ctx.Err() }
+	env.sync.Recheck = func(context.Context, string) error { stop(); return ctx.Err() }
 	if n, err := env.sync.Work(ctx); n != 0 || err == nil {
 		t.Errorf("%d done, %v", n, err)
 	}
@@ -269,7 +269,7 @@ func TestRunWorksOffHooksWhenWoken(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, "2026-11-01")
 	rechecked := make(chan string, 2)
-	env.sync.recheck = func(_ context.Context, customer string) error { rechecked <- customer; return nil }
+	env.sync.Recheck = func(_ context.Context, customer string) error { rechecked <- customer; return nil }
 	ctx, stop := context.WithCancel(t.Context())
 	wake, over := make(chan struct{}), make(chan struct{})
 	go func() { defer close(over); env.sync.Run(ctx, wake) }()

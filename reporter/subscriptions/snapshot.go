@@ -36,50 +36,7 @@ type snapshot struct {
 	openFindings map[string][]string // kinds of open findings by subscription
 }
 
-// load reads the snapshot for fetched subscriptions.
-func load(ctx context.Context, q querier, subs ...*stripe.Subscription) (*snapshot, error) {
-	snap := &snapshot{}
-	var err error
-	if snap.plans, err = loadPlans(ctx, q); err != nil {
-		return nil, err
-	}
-	if snap.mappings, err = loadMappings(ctx, q, subs); err != nil {
-		return nil, err
-	}
-	if snap.openFindings, err = loadOpenFindings(ctx, q, subs); err != nil {
-		return nil, err
-	}
-	tenants := make([]uuid.UUID, 0, len(subs))
-	since := int64(0)
-	for i, sub := range subs {
-		if id, ok := odometer.ParseTenant(namedTenant(sub)); ok {
-			tenants = append(tenants, id)
-		}
-		if i == 0 || sub.CurrentPeriodStart < since {
-			since = sub.CurrentPeriodStart
-		}
-	}
-	for _, m := range snap.mappings {
-		tenants = append(tenants, m.Tenant)
-	}
-	snap.tenants, err = billing.LoadTenants(ctx, q, tenants, time.Unix(since, 0))
-	return snap, err
-}
-
 const plansSQL = `select plan_id from plans`
-
-func loadPlans(ctx context.Context, q querier) (map[string]bool, error) {
-	rows, _ := q.Query(ctx, plansSQL)
-	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
-	if err != nil {
-		return nil, fmt.Errorf("load plans: %w", err)
-	}
-	plans := make(map[string]bool, len(ids))
-	for _, id := range ids {
-		plans[id] = true
-	}
-	return plans, nil
-}
 
 const mappingsSQL = `
 select tenant_id as tenant, coalesce(stripe_customer, '') as customer, coalesce(stripe_subscription, '') as subscription
@@ -88,22 +45,6 @@ where stripe_subscription = any($1)
    or stripe_customer = any($2)
 order by tenant_id`
 
-func loadMappings(ctx context.Context, q querier, subs []*stripe.Subscription) ([]mapping, error) {
-	ids, customers := make([]string, 0, len(subs)), make([]string, 0, len(subs))
-	for _, sub := range subs {
-		ids = append(ids, sub.ID)
-		if sub.Customer != nil {
-			customers = append(customers, sub.Customer.ID)
-		}
-	}
-	rows, _ := q.Query(ctx, mappingsSQL, ids, customers)
-	found, err := pgx.CollectRows(rows, pgx.RowToStructByName[mapping])
-	if err != nil {
-		return nil, fmt.Errorf("load tenants of %d subscriptions: %w", len(subs), err)
-	}
-	return found, nil
-}
-
 const openFindingsSQL = `
 select subject, kind
 from audit_findings
@@ -111,22 +52,48 @@ where resolved_at is null
   and kind = any($1)
   and subject = any($2)`
 
-func loadOpenFindings(ctx context.Context, q querier, subs []*stripe.Subscription) (map[string][]string, error) {
-	ids := make([]string, 0, len(subs))
+// load reads the snapshot for fetched subscriptions.
+func load(ctx context.Context, q querier, subs ...*stripe.Subscription) (*snapshot, error) {
+	tenants := []uuid.UUID{}
+	ids, customers := make([]string, 0, len(subs)), make([]string, 0, len(subs))
+	since := subs[0].CurrentPeriodStart
 	for _, sub := range subs {
 		ids = append(ids, sub.ID)
+		if sub.Customer != nil {
+			customers = append(customers, sub.Customer.ID)
+		}
+		if id, ok := odometer.ParseTenant(namedTenant(sub)); ok {
+			tenants = append(tenants, id)
+		}
+		since = min(since, sub.CurrentPeriodStart)
 	}
-	open := map[string][]string{}
-	var subject, kind string
-	rows, _ := q.Query(ctx, openFindingsSQL, kinds, ids)
-	_, err := pgx.ForEachRow(rows, []any{&subject, &kind}, func() error {
-		open[subject] = append(open[subject], kind)
+	snap := &snapshot{plans: map[string]bool{}, openFindings: map[string][]string{}}
+	var plan, subject, kind string
+	rows, _ := q.Query(ctx, plansSQL)
+	_, err := pgx.ForEachRow(rows, []any{&plan}, func() error {
+		snap.plans[plan] = true
+		return nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("load plans: %w", err)
+	}
+	rows, _ = q.Query(ctx, mappingsSQL, ids, customers)
+	if snap.mappings, err = pgx.CollectRows(rows, pgx.RowToStructByName[mapping]); err != nil {
+		return nil, fmt.Errorf("load tenants of %d subscriptions: %w", len(subs), err)
+	}
+	rows, _ = q.Query(ctx, openFindingsSQL, kinds, ids)
+	_, err = pgx.ForEachRow(rows, []any{&subject, &kind}, func() error {
+		snap.openFindings[subject] = append(snap.openFindings[subject], kind)
 		return nil
 	})
 	if err != nil {
 		return nil, fmt.Errorf("load findings of %d subscriptions: %w", len(subs), err)
 	}
-	return open, nil
+	for _, m := range snap.mappings {
+		tenants = append(tenants, m.Tenant)
+	}
+	snap.tenants, err = billing.LoadTenants(ctx, q, tenants, time.Unix(since, 0))
+	return snap, err
 }
 
 // ownerOf returns the tenant that has the subscription.

@@ -33,41 +33,17 @@ import (
 	"odometer"
 )
 
-// Options configure a Sync.
-type Options struct {
+// Sync applies Stripe's subscriptions to ours. It is safe for concurrent use,
+// also by several processes. All its fields must be set.
+type Sync struct {
 	Pool *pgxpool.Pool
 	// Stripe must not repeat calls by itself: a failed hook is retried.
 	Stripe *client.API
 	Now    func() time.Time
 	Log    *slog.Logger
 	// Recheck is called when a hook says that an invoice or a meter of a
-	// customer has changed ("": any customer); nil: nothing.
+	// customer has changed ("": any customer).
 	Recheck func(ctx context.Context, customer string) error
-}
-
-// Sync applies Stripe's subscriptions to ours. It is safe for concurrent use,
-// also by several processes.
-type Sync struct {
-	pool    *pgxpool.Pool
-	stripe  *client.API
-	now     func() time.Time
-	log     *slog.Logger
-	recheck func(ctx context.Context, customer string) error
-}
-
-// New makes a Sync.
-func New(o Options) *Sync {
-	s := &Sync{pool: o.Pool, stripe: o.Stripe, now: o.Now, log: o.Log, recheck: o.Recheck}
-	if s.now == nil {
-		s.now = time.Now
-	}
-	if s.log == nil {
-		s.log = slog.New(slog.DiscardHandler)
-	}
-	if s.recheck == nil {
-		s.recheck = func(context.Context, string) error { return nil }
-	}
-	return s
 }
 
 const (
@@ -92,9 +68,9 @@ func (s *Sync) Run(ctx context.Context, wake <-chan struct{}) {
 		case ctx.Err() != nil:
 		case isUnavailable(err):
 			woken, wait = nil, retry.Next()
-			s.log.Error("processing Stripe's hooks failed", "reason", err, "retry_in", wait)
+			s.Log.Error("processing Stripe's hooks failed", "reason", err, "retry_in", wait)
 		default:
-			s.log.Error("some of Stripe's hooks failed and are retried later", "reason", err)
+			s.Log.Error("some of Stripe's hooks failed and are retried later", "reason", err)
 			retry.Reset()
 		}
 		select {
@@ -162,11 +138,11 @@ func (c *comparison) comparePage(ctx context.Context) error {
 	if len(c.page) == 0 {
 		return nil
 	}
-	snap, err := load(ctx, c.s.pool, c.page...)
+	snap, err := load(ctx, c.s.Pool, c.page...)
 	if err != nil {
 		return err
 	}
-	now := c.s.now()
+	now := c.s.Now()
 	c.figures.Listed += len(c.page)
 	for _, sub := range c.page {
 		c.listed = append(c.listed, sub.ID)
@@ -224,7 +200,7 @@ limit $2`
 // compareUnlisted syncs subscriptions that we have and Stripe's list lacks:
 // created since, or gone.
 func (c *comparison) compareUnlisted(ctx context.Context) error {
-	rows, _ := c.s.pool.Query(ctx, unlistedSQL, c.listed, maxUnlisted)
+	rows, _ := c.s.Pool.Query(ctx, unlistedSQL, c.listed, maxUnlisted)
 	ids, err := pgx.CollectRows(rows, pgx.RowTo[string])
 	if err != nil {
 		return fmt.Errorf("find subscriptions that Stripe did not list: %w", err)

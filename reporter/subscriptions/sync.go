@@ -51,7 +51,7 @@ func (s *Sync) syncSubscription(ctx context.Context, tx pgx.Tx, id, by string) (
 	if err != nil {
 		return syncResult{}, err
 	}
-	now := s.now()
+	now := s.Now()
 	snap, err := load(ctx, tx, sub)
 	if err != nil {
 		return syncResult{}, err
@@ -117,7 +117,7 @@ func (s *Sync) apply(ctx context.Context, tx pgx.Tx, sub *stripe.Subscription, t
 
 // setOrClip applies a change, or the part of it that can still be applied.
 func (s *Sync) setOrClip(ctx context.Context, change billing.SubscriptionChange, now time.Time) error {
-	_, err := billing.Set(ctx, s.pool, change, now)
+	_, err := billing.Set(ctx, s.Pool, change, now)
 	if !errors.Is(err, billing.ErrRefused) {
 		return err
 	}
@@ -128,10 +128,10 @@ func (s *Sync) setOrClip(ctx context.Context, change billing.SubscriptionChange,
 	if !changed {
 		return err
 	}
-	if _, err := billing.Set(ctx, s.pool, late, now); err != nil {
+	if _, err := billing.Set(ctx, s.Pool, late, now); err != nil {
 		return err
 	}
-	s.log.Warn("a change came after its period had ended", "tenant", change.Tenant, "subscription", *change.StripeSubscription,
+	s.Log.Warn("a change came after its period had ended", "tenant", change.Tenant, "subscription", *change.StripeSubscription,
 		"stated_from", change.Start, "stated_to", change.End, "acts_from", late.Start, "acts_to", late.End)
 	return nil
 }
@@ -139,10 +139,10 @@ func (s *Sync) setOrClip(ctx context.Context, change billing.SubscriptionChange,
 // clipped is the part of a refused change that can still be applied, given the
 // periods after the rollover that is due.
 func (s *Sync) clipped(ctx context.Context, change billing.SubscriptionChange, now time.Time) (late billing.SubscriptionChange, changed bool, err error) {
-	if err := billing.RollOver(ctx, s.pool, []uuid.UUID{change.Tenant}, now, now); err != nil {
+	if err := billing.RollOver(ctx, s.Pool, []uuid.UUID{change.Tenant}, now, now); err != nil {
 		return change, false, fmt.Errorf("roll over tenant %s: %w", change.Tenant, err)
 	}
-	stored, err := billing.Load(ctx, s.pool, change.Tenant)
+	stored, err := billing.Load(ctx, s.Pool, change.Tenant)
 	switch {
 	case errors.Is(err, billing.ErrNoSubscription):
 		return change, false, nil
@@ -183,7 +183,7 @@ func (s *Sync) recordGone(ctx context.Context, tx pgx.Tx, id, by string) (syncRe
 // updateFindings records the finding of a decision, and resolves the others.
 func (s *Sync) updateFindings(ctx context.Context, tx pgx.Tx, id, by string, d decision, open []string) error {
 	if d.kind == KindSecondSubscription {
-		s.log.Error("a tenant has a second subscription", "tenant", d.tenant, "subscription", id, "detail", d.outcome)
+		s.Log.Error("a tenant has a second subscription", "tenant", d.tenant, "subscription", id, "detail", d.outcome)
 	}
 	if d.kind != "" {
 		err := findings.Record(ctx, tx, findings.Finding{
@@ -230,7 +230,7 @@ func (s *Sync) syncOthersOf(ctx context.Context, ended *endedSubscription, by st
 
 // syncAlone syncs in a transaction of its own.
 func (s *Sync) syncAlone(ctx context.Context, id, by string) (done syncResult, err error) {
-	err = pgx.BeginFunc(ctx, s.pool, func(tx pgx.Tx) error {
+	err = pgx.BeginFunc(ctx, s.Pool, func(tx pgx.Tx) error {
 		done, err = s.syncSubscription(ctx, tx, id, by)
 		return err
 	})

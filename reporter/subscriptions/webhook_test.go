@@ -57,7 +57,7 @@ func TestUnsignedHookIsRefused(t *testing.T) {
 func TestASecretCanBeReplacedWithoutLosingAHook(t *testing.T) {
 	t.Parallel()
 	env := newTestEnv(t, "2026-11-01")
-	both := httptest.NewServer(Handler(env.db.Pool, "whsec_old, whsec_new", nil, env.sync.log))
+	both := httptest.NewServer(Handler(env.db.Pool, "whsec_old, whsec_new", nil, env.sync.Log))
 	defer both.Close()
 	for _, secret := range []string{"whsec_old", "whsec_new"} {
 		status, err := env.stripe.Deliver(t.Context(), both.URL, secret, hookOf("customer.subscription.updated", "sub_1"))

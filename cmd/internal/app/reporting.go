@@ -74,9 +74,7 @@ func (s *ReportingSettings) Reporting(t *cli.Terminal, pool *pgxpool.Pool, nc *n
 		}
 	}
 	if stripe != nil {
-		r.Sync = subscriptions.New(subscriptions.Options{
-			Pool: pool, Stripe: stripe.API, Now: time.Now, Log: t.Log, Recheck: r.refreshInvoice,
-		})
+		r.Sync = &subscriptions.Sync{Pool: pool, Stripe: stripe.API, Now: time.Now, Log: t.Log, Recheck: r.refreshInvoice}
 	}
 	return r, nil
 }
