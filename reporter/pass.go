@@ -136,13 +136,14 @@ func (r *Reporter) recordStopped(ctx context.Context, err error) error {
 // run reports first what is new, then what has failed before, so that entries
 // that keep failing delay nobody else.
 func (p *pass) run(ctx context.Context) error {
-	if err := p.reportScope(ctx); err != nil {
-		return p.endError(ctx, err)
+	err := p.reportScope(ctx)
+	if err == nil {
+		err = p.retryUndecided(ctx)
 	}
-	if err := p.retryUndecided(ctx); err != nil {
-		return p.endError(ctx, err)
+	if err == nil {
+		err = p.resolveFindings(ctx)
 	}
-	return p.endError(ctx, p.resolveFindings(ctx))
+	return p.endError(ctx, err)
 }
 
 // markParked notes that a tenant's overage of an agent waits for people.
@@ -169,7 +170,10 @@ func (p *pass) resolveFindings(ctx context.Context) error {
 	if _, err := p.r.Pool.Exec(ctx, resolveUnclearSQL, kindUnclear); err != nil {
 		return fmt.Errorf("resolve findings of decided entries: %w", err)
 	}
-	return p.resolveOld(ctx)
+	if _, err := p.r.Pool.Exec(ctx, resolveOldSQL, []string{kindLate, kindNotInvoiced, kindUnbillable}); err != nil {
+		return fmt.Errorf("resolve old findings: %w", err)
+	}
+	return nil
 }
 
 // An unclear entry may also be decided by an invoice, or by the comparison
@@ -185,6 +189,7 @@ where f.kind = $1
   and r.identifier = f.subject
   and r.state not in ('planned', 'sending', 'unknown')`
 
+// Nothing that happens here could end a finding about an invoice.
 const resolveOldSQL = `
 update audit_findings
 set resolved_at = now(),
@@ -193,15 +198,6 @@ set resolved_at = now(),
 where kind = any($1)
   and resolved_at is null
   and found_at < now() - interval '7 days'`
-
-// resolveOld resolves findings about invoices after a week: nothing that
-// happens here could end them.
-func (p *pass) resolveOld(ctx context.Context) error {
-	if _, err := p.r.Pool.Exec(ctx, resolveOldSQL, []string{kindLate, kindNotInvoiced, kindUnbillable}); err != nil {
-		return fmt.Errorf("resolve old findings: %w", err)
-	}
-	return nil
-}
 
 // endError is the error with which a pass ends.
 func (p *pass) endError(ctx context.Context, err error) error {

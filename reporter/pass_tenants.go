@@ -140,52 +140,35 @@ func (p *pass) loadAccounts(ctx context.Context, tenants []uuid.UUID) ([]*tenant
 			return nil, err
 		}
 	}
-	if p.invoicesMayDecide(accounts) {
-		if err := p.ensureGenerationRaised(ctx); err != nil {
-			return nil, err
-		}
-	}
 	type invoiceOf struct {
 		account *tenantAccount
 		in      *period
 	}
 	var due []invoiceOf
+	mayDecide := false // an invoice may show that Stripe has an entry whose call got no answer
 	for _, a := range accounts {
 		for _, in := range a.periods {
 			if p.planner.invoiceCheckDue(a, in) {
 				due = append(due, invoiceOf{a, in})
+				mayDecide = mayDecide || len(a.unanswered(in)) > 0
 			}
 		}
 	}
+	if mayDecide {
+		if err := p.ensureGenerationRaised(ctx); err != nil {
+			return nil, err
+		}
+	}
 	err = concurrently(ctx, p.concurrency(), due, func(ctx context.Context, i invoiceOf) error {
-		return p.refreshInvoice(ctx, i.account, i.in)
+		if p.halted() {
+			return nil
+		}
+		return p.noteReadError(p.r.readInvoice(ctx, &p.planner, i.account, i.in))
 	})
 	if err != nil || len(due) == 0 {
 		return accounts, err
 	}
 	return p.r.load(ctx, tenants, p.r.now())
-}
-
-// invoicesMayDecide reports whether an invoice that is about to be read may
-// show that Stripe has an entry whose call got no answer.
-func (p *pass) invoicesMayDecide(accounts []*tenantAccount) bool {
-	for _, a := range accounts {
-		for _, in := range a.periods {
-			if p.planner.invoiceCheckDue(a, in) && len(a.unanswered(in)) > 0 {
-				return true
-			}
-		}
-	}
-	return false
-}
-
-// refreshInvoice reads an invoice; when Stripe does not answer, the next pass
-// does.
-func (p *pass) refreshInvoice(ctx context.Context, a *tenantAccount, in *period) error {
-	if p.halted() {
-		return nil
-	}
-	return p.noteReadError(p.r.readInvoice(ctx, &p.planner, a, in))
 }
 
 // noteReadError handles the error of a call that reads: a refused key ends the
