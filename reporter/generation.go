@@ -90,6 +90,7 @@ func (r *Reporter) createMirrorBucket(ctx context.Context) (jetstream.KeyValue, 
 // checkRestored returns an error when the ledger must not be trusted. A ledger
 // one ahead of its mirror is a crash between the two writes.
 func (g *ledgerGeneration) checkRestored() error {
+	restored := ""
 	switch {
 	case g.mirror == nil && !g.hasSent:
 		return nil
@@ -97,13 +98,14 @@ func (g *ledgerGeneration) checkRestored() error {
 		return fmt.Errorf("%w: its mirror in the NATS bucket %s is gone: compare it with Stripe by: odometer jobs run verify (when Postgres was restored as well, an hour after the last report at the earliest)",
 			ErrRestored, mirrorBucket)
 	case g.number < g.mirror.Generation:
-		return fmt.Errorf("%w: it knows of %d passes, its mirror of %d; a backup was restored: compare it with Stripe by: odometer jobs run verify",
-			ErrRestored, g.number, g.mirror.Generation)
+		restored = "a backup"
 	case g.number > g.mirror.Generation+1:
-		return fmt.Errorf("%w: it knows of %d passes, its mirror of %d; NATS was restored: compare it with Stripe by: odometer jobs run verify",
-			ErrRestored, g.number, g.mirror.Generation)
+		restored = "NATS"
+	default:
+		return nil
 	}
-	return nil
+	return fmt.Errorf("%w: it knows of %d passes, its mirror of %d; %s was restored: compare it with Stripe by: odometer jobs run verify",
+		ErrRestored, g.number, g.mirror.Generation, restored)
 }
 
 // checkUnits checks the ledger's rows against the mirror before anything is

@@ -10,6 +10,7 @@ import (
 	"github.com/jackc/pgx/v5"
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/promauto"
 	"github.com/sony/gobreaker/v2"
 )
 
@@ -23,12 +24,13 @@ type Metrics struct {
 // NewMetrics registers the metrics, each at 0 for every label value; nil
 // registers them nowhere.
 func NewMetrics(r prometheus.Registerer) *Metrics {
+	register := promauto.With(r)
 	m := &Metrics{
-		reports: prometheus.NewCounterVec(prometheus.CounterOpts{
+		reports: register.NewCounterVec(prometheus.CounterOpts{
 			Name: "stripe_usage_report_total",
 			Help: "Calls that reported overage to Stripe, by outcome.",
 		}, []string{"status"}),
-		breakerTrips: prometheus.NewCounter(prometheus.CounterOpts{
+		breakerTrips: register.NewCounter(prometheus.CounterOpts{
 			Name: "stripe_breaker_trips_total",
 			Help: "How often the breaker before Stripe has opened.",
 		}),
@@ -36,12 +38,10 @@ func NewMetrics(r prometheus.Registerer) *Metrics {
 	for _, o := range Outcomes() {
 		m.reports.WithLabelValues(string(o))
 	}
-	if r != nil {
-		r.MustRegister(m.reports, m.breakerTrips, prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "stripe_breaker_state",
-			Help: "State of the breaker before Stripe: 0 closed, 1 half open, 2 open.",
-		}, m.breakerState))
-	}
+	register.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "stripe_breaker_state",
+		Help: "State of the breaker before Stripe: 0 closed, 1 half open, 2 open.",
+	}, m.breakerState)
 	return m
 }
 

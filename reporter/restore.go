@@ -46,11 +46,10 @@ func (r *Reporter) restore(ctx context.Context, account string, byHand bool, v *
 	}
 	// Only the mirror was lost, for Stripe shows exactly what the ledger has.
 	// Whether Postgres was restored too only a person knows.
-	if gone && byHand && len(surplus) == 0 {
-		return r.appendFound(ctx, g, account, nil, v)
-	}
-	if err := r.checkAllShown(ctx, g, surplus); err != nil {
-		return errors.Join(stopped, err)
+	if !gone || !byHand || len(surplus) > 0 {
+		if err := r.checkAllShown(ctx, g, surplus); err != nil {
+			return errors.Join(stopped, err)
+		}
 	}
 	return r.appendFound(ctx, g, account, surplus, v)
 }

@@ -76,9 +76,9 @@ func (s *Server) hang(ctx context.Context) bool {
 
 // refusals are the answers of the faults that answer instead of the endpoint.
 var refusals = map[Fault]answer{
-	HTML502Before:     badGateway(),
-	TooManyRequests:   rateLimited(),
-	LockTimeout:       lockTimeout(),
+	HTML502Before:     badGateway,
+	TooManyRequests:   rateLimited,
+	LockTimeout:       lockTimeout,
 	Unauthorized:      invalidKey("sk_test_rolled"),
 	InvalidRequest400: invalid("", "", "Invalid request."),
 	Forbidden: notExecuted(http.StatusForbidden, apiError{Type: invalidRequest,

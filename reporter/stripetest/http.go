@@ -19,12 +19,12 @@ type object map[string]any
 // answer is a status with its body. The Idempotency-Key stores it only when the
 // endpoint began to execute. As an error it is a refusal.
 type answer struct {
-	status   int
-	body     []byte
-	html     bool
-	began    bool
-	replayed bool
-	header   [2]string // one more header, or none
+	status     int
+	body       []byte
+	html       bool
+	began      bool
+	replayed   bool
+	retryAfter string // the header's value, or ""
 }
 
 func (a answer) Error() string { return string(a.body) }
@@ -78,28 +78,20 @@ func unrecognized(method, path string) answer {
 		"). Please see https://stripe.com/docs or we can help at https://support.stripe.com/."})
 }
 
-func rateLimited() answer {
-	a := notExecuted(http.StatusTooManyRequests, apiError{Type: invalidRequest, Code: "rate_limit",
-		Message: "Request rate limit exceeded. Learn more about rate limits here: https://stripe.com/docs/rate-limits."})
-	a.header = [2]string{"Retry-After", "1"}
-	return a
-}
-
-func lockTimeout() answer {
-	return notExecuted(http.StatusTooManyRequests, apiError{Type: invalidRequest, Code: "lock_timeout",
+// Answers that are always the same.
+var (
+	rateLimited = answer{status: http.StatusTooManyRequests, retryAfter: "1", body: encode(object{"error": apiError{Type: invalidRequest, Code: "rate_limit",
+		Message: "Request rate limit exceeded. Learn more about rate limits here: https://stripe.com/docs/rate-limits."}})}
+	lockTimeout = notExecuted(http.StatusTooManyRequests, apiError{Type: invalidRequest, Code: "lock_timeout",
 		Message: "This object cannot be accessed right now because another API request or Stripe process is currently accessing it. If you see this error intermittently, retry the request. If you see this error frequently and are making multiple concurrent requests to a single object, make your requests serially or at a lower rate. For more details, see https://stripe.com/docs/rate-limits#object-lock-timeouts."})
-}
-
-// internalError is an answer of an endpoint, so its key stores it.
-func internalError() answer {
-	return refused(http.StatusInternalServerError, apiError{Type: "api_error",
+	// internalError is an answer of an endpoint, so its key stores it.
+	internalError = refused(http.StatusInternalServerError, apiError{Type: "api_error",
 		Message: "An unknown error occurred. If this persists, please contact us via https://support.stripe.com/."})
-}
-
-func badGateway() answer {
-	return answer{status: http.StatusBadGateway, html: true,
+	badGateway = answer{status: http.StatusBadGateway, html: true,
 		body: []byte("<html>\r\n<head><title>502 Bad Gateway</title></head>\r\n<body>\r\n<center><h1>502 Bad Gateway</h1></center>\r\n<hr><center>nginx</center>\r\n</body>\r\n</html>\r\n")}
-}
+	noKey = notExecuted(http.StatusUnauthorized, apiError{Type: invalidRequest,
+		Message: "You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY'). See https://stripe.com/docs/api#authentication for details, or we can help at https://support.stripe.com/."})
+)
 
 // head writes all but the body.
 func (a answer) head(w http.ResponseWriter, requestID string) {
@@ -117,8 +109,8 @@ func (a answer) head(w http.ResponseWriter, requestID string) {
 	if a.replayed {
 		h.Set("Idempotent-Replayed", "true")
 	}
-	if a.header[0] != "" {
-		h.Set(a.header[0], a.header[1])
+	if a.retryAfter != "" {
+		h.Set("Retry-After", a.retryAfter)
 	}
 	h.Set("Content-Length", strconv.Itoa(len(a.body)))
 	w.WriteHeader(a.status)

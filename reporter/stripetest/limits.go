@@ -26,11 +26,6 @@ func bearer(req *request) string {
 	return user
 }
 
-func noKey() answer {
-	return notExecuted(http.StatusUnauthorized, apiError{Type: invalidRequest,
-		Message: "You did not provide an API key. You need to provide your API key in the Authorization header, using Bearer auth (e.g. 'Authorization: Bearer YOUR_SECRET_KEY'). See https://stripe.com/docs/api#authentication for details, or we can help at https://support.stripe.com/."})
-}
-
 func invalidKey(key string) answer {
 	return notExecuted(http.StatusUnauthorized, apiError{Type: invalidRequest,
 		Message: "Invalid API Key provided: " + maskKey(key)})

@@ -20,6 +20,8 @@ type meter struct {
 
 func (m *meter) key() string { return m.id }
 
+func meterID(eventName string) string { return "mtr_" + eventName }
+
 // CreateMeter makes an active meter for an event name. The id comes from the
 // name, so that making it again reactivates it.
 func (s *Server) CreateMeter(eventName string) (meterID string) {
@@ -29,11 +31,10 @@ func (s *Server) CreateMeter(eventName string) (meterID string) {
 }
 
 func (s *Server) createMeter(eventName, displayName string, now time.Time) *meter {
-	m := s.meterOf[eventName]
+	m := s.meters.of[meterID(eventName)]
 	if m == nil {
-		m = &meter{id: "mtr_" + eventName, eventName: eventName, created: now}
+		m = &meter{id: meterID(eventName), eventName: eventName, created: now}
 		s.meters.add(m)
-		s.meterOf[eventName] = m
 	}
 	m.displayName, m.archivedAt = displayName, nil
 	return m
@@ -44,11 +45,7 @@ func (s *Server) createMeter(eventName, displayName string, now time.Time) *mete
 func (s *Server) ArchiveMeter(eventName string) {
 	now := s.lockNow()
 	defer s.mu.Unlock()
-	m := s.meterOf[eventName]
-	if m == nil {
-		panic("stripetest: no such meter: " + eventName)
-	}
-	m.archivedAt = &now
+	s.meters.must(meterID(eventName)).archivedAt = &now
 }
 
 func (s *Server) postMeter(req *request, now time.Time) (object, error) {
@@ -61,7 +58,7 @@ func (s *Server) postMeter(req *request, now time.Time) (object, error) {
 	case req.get("default_aggregation[formula]") != "sum" || req.get("event_time_window") != "":
 		return nil, invalid("default_aggregation[formula]", "", "This stand-in has only meters that sum raw events.")
 	}
-	if m := s.meterOf[name]; m != nil && m.archivedAt == nil {
+	if m := s.meters.of[meterID(name)]; m != nil && m.archivedAt == nil {
 		return nil, refused(http.StatusBadRequest, apiError{invalidRequest, "",
 			"An active meter with event name '" + name + "' already exists.", "event_name"})
 	}
@@ -152,7 +149,7 @@ func (s *Server) postMeterEvent(req *request, now time.Time) (object, error) {
 	}
 	s.identifiers.put(e.identifier, struct{}{}, now)
 	if req.rejectAsync {
-		s.emitErrorReport(s.meterOf[e.name], now)
+		s.emitErrorReport(s.meters.of[meterID(e.name)], now)
 	} else {
 		s.addUsage(e, now)
 	}
@@ -205,7 +202,7 @@ func (s *Server) validate(e meterEvent, now time.Time) error {
 	no400 := func(code, param, message string) error {
 		return refused(http.StatusBadRequest, apiError{invalidRequest, code, message, param})
 	}
-	m, c := s.meterOf[e.name], s.customers.of[e.customer]
+	m, c := s.meters.of[meterID(e.name)], s.customers.of[e.customer]
 	switch {
 	case m == nil:
 		return no400("no_meter", "event_name", "No active meter found for event name '"+e.name+"'.")
@@ -224,7 +221,7 @@ func (s *Server) validate(e meterEvent, now time.Time) error {
 // addUsage adds an event to the ledger. It uses the strings that the server
 // holds already, to save memory.
 func (s *Server) addUsage(e meterEvent, now time.Time) {
-	key := ledgerKey{s.customers.of[e.customer].id, s.meterOf[e.name].eventName}
+	key := ledgerKey{s.customers.of[e.customer].id, s.meters.of[meterID(e.name)].eventName}
 	s.ledger[key] = append(s.ledger[key], usageEvent{e.timestamp.Unix(), now.UnixNano(), e.value})
 }
 

@@ -79,7 +79,6 @@ type Server struct {
 	release       chan struct{} // closed by Release
 	customers     register[*customer]
 	meters        register[*meter]
-	meterOf       map[string]*meter // by event name
 	ledger        map[ledgerKey][]usageEvent
 	identifiers   dayCache[struct{}]
 	keys          dayCache[storedAnswer]
@@ -112,7 +111,6 @@ func New(o Options) *Server {
 		meters:        newRegister[*meter]("meter"),
 		subscriptions: newRegister[*Subscription]("subscription"),
 		invoices:      newRegister[*Invoice]("invoice"),
-		meterOf:       map[string]*meter{},
 		ledger:        map[ledgerKey][]usageEvent{},
 		identifiers:   newDayCache[struct{}](),
 		keys:          newDayCache[storedAnswer](),
@@ -148,7 +146,7 @@ func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		reset(w)
 		return
 	case fault == HTML502After:
-		a = badGateway()
+		a = badGateway
 	case fault == TruncatedAfter:
 		a.head(w, s.id("req"))
 		_, _ = w.Write(a.body[:len(a.body)/2])
@@ -167,12 +165,12 @@ func (s *Server) answer(req *request, fault Fault) answer {
 	key := bearer(req)
 	switch {
 	case key == "":
-		return noKey()
+		return noKey
 	case s.options.Key != "" && key != s.options.Key:
 		return invalidKey(key)
 	}
 	if !s.limiter.Allow() {
-		return rateLimited()
+		return rateLimited
 	}
 	handle, id := route(req.Method, req.URL.Path)
 	if handle == nil {
@@ -187,7 +185,7 @@ func (s *Server) answer(req *request, fault Fault) answer {
 func (s *Server) execute(req *request, handle handler, fault Fault) answer {
 	if name := req.exclusive(); name != "" {
 		if _, busy := s.exclusive.LoadOrStore(name, nil); busy {
-			return lockTimeout()
+			return lockTimeout
 		}
 		defer s.exclusive.Delete(name)
 	}
@@ -196,14 +194,14 @@ func (s *Server) execute(req *request, handle handler, fault Fault) answer {
 	}
 	time.Sleep(s.options.Latency)
 	if fault == StoredError500Before {
-		return internalError()
+		return internalError
 	}
 	req.rejectAsync = fault == RejectAsync
 	body, err := s.handle(req, handle)
 	var a answer
 	switch {
 	case fault == StoredError500After:
-		return internalError()
+		return internalError
 	case errors.As(err, &a):
 		return a
 	}

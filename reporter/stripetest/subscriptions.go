@@ -147,8 +147,8 @@ func (sub *Subscription) setDefaults(now time.Time) {
 // indexItems makes the subscription's items known by id.
 func (s *Server) indexItems(sub *Subscription) {
 	for _, it := range sub.Items {
-		if it.Meter != "" && s.meterOf[it.Meter] == nil {
-			panic("stripetest: no such meter: " + it.Meter)
+		if it.Meter != "" {
+			s.meters.must(meterID(it.Meter))
 		}
 		s.items[it.ID] = sub
 	}
@@ -312,7 +312,7 @@ func (s *Server) showPrice(sub *Subscription, it Item) object {
 	if it.Metered {
 		recurring["usage_type"] = "metered"
 	}
-	if m := s.meterOf[it.Meter]; m != nil {
+	if m := s.meters.of[meterID(it.Meter)]; m != nil {
 		recurring["meter"] = m.id
 	} else if it.Metered {
 		recurring["aggregate_usage"] = "sum"
