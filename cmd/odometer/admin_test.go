@@ -46,9 +46,9 @@ func (o *operatorEnv) admin() *adminAPI {
 	if err != nil {
 		o.t.Fatal(err)
 	}
-	door := api.New(api.Options{Keys: keys, Log: apitest.Quiet})
-	admin.Register(door, app.AdminOptions(openPool(o.t, o.database), nc))
-	return &adminAPI{o, door.Handler(), token}
+	server := api.New(api.Options{Keys: keys, Log: apitest.Quiet})
+	admin.Register(server, app.AdminOptions(openPool(o.t, o.database), nc))
+	return &adminAPI{o, server.Handler(), token}
 }
 
 func (d *adminAPI) reads(path string) *http.Response {
@@ -59,9 +59,9 @@ func (d *adminAPI) acts(path, body string) *http.Response {
 	return apitest.Do(d, http.MethodPost, "/api/v1/admin/"+path, d.token, body)
 }
 
-// An operator retries letters over HTTP: judged by today's catalogue, counted
+// An operator retries dead letters over HTTP: classified by today's catalogue, counted
 // once, written down with who did it.
-func TestAnOperatorRetriesOverHTTP(t *testing.T) {
+func TestOperatorRetriesDeadLettersOverHTTP(t *testing.T) {
 	t.Parallel()
 	d := newOperatorEnv(t).admin()
 	d.publish("email_processed", "good", 3)
@@ -101,7 +101,7 @@ func TestAnOperatorRetriesOverHTTP(t *testing.T) {
 	}
 }
 
-// A partition whose position stands behind the end lags by its own messages,
+// A partition whose position is behind the end lags by its own messages,
 // and not by those of the others.
 func TestLagIsWhatIsNotCounted(t *testing.T) {
 	t.Parallel()
@@ -126,7 +126,7 @@ func TestLagIsWhatIsNotCounted(t *testing.T) {
 	}
 }
 
-func TestAnOperatorPausesJobsOverHTTP(t *testing.T) {
+func TestOperatorPausesJobsOverHTTP(t *testing.T) {
 	t.Parallel()
 	d := newOperatorEnv(t).admin()
 	job := func(name string) admin.Job {
@@ -159,7 +159,7 @@ func TestAnOperatorPausesJobsOverHTTP(t *testing.T) {
 const damageSQL = `
 update usage_counters set count = count + 40`
 
-// What the job reconcile found is what operators see: every word of it.
+// What the job reconcile found is what operators see, in full.
 func TestLastAuditIsShown(t *testing.T) {
 	t.Parallel()
 	d := newOperatorEnv(t).admin()
@@ -183,7 +183,7 @@ func TestLastAuditIsShown(t *testing.T) {
 		t.Errorf("the last audit: %+v", last)
 	}
 	if again, err := json.Marshal(report); err != nil || !sameJSON(t, again, kept) {
-		t.Errorf("the report was kept as %s and is told as %s", kept, again)
+		t.Errorf("the report was kept as %s and is answered as %s", kept, again)
 	}
 	open := apitest.Decode[admin.FindingList](t, d.reads("findings")).Findings
 	if len(open) != 1 || open[0].Kind != "reconcile_error" || *open[0].Before != 43 || *open[0].After != 3 {

@@ -139,8 +139,8 @@ func TestAuditExitCodes(t *testing.T) {
 	}
 }
 
-// What may be done to the ledger, told by the real reporter to a Stripe that
-// keeps what it is told.
+// Damage to a ledger that the real reporter wrote, beside a Stripe that keeps
+// what was reported.
 func TestDamageToTheLedgerIsFound(t *testing.T) {
 	t.Parallel()
 	w := audited(t)

@@ -11,7 +11,7 @@ import (
 	"testing"
 )
 
-// browserSpecs are what people see, told in Playwright.
+// browserSpecs are tests of the pages, written with Playwright.
 const browserSpecs = "../../query/web/browser"
 
 // TestPagesInABrowser runs the specs of the browser against a demo.

@@ -83,7 +83,7 @@ func TestOutdatedSchemaErrorNamesMigrateUp(t *testing.T) {
 	}
 }
 
-func TestTheCatalogueThatIsShownCanBeApplied(t *testing.T) {
+func TestShownCatalogueCanBeApplied(t *testing.T) {
 	t.Parallel()
 	database := pgtest.URL(t)
 	if got := odometerDoes(t, "catalogue", "show", "--database-url", database); got.code != cli.ExitUsage || !strings.Contains(got.err, "catalogue apply") {
@@ -107,7 +107,7 @@ func TestTheCatalogueThatIsShownCanBeApplied(t *testing.T) {
 	}
 }
 
-// The whole way, as an operator and a customer walk it.
+// From the first migration to the answer of the API, as an operator and a customer do it.
 func TestFromPublishToUsage(t *testing.T) {
 	t.Parallel()
 	database, server := pgtest.URL(t), natstest.Run(t)
@@ -213,7 +213,7 @@ func TestFilePublishedTwiceIsStoredOnce(t *testing.T) {
 	}
 }
 
-func TestTheReadmePrintsTheSampleCatalogue(t *testing.T) {
+func TestReadmePrintsSampleCatalogue(t *testing.T) {
 	t.Parallel()
 	readme, err := os.ReadFile("../../README.md")
 	if err != nil {

@@ -68,11 +68,11 @@ func (s *demoProcess) rest() string {
 	return said.String()
 }
 
-// A visitor does what the demo's own words offer.
-func TestDemoCountsAVisitorsEvents(t *testing.T) {
+// Another publisher uses the token that the demo prints.
+func TestDemoCountsEventsOfOtherPublishers(t *testing.T) {
 	t.Parallel()
 	s := startDemo(t)
-	body := `{"agent": "invoice", "idempotency_key": "a visitor's", "action_type": "invoice_detected", "quantity": 120}`
+	body := `{"agent": "invoice", "idempotency_key": "another publisher's", "action_type": "invoice_detected", "quantity": 120}`
 	request, err := http.NewRequestWithContext(t.Context(), http.MethodPost, s.url+"/api/v1/events", strings.NewReader(body))
 	if err != nil {
 		t.Fatal(err)

@@ -46,14 +46,14 @@ func (s *sender) insist(body string) (seq int64) {
 	s.Helper()
 	waitFor(s.T, "the events are taken", func() bool {
 		response := s.post(body)
-		var told httpingest.Answer
+		var answer httpingest.Answer
 		if response.StatusCode != http.StatusAccepted {
 			return false
 		}
-		if err := json.NewDecoder(response.Body).Decode(&told); err != nil || told.Invalid > 0 {
-			s.Fatalf("%+v, %v", told, err)
+		if err := json.NewDecoder(response.Body).Decode(&answer); err != nil || answer.Invalid > 0 {
+			s.Fatalf("%+v, %v", answer, err)
 		}
-		for _, r := range told.Results {
+		for _, r := range answer.Results {
 			seq = max(seq, int64(*r.StreamSeq))
 		}
 		return true
@@ -93,7 +93,7 @@ func readThrough(t *testing.T, pool *pgxpool.Pool) (seq int64) {
 }
 
 // NATS goes away under agents that send over HTTP, and comes back: they are
-// told to come again, and what they insisted on is counted once.
+// asked to retry, and what they retry is counted once.
 func TestEventsSentDuringNATSOutageAreCountedOnce(t *testing.T) {
 	t.Parallel()
 	database, server := pgtest.URL(t), natstest.Run(t)

@@ -40,7 +40,7 @@ type fuzz struct {
 	known    map[string][]string // values that exist, by the parameter's name
 	tame     bool                // the request at hand is meant to be answered
 	seen     map[string]int      // answers by operation and status
-	said     map[string]bool     // faults, each of which is told once
+	said     map[string]bool     // faults, each of which is reported once
 }
 
 func newFuzz(t *testing.T, doc libopenapi.Document, judge validator.Validator, server *httptest.Server) *fuzz {

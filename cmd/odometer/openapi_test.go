@@ -22,7 +22,7 @@ import (
 	"odometer/cmd/internal/cli"
 )
 
-// theDemo is a demo that runs as a process of its own: books with customers,
+// theDemo is a demo that runs as a process of its own: a database with customers,
 // dead letters, a ledger and an audit.
 type theDemo struct {
 	url, postgres, nats string
@@ -77,8 +77,8 @@ func (l *leaping) now() time.Time {
 	return l.at
 }
 
-// door is the whole API over the demo's books, without limits.
-func (d *theDemo) door(t *testing.T) http.Handler {
+// handler is the whole API over the demo's database, without limits.
+func (d *theDemo) handler(t *testing.T) http.Handler {
 	t.Helper()
 	pool, err := pgxpool.New(t.Context(), d.postgres)
 	if err != nil {
@@ -99,11 +99,11 @@ func (d *theDemo) door(t *testing.T) http.Handler {
 		t.Fatal(err)
 	}
 	s := app.Services{Terminal: cli.NewTerminal(t.Output(), t.Output(), "text", "warn"), Pool: pool, ReadPool: pool, NATS: nc, Query: true, Ingest: true}
-	door := api.New(api.Options{Keys: keys, Log: s.Terminal.Log, Now: (&leaping{at: time.Now()}).now})
-	if err := s.Register(door); err != nil {
+	server := api.New(api.Options{Keys: keys, Log: s.Terminal.Log, Now: (&leaping{at: time.Now()}).now})
+	if err := s.Register(server); err != nil {
 		t.Fatal(err)
 	}
-	return door.Handler()
+	return server.Handler()
 }
 
 // document reads the API's description and has it judged against the schema of
@@ -136,11 +136,11 @@ func document(t *testing.T, h http.Handler) (libopenapi.Document, validator.Vali
 
 // A client that is built from the document, with values of every kind and
 // many that do not fit, is never answered with a 500, nor with anything that
-// the document does not tell of.
+// the document does not describe.
 func TestResponsesMatchOpenAPI(t *testing.T) {
 	t.Parallel()
 	demo := runDemo(t, "--rate", "400")
-	h := demo.door(t)
+	h := demo.handler(t)
 	doc, judge := document(t, h)
 	server := httptest.NewServer(h)
 	t.Cleanup(server.Close)
@@ -159,7 +159,7 @@ select
 // waitForBooks waits until there is something of everything to read.
 func (d *theDemo) waitForBooks(t *testing.T, pool *pgxpool.Pool) {
 	t.Helper()
-	waitFor(t, "books", func() bool {
+	waitFor(t, "an audit", func() bool {
 		var full bool
 		return pool.QueryRow(t.Context(), fullBooksSQL).Scan(&full) == nil && full
 	})

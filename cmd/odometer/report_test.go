@@ -84,7 +84,7 @@ func (w *billingEnv) expect(got answer, code int, says ...string) {
 	}
 }
 
-func TestReportReportsOnceAndPrintsWhat(t *testing.T) {
+func TestReportSendsOverageOnceAndPrintsIt(t *testing.T) {
 	t.Parallel()
 	w := newBillingEnv(t)
 	w.expect(w.does("report", "--dry-run"), cli.ExitDone, w.tenant, "520", "500", "to report", "$0.40")
@@ -142,7 +142,7 @@ func TestRestoredBackupStopsTheReporterUntilItIsCompared(t *testing.T) {
 	w.expect(w.does("report"), cli.ExitDone, "reported 1 entries (10 units)")
 }
 
-// The books are emptied and rebuilt from the stream: the counters are the same,
+// The tables are emptied and rebuilt from the stream: the counters are the same,
 // and Stripe hears of nothing twice.
 func TestRebuiltCountersReportNothingTwice(t *testing.T) {
 	t.Parallel()

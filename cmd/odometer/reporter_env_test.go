@@ -62,7 +62,7 @@ func newBilled(t *testing.T, n int, start, end time.Time) *billed {
 	t.Cleanup(server.Close)
 	w.env = []string{
 		"ODOMETER_DATABASE_URL=" + database, "ODOMETER_NATS_URL=" + w.relay(t, strings.TrimPrefix(nats.URL(), "nats://")), "ODOMETER_LOG_LEVEL=error",
-		"ODOMETER_STRIPE_API_BASE=" + server.URL, "ODOMETER_STRIPE_API_KEY=sk_live_world", "ODOMETER_BREAKER_COOLDOWN=50ms",
+		"ODOMETER_STRIPE_API_BASE=" + server.URL, "ODOMETER_STRIPE_API_KEY=sk_live_test", "ODOMETER_BREAKER_COOLDOWN=50ms",
 	}
 	w.subscribe(n, start, end)
 	w.listen(database)

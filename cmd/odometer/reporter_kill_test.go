@@ -18,7 +18,7 @@ import (
 
 const killTenants = 60
 
-// The reporter is killed many times, at each step of a link's way, while the
+// The reporter is killed many times, at each step of a ledger entry, while the
 // counters move. Stripe has each unit once.
 func TestKilledReporterBillsEachUnitOnce(t *testing.T) {
 	t.Parallel()

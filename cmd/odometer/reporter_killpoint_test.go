@@ -13,24 +13,24 @@ import (
 	"github.com/jackc/pgx/v5"
 )
 
-// moment is a point on a link's way at which a process can be killed.
+// moment is a point in the life of a ledger entry at which a process can be killed.
 type moment string
 
 const (
 	atRandom   moment = "at random"               // some time after the start
 	unmirrored moment = "generation not mirrored" // Postgres has it, NATS does not
-	planned    moment = "planned"                 // the links are stored, nothing is sent
+	planned    moment = "planned"                 // the entries are stored, nothing is sent
 	sending    moment = "sending"                 // the mark is committed, the call about to be made
 	lost       moment = "call under way, lost"    // Stripe never gets it
 	late       moment = "call under way, late"    // Stripe gets it when nobody listens any more
-	unsaid     moment = "applied, not answered"   // Stripe has it and says nothing
-	answered   moment = "answered"                // Stripe has said it; the ledger may not know
-	accepted   moment = "accepted"                // the ledger knows it too
+	unanswered moment = "applied, not answered"   // Stripe has it and does not answer
+	answered   moment = "answered"                // Stripe has answered; the ledger may not have it
+	accepted   moment = "accepted"                // the ledger has it too
 )
 
-var moments = []moment{atRandom, unmirrored, planned, sending, lost, late, unsaid, answered, accepted}
+var moments = []moment{atRandom, unmirrored, planned, sending, lost, late, unanswered, answered, accepted}
 
-// meterEventsPath is where meter events are told.
+// meterEventsPath is where meter events are sent.
 const meterEventsPath = "/v1/billing/meter_events"
 
 // killPoint waits for a moment to come for the nth time, and then for a death.
@@ -63,7 +63,7 @@ func (tr *killPoint) comes(at moment, standStill bool) bool {
 // killPoints pass to a kill point what happens at Stripe and in the ledger.
 type killPoints struct{ now atomic.Pointer[killPoint] }
 
-// watch follows each call that tells Stripe something.
+// watch follows each call that reports usage to Stripe.
 func (ts *killPoints) watch(stripe http.Handler) http.Handler {
 	return http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		if r.URL.Path != meterEventsPath {
@@ -94,13 +94,13 @@ type stallingWriter struct {
 func (w *stallingWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 func (w *stallingWriter) WriteHeader(status int) {
-	w.killPoint.comes(unsaid, true)
+	w.killPoint.comes(unanswered, true)
 	w.begun = true
 	w.ResponseWriter.WriteHeader(status)
 }
 
-// mirrorWord begins each message that mirrors the ledger's generation.
-var mirrorWord = []byte("PUB $KV.odometer_ledger.")
+// mirrorPrefix begins each message that mirrors the ledger's generation.
+var mirrorPrefix = []byte("PUB $KV.odometer_ledger.")
 
 // relay passes bytes on to the NATS server, but for what the dead have sent.
 func (ts *killPoints) relay(t *testing.T, server string) (address string) {
@@ -139,7 +139,7 @@ func (ts *killPoints) relayOne(client net.Conn, address string) {
 		if err != nil {
 			return
 		}
-		if bytes.Contains(some[:n], mirrorWord) && ts.now.Load().comes(unmirrored, true) {
+		if bytes.Contains(some[:n], mirrorPrefix) && ts.now.Load().comes(unmirrored, true) {
 			return
 		}
 		if _, err := server.Write(some[:n]); err != nil {

@@ -30,7 +30,7 @@ func TestSecondServiceTakesOverFromKilledOne(t *testing.T) {
 	now := time.Now().UTC().Truncate(time.Second)
 	w := newBilled(t, killTenants, now.AddDate(0, -1, 0), now) // it has just ended: a pass is due
 	for range 2 {
-		tr := newKillPoint(unsaid, 1+rand.Int64N(25))
+		tr := newKillPoint(unanswered, 1+rand.Int64N(25))
 		w.now.Store(tr)
 		service := w.begin("run", "reporter", "--ops-addr", "127.0.0.1:0")
 		await(t, tr.reached, "a pass under way")
@@ -44,13 +44,13 @@ func TestSecondServiceTakesOverFromKilledOne(t *testing.T) {
 		}
 	}
 	w.begin("run", "reporter", "--ops-addr", "127.0.0.1:0")
-	waitFor(t, "another one has told the rest", func() bool { return w.number(undecidedSQL) == 0 && w.told() })
+	waitFor(t, "another one has reported the rest", func() bool { return w.number(undecidedSQL) == 0 && w.reported() })
 	w.expectLaws()
 	w.expectExact()
 }
 
-// told reports whether Stripe has all.
-func (w *billed) told() bool {
+// reported is true when Stripe has all.
+func (w *billed) reported() bool {
 	for i := range w.keys {
 		if k := &w.keys[i]; w.at(k) != k.overage() {
 			return false

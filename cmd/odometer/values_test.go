@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// A value that cannot be read is said with its flag, the value, and what one
+// An error for a value that cannot be read names its flag, the value, and what one
 // looks like; how the program reads it is nobody's concern.
 func TestInvalidFlagValuesAreExplained(t *testing.T) {
 	t.Parallel()
@@ -39,7 +39,7 @@ func TestInvalidFlagValuesAreExplained(t *testing.T) {
 		}
 		for _, inside := range []string{"parsing", "2006", "time: invalid", "bit int", "EOL", "expected"} {
 			if strings.Contains(got.err, inside) {
-				t.Errorf("odometer %s: %q tells of the inside: %s", line, inside, got.err)
+				t.Errorf("odometer %s: %q shows internals: %s", line, inside, got.err)
 			}
 		}
 	}

@@ -124,7 +124,7 @@ func newEvents(tenant *Tenant, agent odometer.Agent, keys *runKeys, n int) []pub
 	return events
 }
 
-// send publishes events and notes what the stream has promised to count.
+// send publishes events and notes what the stream has acknowledged.
 func (a *agents) send(ctx context.Context, events []publisher.Event, again bool) error {
 	results, err := a.publisher.PublishBatch(ctx, events)
 	if err != nil {
@@ -146,7 +146,7 @@ func (a *agents) send(ctx context.Context, events []publisher.Event, again bool)
 	return nil
 }
 
-// sendMalformed is what agents in the field send: the sender's checks are passed by.
+// sendMalformed is what faulty agents send: it bypasses the checks of the publisher.
 func (a *agents) sendMalformed(ctx context.Context, tenant uuid.UUID, agent odometer.Agent, fresh []publisher.Event) error {
 	key, action := uuid.NewString(), agent.Actions[0]
 	payloads := []string{

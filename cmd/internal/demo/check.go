@@ -91,7 +91,7 @@ type comparison struct {
 func (c comparison) differs() bool { return c.left != c.right }
 
 // counterUnits is what a counter holds of the agents' own events, and of everybody
-// else's: a visitor of the demo may publish to it, and correct it.
+// else's: whoever tries the demo may publish to it, and correct it.
 type counterUnits struct {
 	own, others int64
 }
@@ -141,27 +141,27 @@ func loadCounts(ctx context.Context, pool *pgxpool.Pool, keys *runKeys) (map[cou
 
 // compareAcknowledged checks the counters against the agents' own notes. The
 // others' units are what somebody else had counted meanwhile.
-func (d *demo) compareAcknowledged(ctx context.Context, granted map[counterKey]int64, before map[counterKey]counterUnits) (found []comparison, others int64, err error) {
+func (d *demo) compareAcknowledged(ctx context.Context, acknowledged map[counterKey]int64, before map[counterKey]counterUnits) (found []comparison, others int64, err error) {
 	after, err := loadCounts(ctx, d.pool, d.keys)
 	if err != nil {
 		return nil, 0, err
 	}
-	var promised, counted, differ int64
+	var expected, counted, differ int64
 	for key, count := range after {
 		others += count.others - before[key].others
 		counted += count.own - before[key].own
-		if count.own-before[key].own != granted[key] {
+		if count.own-before[key].own != acknowledged[key] {
 			differ++
 		}
 	}
-	for key, units := range granted {
-		promised += units
+	for key, units := range acknowledged {
+		expected += units
 		if _, there := after[key]; !there && units > 0 {
 			differ++
 		}
 	}
 	return []comparison{
-		{"units acknowledged to the agents = units counted", promised, counted},
+		{"units acknowledged to the agents = units counted", expected, counted},
 		{"counters that differ from the agents' notes = 0", differ, 0},
 	}, others, nil
 }

@@ -13,19 +13,19 @@ import (
 	"odometer/migrations/pgtest"
 )
 
-// checkEnv are the books of one of the demo's tenants after its agents have
+// checkEnv is the data of one of the demo's tenants after its agents have
 // noted what was acknowledged.
 type checkEnv struct {
-	t       *testing.T
-	demo    *demo
-	printed bytes.Buffer
-	before  map[counterKey]counterUnits
-	granted map[counterKey]int64
+	t            *testing.T
+	demo         *demo
+	printed      bytes.Buffer
+	before       map[counterKey]counterUnits
+	acknowledged map[counterKey]int64
 }
 
 func newCheckEnv(t *testing.T) *checkEnv {
 	t.Helper()
-	b := &checkEnv{t: t, granted: map[counterKey]int64{{Tenants[0].ID, "inbox"}: 3}}
+	b := &checkEnv{t: t, acknowledged: map[counterKey]int64{{Tenants[0].ID, "inbox"}: 3}}
 	b.demo = &demo{terminal: cli.NewTerminal(&b.printed, t.Output(), "text", "warn"), pool: openPool(t), keys: newRunKeys()}
 	b.exec(`insert into usage_counters (tenant_id, agent, period_start, period_end, count) values ($1, 'inbox', '2026-11-01Z', '2026-12-01Z', 0)`, Tenants[0].ID)
 	b.store("an earlier run's", "usage", 5)
@@ -55,9 +55,9 @@ func (b *checkEnv) store(key, kind string, quantity int) {
 }
 
 // check is what the check prints and finds.
-func (b *checkEnv) check() (said string, finding error) {
+func (b *checkEnv) check() (text string, finding error) {
 	b.t.Helper()
-	found, others, err := b.demo.compareAcknowledged(b.t.Context(), b.granted, b.before)
+	found, others, err := b.demo.compareAcknowledged(b.t.Context(), b.acknowledged, b.before)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -66,13 +66,13 @@ func (b *checkEnv) check() (said string, finding error) {
 	return b.printed.String(), finding
 }
 
-func TestEventsOfVisitorsAreShownApart(t *testing.T) {
+func TestEventsOfOtherPublishersAreShownApart(t *testing.T) {
 	t.Parallel()
 	b := newCheckEnv(t)
 	if said, finding := b.check(); finding != nil || strings.Contains(said, "others") {
 		t.Errorf("nobody else published: %v\n%s", finding, said)
 	}
-	b.store("a visitor's", "usage", 40)
+	b.store("another publisher's", "usage", 40)
 	b.store("a correction", "adjustment", -2)
 	said, finding := b.check()
 	if finding != nil || !regexp.MustCompile(`others published +40\b`).MatchString(said) {
@@ -84,23 +84,23 @@ func TestEventsOfVisitorsAreShownApart(t *testing.T) {
 func TestLostAndDoubledEventsAreFound(t *testing.T) {
 	t.Parallel()
 	own := ` where ctid = (select ctid from usage_events where starts_with(idempotency_key, $1) limit 1)`
-	for name, harm := range map[string]func(b *checkEnv){
+	for name, damage := range map[string]func(b *checkEnv){
 		"an event lost": func(b *checkEnv) {
 			b.exec(`delete from usage_events`+own, b.demo.keys.prefix)
 			b.exec(`update usage_counters set count = count - 1`)
-			b.store("a visitor's", "usage", 1)
+			b.store("another publisher's", "usage", 1)
 		},
 		"an event that was stored and not counted": func(b *checkEnv) {
 			b.exec(`update usage_counters set count = count - 1`)
-			b.store("a visitor's", "usage", 1)
+			b.store("another publisher's", "usage", 1)
 		},
 		"an event counted twice": func(b *checkEnv) {
 			b.exec(`update usage_counters set count = count + 1`)
 			b.store("a correction", "adjustment", -1)
 		},
 		"an event stored twice": func(b *checkEnv) { b.store(b.demo.keys.next(), "usage", 1) },
-		"a visitor's not counted": func(b *checkEnv) {
-			b.store("a visitor's", "usage", 1)
+		"another publisher's not counted": func(b *checkEnv) {
+			b.store("another publisher's", "usage", 1)
 			b.exec(`update usage_counters set count = count - 1`)
 		},
 		"a counter that was not opened": func(b *checkEnv) { b.exec(`delete from usage_counters`) },
@@ -108,7 +108,7 @@ func TestLostAndDoubledEventsAreFound(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			b := newCheckEnv(t)
-			harm(b)
+			damage(b)
 			if said, finding := b.check(); finding == nil || strings.Count(said, "DIFFERENT") != 2 {
 				t.Errorf("found %v\n%s", finding, said)
 			}
