@@ -33,12 +33,7 @@ type runCmd struct {
 	cli.AuthSettings
 	JWKSURL string `name:"jwks-url" help:"Where the issuer's keys are, for RS256, ES256 and EdDSA tokens." env:"ODOMETER_JWKS_URL" placeholder:"URL"`
 
-	HTTPAddr  string `name:"http-addr" default:"127.0.0.1:8080" help:"Where the API listens." env:"ODOMETER_HTTP_ADDR"`
-	OpsAddr   string `default:"127.0.0.1:9090" help:"Where /metrics, /healthz and /readyz listen." env:"ODOMETER_OPS_ADDR"`
-	BatchSize int    `default:"5000" help:"Messages that one transaction counts at most." env:"ODOMETER_BATCH_SIZE"`
-	app.OriginSettings
-	UsageRequestsPerMinute int  `default:"10" help:"Requests for usage that a tenant may make in a minute; 0 for no limit." env:"ODOMETER_USAGE_REQUESTS_PER_MINUTE"`
-	MetricsPerTenant       bool `help:"Label metrics by tenant: a series for each." env:"ODOMETER_METRICS_PER_TENANT"`
+	app.ServiceSettings
 }
 
 func (c *runCmd) runs(service string) bool {
@@ -52,21 +47,13 @@ func (c *runCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	if err != nil {
 		return err
 	}
-	if c.UsageRequestsPerMinute < 0 {
-		return cli.Usagef("--usage-requests-per-minute %d: want 1 or more, or 0 for no limit", c.UsageRequestsPerMinute)
-	}
-	if c.BatchSize < 1 || c.BatchSize > 50_000 {
-		return cli.Usagef("--batch-size %d: want 1 to 50000", c.BatchSize)
-	}
-	if err := c.CheckOrigins(); err != nil {
+	if err := c.ServiceSettings.Check(); err != nil {
 		return err
 	}
 	s := app.Services{
 		Terminal: t, Registry: app.NewRegistry(), Drift: app.NewDrift(),
-		HTTPAddr: c.HTTPAddr, OpsAddr: c.OpsAddr, MonitorURL: c.NATSMonitorURL,
+		Settings: c.ServiceSettings, MonitorURL: c.NATSMonitorURL, Stream: stream,
 		Aggregator: c.runs(aggregatorService), Query: c.runs(queryService), Ingest: c.runs(ingestService),
-		Stream: stream, BatchSize: c.BatchSize, MetricsPerTenant: c.MetricsPerTenant,
-		RequestsPerMinute: c.UsageRequestsPerMinute, Origins: c.CORSOrigins,
 	}
 	if err := c.connectAll(ctx, &s); err != nil {
 		return err

@@ -50,7 +50,7 @@ func (s *Services) httpHandler(received chan<- struct{}) (http.Handler, error) {
 		s.registerWebhook(mux, received)
 		return mux, nil
 	}
-	server := api.New(api.Options{Keys: s.Keys, Origins: s.Origins, Log: s.Terminal.Log, Registerer: s.Registry})
+	server := api.New(api.Options{Keys: s.Keys, Origins: s.Settings.CORSOrigins, Log: s.Terminal.Log, Registerer: s.Registry})
 	if err := s.Register(server); err != nil {
 		return nil, err
 	}
@@ -76,9 +76,9 @@ func (s *Services) registerWebhook(mux *http.ServeMux, received chan<- struct{})
 // the API server.
 func (s *Services) Register(server *api.API) error {
 	if s.Query {
-		query.Register(server, query.Options{Pool: s.ReadPool, RequestsPerMinute: s.RequestsPerMinute})
+		query.Register(server, query.Options{Pool: s.ReadPool, RequestsPerMinute: s.Settings.UsageRequestsPerMinute})
 		admin.Register(server, AdminOptions(s.ReadPool, s.NATS))
-		web.Register(server.Mux(), web.Options{Sessions: s.Sessions, Addr: s.HTTPAddr, Log: s.Terminal.Log})
+		web.Register(server.Mux(), web.Options{Sessions: s.Sessions, Addr: s.Settings.HTTPAddr, Log: s.Terminal.Log})
 	}
 	if s.Ingest {
 		pub, err := publisher.New(s.NATS)

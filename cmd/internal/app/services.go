@@ -5,11 +5,13 @@ package app
 
 import (
 	"context"
+	"fmt"
 	"os"
 	"runtime/debug"
 	"time"
 
 	"github.com/jackc/pgx/v5/pgxpool"
+	natsserver "github.com/nats-io/nats-server/v2/server"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
@@ -48,6 +50,27 @@ func NewReadPool(ctx context.Context, config *pgxpool.Config) (*pgxpool.Pool, er
 	return pgxpool.NewWithConfig(ctx, config)
 }
 
+// ServiceSettings are the flags of run that say how the services work.
+type ServiceSettings struct {
+	HTTPAddr  string `name:"http-addr" default:"127.0.0.1:8080" help:"Where the API listens." env:"ODOMETER_HTTP_ADDR"`
+	OpsAddr   string `default:"127.0.0.1:9090" help:"Where /metrics, /healthz and /readyz listen." env:"ODOMETER_OPS_ADDR"`
+	BatchSize int    `default:"5000" help:"Messages that one transaction counts at most." env:"ODOMETER_BATCH_SIZE"`
+	OriginSettings
+	UsageRequestsPerMinute int  `default:"10" help:"Requests for usage that a tenant may make in a minute; 0 for no limit." env:"ODOMETER_USAGE_REQUESTS_PER_MINUTE"`
+	MetricsPerTenant       bool `help:"Label metrics by tenant: a series for each." env:"ODOMETER_METRICS_PER_TENANT"`
+}
+
+// Check returns a usage error for a value out of range.
+func (s *ServiceSettings) Check() error {
+	if s.UsageRequestsPerMinute < 0 {
+		return cli.Usagef("--usage-requests-per-minute %d: want 1 or more, or 0 for no limit", s.UsageRequestsPerMinute)
+	}
+	if s.BatchSize < 1 || s.BatchSize > 50_000 {
+		return cli.Usagef("--batch-size %d: want 1 to 50000", s.BatchSize)
+	}
+	return s.CheckOrigins()
+}
+
 // Services are the parts of the program that run until their context ends.
 type Services struct {
 	Terminal *cli.Terminal
@@ -57,18 +80,14 @@ type Services struct {
 	Registry *prometheus.Registry
 	Drift    prometheus.Gauge
 
-	HTTPAddr, OpsAddr string
-	MonitorURL        string
-	Aggregator        bool
-	Query             bool // reads, and serves pages
-	Ingest            bool // accepts events over HTTP
-	Stream            ingest.StreamConfig
-	BatchSize         int
-	MetricsPerTenant  bool
-	Keys              *api.Keys // nil where no service asks for tokens
-	Origins           []string  // of pages that may read answers
-	RequestsPerMinute int
-	SyncVerified      bool // NATS is known to sync before it acknowledges
+	Settings     ServiceSettings
+	MonitorURL   string
+	Aggregator   bool
+	Query        bool // reads, and serves pages
+	Ingest       bool // accepts events over HTTP
+	Stream       ingest.StreamConfig
+	Keys         *api.Keys // nil where no service asks for tokens
+	SyncVerified bool      // NATS is known to sync before it acknowledges
 
 	Reporting     *Reporting                                   // nil without the reporter service
 	WebhookSecret string                                       // "" serves no webhook
@@ -88,12 +107,12 @@ func NewDrift() prometheus.Gauge {
 // Run runs the services until ctx ends or one of them fails.
 func (s *Services) Run(ctx context.Context) error {
 	group, ctx := errgroup.WithContext(ctx)
-	ops, err := Listen(s.OpsAddr, "ops-addr")
+	ops, err := Listen(s.Settings.OpsAddr, "ops-addr")
 	if err != nil {
 		return err
 	}
 	if s.Pool != nil {
-		s.Registry.MustRegister(reporter.NewCollector(s.Pool, s.MetricsPerTenant, s.Terminal.Log), s.Drift)
+		s.Registry.MustRegister(reporter.NewCollector(s.Pool, s.Settings.MetricsPerTenant, s.Terminal.Log), s.Drift)
 	}
 	received := make(chan struct{}, 1)
 	handler, err := s.httpHandler(received)
@@ -101,7 +120,7 @@ func (s *Services) Run(ctx context.Context) error {
 		return err
 	}
 	if handler != nil {
-		api, err := Listen(s.HTTPAddr, "http-addr")
+		api, err := Listen(s.Settings.HTTPAddr, "http-addr")
 		if err != nil {
 			return err
 		}
@@ -112,7 +131,7 @@ func (s *Services) Run(ctx context.Context) error {
 	var metrics *aggregator.Metrics
 	var watch *audit.Monitor
 	if s.Aggregator {
-		metrics = aggregator.NewMetrics(s.Registry, s.MetricsPerTenant)
+		metrics = aggregator.NewMetrics(s.Registry, s.Settings.MetricsPerTenant)
 		js, err := jetstream.New(s.NATS)
 		if err != nil {
 			return err
@@ -180,7 +199,7 @@ func LowerGCPercent() {
 func (s *Services) runAggregator(ctx context.Context, metrics *aggregator.Metrics) error {
 	LowerGCPercent()
 	a, err := aggregator.New(aggregator.Options{
-		Pool: s.Pool, NATS: s.NATS, Stream: s.Stream, BatchSize: s.BatchSize, Log: s.Terminal.Log,
+		Pool: s.Pool, NATS: s.NATS, Stream: s.Stream, BatchSize: s.Settings.BatchSize, Log: s.Terminal.Log,
 		Metrics: metrics,
 	})
 	if err != nil {
@@ -207,4 +226,38 @@ func (s *Services) checkSync(ctx context.Context) {
 	case !synced:
 		s.Terminal.Log.Error("NATS acknowledges before it syncs: a power cut loses acknowledged events: " + remedy)
 	}
+}
+
+// StartNATS runs a NATS server inside this process that keeps its stream in
+// dir and syncs it before it acknowledges. It listens on a loopback port, -1 for
+// a free one, for publishers from outside.
+func StartNATS(dir string, port int) (*natsserver.Server, error) {
+	server, err := natsserver.NewServer(&natsserver.Options{
+		ServerName: "odometer",
+		Host:       "127.0.0.1",
+		Port:       port,
+		JetStream:  true,
+		StoreDir:   dir,
+		SyncAlways: true,
+		NoLog:      true,
+		NoSigs:     true, // the signals are ours
+	})
+	if err != nil {
+		return nil, fmt.Errorf("start NATS in %s: %w", dir, err)
+	}
+	go server.Start()
+	if !server.ReadyForConnections(10 * time.Second) {
+		server.Shutdown()
+		return nil, fmt.Errorf("start NATS in %s: it is not ready after 10 s: check whether another process uses that directory", dir)
+	}
+	return server, nil
+}
+
+// ConnectInProcess connects to a server of this process without a socket.
+func ConnectInProcess(server *natsserver.Server) (*nats.Conn, error) {
+	nc, err := nats.Connect("", nats.InProcessServer(server), nats.MaxReconnects(-1), nats.Name("odometer"))
+	if err != nil {
+		return nil, fmt.Errorf("connect to NATS inside: %w", err)
+	}
+	return nc, nil
 }

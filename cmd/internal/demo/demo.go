@@ -121,9 +121,12 @@ func (d *demo) run(ctx context.Context) error {
 	services := app.Services{
 		Terminal: d.serviceTerminal(), Pool: d.pool, ReadPool: d.readers, NATS: d.nats, Registry: d.registry, Drift: app.NewDrift(),
 		Aggregator: true, Query: true, Ingest: true,
-		HTTPAddr: d.options.Addr, OpsAddr: d.opsAddr, Keys: keys, RequestsPerMinute: 10, SyncVerified: true,
+		Settings: app.ServiceSettings{
+			HTTPAddr: d.options.Addr, OpsAddr: d.opsAddr, UsageRequestsPerMinute: 10, OriginSettings: d.options.OriginSettings,
+		},
+		Keys: keys, SyncVerified: true,
 		Reporting: d.reporting, WebhookSecret: webhookSecret, JobInterval: jobInterval,
-		Sessions: d.sessions, Origins: d.options.CORSOrigins,
+		Sessions: d.sessions,
 	}
 	if !d.options.Drill { // which must find its damages itself
 		services.AuditInterval = auditInterval
