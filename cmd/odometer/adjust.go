@@ -114,7 +114,7 @@ func (c *adjustCmd) event() (publisher.Event, error) {
 	}, nil
 }
 
-// correction is what became of a correction.
+// correction is the outcome of a correction.
 type correction struct {
 	Key         string     `json:"idempotency_key"`
 	Seq         uint64     `json:"stream_seq"`

@@ -28,7 +28,7 @@ type auditCmd struct {
 // auditConnections leave each chunk that is compared one of its own.
 const auditConnections = 8
 
-// Run runs the audit. The exit code says whether a difference was found.
+// Run runs the audit. Differences end it with exit code 1.
 func (c *auditCmd) Run(ctx context.Context, t *cli.Terminal) error {
 	options, done, err := c.open(ctx, t)
 	if err != nil {

@@ -23,10 +23,10 @@ type deadlettersCmd struct {
 	List    deadlettersListCmd    `cmd:"" help:"Count dead letters by reason and tenant, and list the newest. Example: odometer deadletters list --reason unknown_action"`
 	Show    deadlettersShowCmd    `cmd:"" help:"Show dead letters with the field that is wrong. Example: odometer deadletters show 1-4711"`
 	Retry   deadlettersRetryCmd   `cmd:"" help:"Classify dead letters again, by today's catalogue and periods; each counts once, however often it is retried. Example: odometer deadletters retry --reason unknown_action"`
-	Discard deadlettersDiscardCmd `cmd:"" help:"Decide that dead letters shall never count. Example: odometer deadletters discard 1-4711 --why \"sent by a test\""`
+	Discard deadlettersDiscardCmd `cmd:"" help:"Discard dead letters: they will never count. Example: odometer deadletters discard 1-4711 --why \"sent by a test\""`
 }
 
-// deadLetterFilter says which dead letters are meant.
+// deadLetterFilter selects dead letters.
 type deadLetterFilter struct {
 	cli.DatabaseSettings
 	Reason string      `help:"Only of this reason." placeholder:"REASON"`
@@ -54,8 +54,8 @@ func (f *deadLetterFilter) selection() (s deadletter.Selection, err error) {
 	return s, nil
 }
 
-// chosen is selection for what changes dead letters: giving nothing must not
-// mean all of them.
+// chosen is selection for commands that change dead letters: without a filter
+// they must not change all of them.
 func (f *deadLetterFilter) chosen(what string) (deadletter.Selection, error) {
 	if len(f.IDs) == 0 && f.Reason == "" && f.Tenant == nil {
 		return deadletter.Selection{}, cli.Usagef("nothing says which dead letters to %s: give ids, --reason or --tenant", what)
@@ -189,8 +189,8 @@ func (c *deadlettersDiscardCmd) Run(ctx context.Context, t *cli.Terminal) error 
 	})
 }
 
-// change changes dead letters and prints what became of them; what is still open is
-// something left.
+// change changes dead letters and prints the outcome of each; one that is still
+// open is a finding.
 func (f *deadLetterFilter) change(ctx context.Context, t *cli.Terminal, does func(*pgxpool.Pool, func(deadletter.Outcome)) error) error {
 	pool, err := f.OpenMigrated(ctx, cli.FewConnections)
 	if err != nil {
@@ -282,14 +282,14 @@ func deadLetterList(groups []deadletter.Group, found []deadletter.DeadLetter) an
 	return map[string]any{"total": total, "groups": append([]deadletter.Group{}, groups...), "letters": app.DeadLetterRows(found)}
 }
 
-// changeReport is what a change of dead letters came to.
+// changeReport is the outcome of a retry or a discard.
 type changeReport struct {
 	Total   int                 `json:"total"`
 	Counts  map[string]int      `json:"counts"`  // by state
 	Letters []app.DeadLetterRow `json:"letters"` // the first of them
 }
 
-// maxPrinted bounds what a change of many dead letters prints.
+// maxPrinted bounds how many dead letters a change prints.
 const maxPrinted = 1000
 
 func (r *changeReport) add(o deadletter.Outcome) {

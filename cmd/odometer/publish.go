@@ -83,7 +83,7 @@ func (c *publishCmd) checkOne() error {
 	return nil
 }
 
-// event is what the flags say.
+// event is the event that the flags describe.
 func (c *publishCmd) event() publisher.Event {
 	e := publisher.Event{
 		Tenant: uuid.UUID(*c.Tenant), Agent: c.Agent, ActionType: c.Action,
@@ -179,7 +179,7 @@ func openPublisher(ctx context.Context, s *cli.NATSSettings, command string, con
 	return nc, pub, nil
 }
 
-// publishOne publishes an event that a person has typed; what names it.
+// publishOne publishes the event of a command line; what names it in errors.
 func publishOne(ctx context.Context, pub *publisher.Publisher, what string, e publisher.Event) (publisher.Ack, error) {
 	ctx, cancel := context.WithTimeout(ctx, cli.DependencyTimeout)
 	defer cancel()

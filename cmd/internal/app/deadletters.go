@@ -15,7 +15,7 @@ import (
 	"odometer/cmd/internal/cli"
 )
 
-// Printable is a payload that cannot disturb a terminal.
+// Printable is a payload without control characters, which could disturb a terminal.
 func Printable(payload []byte) string {
 	var indented bytes.Buffer
 	if utf8.Valid(payload) && json.Indent(&indented, payload, "", "  ") == nil {
@@ -58,7 +58,7 @@ func offending(reason odometer.Reason, detail string) []string {
 	return []string{"payload"}
 }
 
-// fieldOf finds the offending field and what the payload says in it.
+// fieldOf finds the wrong field and its value in the payload.
 func fieldOf(l *deadletter.DeadLetter) (name, value string) {
 	var members map[string]json.RawMessage
 	_ = json.Unmarshal(l.Payload, &members) // what is no object has no fields

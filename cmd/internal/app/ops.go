@@ -120,7 +120,7 @@ func (s *Services) waitForSchema(ctx context.Context) error {
 }
 
 // waitFor tries until a dependency answers or ctx ends, and logs once that it
-// waits. An attempt ends after a while, and says whether another one could help.
+// waits. An attempt is cut after DependencyTimeout, and returns whether to retry.
 func (s *Services) waitFor(ctx context.Context, dependency string, attempt func(context.Context) (retry bool, err error)) error {
 	pause := odometer.Backoff{Min: 100 * time.Millisecond, Max: time.Second}
 	for logged := false; ; logged = true {

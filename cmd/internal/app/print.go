@@ -67,7 +67,7 @@ func limitText(limit *int64) string {
 	return strconv.FormatInt(*limit, 10)
 }
 
-// PassError is the exit of a pass by hand: something left is something found.
+// PassError is how a pass by hand ends: what it left unreported is a finding.
 func PassError(result reporter.Result, failed error) error {
 	switch {
 	case failed != nil:

@@ -26,7 +26,7 @@ import (
 )
 
 // ReportingSettings are what the service reporter, and the jobs done by hand,
-// need beyond the database.
+// need besides the database.
 type ReportingSettings struct {
 	StripeSettings
 	SlackWebhookURL     string        `name:"slack-webhook-url" help:"Slack's incoming webhook for alerts." env:"ODOMETER_SLACK_WEBHOOK_URL" placeholder:"URL"`
@@ -34,7 +34,7 @@ type ReportingSettings struct {
 	CloseGrace          time.Duration `help:"How long after its end a billing period waits for late events before it is closed." default:"15m" env:"ODOMETER_CLOSE_GRACE"`
 }
 
-// Reporting is the parts that jobs are made of.
+// Reporting holds what the jobs work with.
 type Reporting struct {
 	terminal       *cli.Terminal
 	pool           *pgxpool.Pool
@@ -48,8 +48,8 @@ type Reporting struct {
 	EveryCustomer  bool // each scheduled pass covers every customer, for the demo
 }
 
-// Reporting puts the parts together; nc may be nil for jobs that report to Stripe
-// nothing.
+// Reporting builds what the jobs work with; nc may be nil for jobs that report
+// nothing to Stripe.
 func (s *ReportingSettings) Reporting(t *cli.Terminal, pool *pgxpool.Pool, nc *nats.Conn, keep time.Duration, metrics *reporter.Metrics) (*Reporting, error) {
 	if s.CloseGrace < 0 || s.CloseGrace > 24*time.Hour {
 		return nil, cli.Usagef("--close-grace %s: want 0 to 24h", s.CloseGrace)

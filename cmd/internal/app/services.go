@@ -161,7 +161,7 @@ func (s *Services) Run(ctx context.Context) error {
 	return group.Wait()
 }
 
-// runReporter runs the jobs, and works off Stripe's hooks as they come.
+// runReporter runs the jobs, and applies Stripe's webhooks as they arrive.
 func (s *Services) runReporter(ctx context.Context, received <-chan struct{}) error {
 	group, ctx := errgroup.WithContext(ctx)
 	if s.Reporting.Sync != nil {
@@ -189,7 +189,7 @@ func (s *Services) runReporter(ctx context.Context, received <-chan struct{}) er
 
 // LowerGCPercent trades a little processor for memory: what the aggregator holds
 // lives only as long as a batch, so less than the usual head room is enough.
-// GOGC says otherwise when it is set.
+// GOGC overrides it.
 func LowerGCPercent() {
 	if os.Getenv("GOGC") == "" {
 		debug.SetGCPercent(70)

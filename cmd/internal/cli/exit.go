@@ -44,7 +44,7 @@ func (e Unreachable) Error() string { return e.Err.Error() }
 
 func (e Unreachable) Unwrap() error { return e.Err }
 
-// ExitCode is the one table of what an error means to whoever called.
+// ExitCode maps every error to the exit code of the process.
 func ExitCode(err error) int {
 	var network *net.OpError
 	var connect *pgconn.ConnectError
@@ -82,7 +82,7 @@ func ExitCode(err error) int {
 	return ExitFound
 }
 
-// OneLine is an error as a tired operator can read it.
+// OneLine is the error on one line.
 func OneLine(err error) string {
 	return strings.Join(strings.Fields(err.Error()), " ")
 }

@@ -266,7 +266,7 @@ func EnsureStream(ctx context.Context, nc *nats.Conn, config ingest.StreamConfig
 	return err
 }
 
-// Ended reports whether an error only says that ctx has ended.
+// Ended reports whether err is nothing but the end of ctx.
 func Ended(ctx context.Context, err error) bool {
 	return ctx.Err() != nil && (err == nil || errors.Is(err, ctx.Err()))
 }

@@ -32,7 +32,7 @@ func NewTerminal(out, err io.Writer, format, level string) *Terminal {
 	return &Terminal{Out: out, Err: err, Log: slog.New(handler)}
 }
 
-// IsTerminal reports whether a person watches w.
+// IsTerminal reports whether w is a terminal.
 func IsTerminal(w io.Writer) bool {
 	f, ok := w.(*os.File)
 	return ok && term.IsTerminal(int(f.Fd()))
@@ -71,7 +71,7 @@ func FormatTable(header table.Row, rows []table.Row, right ...int) string {
 	return w.Render()
 }
 
-// Operator is the person at this terminal, as far as the system knows.
+// Operator is the person at this terminal, by the name that the system knows.
 func Operator() string {
 	if u, err := user.Current(); err == nil && u.Username != "" {
 		return u.Username
@@ -136,7 +136,7 @@ func (p *Progress) start(step string, total int64) {
 	}()
 }
 
-// Done ends the last step's bar; err says whether it failed.
+// Done ends the last step's bar; an err marks it as failed.
 func (p *Progress) Done(err error) {
 	if p.writer == nil {
 		return

@@ -93,8 +93,7 @@ func (d Days) String() string {
 	return time.Duration(d).String()
 }
 
-// noValue is what the parser says of a flag that the line goes on behind
-// without a value.
+// noValue matches the parser's error for a flag without a value.
 var noValue = regexp.MustCompile(`: expected \w+ value but got "(.*?)" \(.*$`)
 
 // UsageMessage is what is wrong with a command line.

@@ -110,8 +110,8 @@ func (d *demo) serviceTerminal() *cli.Terminal {
 	return &cli.Terminal{Out: d.terminal.Out, Err: d.terminal.Err, Log: d.log}
 }
 
-// run lets services and agents work until time is up or the user has seen
-// enough, then checks the counts.
+// run lets services and agents work until the time is up or ctx ends,
+// then checks the counts.
 func (d *demo) run(ctx context.Context) error {
 	keys, err := api.KeysFromSecret(d.secret, api.Expect{})
 	if err != nil {

@@ -24,7 +24,7 @@ import (
 	"odometer/ingest/publisher"
 )
 
-// damage is something that a failed disk or a hostile hand could do.
+// damage is something that a failed disk or an attacker could do.
 type damage struct {
 	what string
 	sql  string // inflicts it

@@ -45,7 +45,7 @@ func (d *demo) openDirectory(context.Context) error {
 	return d.openLog()
 }
 
-// openLog keeps the services' log out of the picture on the terminal.
+// openLog sends the services' log to a file, so that the terminal shows only progress.
 func (d *demo) openLog() error {
 	file, err := os.OpenFile(filepath.Join(d.dir, "odometer.log"), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o644)
 	if err != nil {
