@@ -33,7 +33,7 @@ type period struct {
 	closed     bool
 	closedAt   time.Time // zero while open
 	invoice    invoiceState
-	agents     []agentUsage
+	agents     []*agentUsage
 }
 
 // invoiceState is what is known of the invoice of an ended period.
@@ -55,9 +55,9 @@ type agentUsage struct {
 
 // usageOf returns an agent's usage in p, nil if there is none.
 func (p *period) usageOf(agent string) *agentUsage {
-	for i := range p.agents {
-		if p.agents[i].agent == agent {
-			return &p.agents[i]
+	for _, u := range p.agents {
+		if u.agent == agent {
+			return u
 		}
 	}
 	return nil
@@ -69,11 +69,7 @@ func (p *period) ended(now time.Time) bool { return !now.Before(p.end) }
 // Timestamps keep a minute's distance from both ends, so the window contains
 // nothing of a neighbouring period.
 func (p *period) summaryWindow() (from, to time.Time) {
-	to = p.end.Truncate(time.Minute)
-	if to.Before(p.end) {
-		to = to.Add(time.Minute)
-	}
-	return p.start.Truncate(time.Minute), to
+	return p.start.Truncate(time.Minute), ceil(p.end, time.Minute)
 }
 
 // contains reports whether a report with the timestamp is billed in p.
@@ -86,7 +82,7 @@ func (p *period) timestamp(now time.Time) time.Time {
 	case first.After(last):
 		return p.start.Add(p.end.Sub(p.start) / 2).Truncate(time.Second)
 	case t.Before(first):
-		return ceilSecond(first)
+		return ceil(first, time.Second)
 	case t.After(last):
 		return last.Truncate(time.Second)
 	default:
@@ -94,9 +90,10 @@ func (p *period) timestamp(now time.Time) time.Time {
 	}
 }
 
-func ceilSecond(t time.Time) time.Time {
-	if whole := t.Truncate(time.Second); whole.Before(t) {
-		return whole.Add(time.Second)
+// ceil rounds up to a whole unit.
+func ceil(t time.Time, unit time.Duration) time.Time {
+	if whole := t.Truncate(unit); whole.Before(t) {
+		return whole.Add(unit)
 	}
 	return t
 }
@@ -145,7 +142,7 @@ func (a *tenantAccount) hasUndecided(t MeterTarget) bool {
 
 // hasOverage reports whether any overage arose in a period or was billed in it.
 func (a *tenantAccount) hasOverage(in *period) bool {
-	return slices.ContainsFunc(in.agents, func(u agentUsage) bool { return u.overage != 0 }) ||
+	return slices.ContainsFunc(in.agents, func(u *agentUsage) bool { return u.overage != 0 }) ||
 		slices.ContainsFunc(a.entries, func(e *LedgerEntry) bool {
 			return e.Period.Equal(in.start) || in.contains(e.ReportedAt)
 		})
@@ -153,7 +150,7 @@ func (a *tenantAccount) hasOverage(in *period) bool {
 
 // differs reports whether a period's chains differ from its overage.
 func (a *tenantAccount) differs(in *period) bool {
-	return slices.ContainsFunc(in.agents, func(u agentUsage) bool {
+	return slices.ContainsFunc(in.agents, func(u *agentUsage) bool {
 		return totalReported(a.chain(in.start, u.agent)) != u.overage
 	})
 }
@@ -277,7 +274,8 @@ func loadPeriods(ctx context.Context, tx pgx.Tx, tenants []uuid.UUID, now time.T
 		}
 		last := account.periods[len(account.periods)-1]
 		u.overage = odometer.Overage(u.count, u.limit)
-		last.agents = append(last.agents, u)
+		used := u
+		last.agents = append(last.agents, &used)
 		u.limit = nil
 		return nil
 	})
@@ -328,8 +326,7 @@ func (r *Reporter) Statement(ctx context.Context, tenant *uuid.UUID, each func(L
 
 func (a *tenantAccount) lines(each func(Line)) {
 	for _, in := range a.periods {
-		for i := range in.agents {
-			u := &in.agents[i]
+		for _, u := range in.agents {
 			reported := totalReported(a.chain(in.start, u.agent))
 			if u.overage == 0 && reported == 0 {
 				continue

@@ -67,8 +67,7 @@ func (r *Reporter) readInvoice(ctx context.Context, p *planner, a *tenantAccount
 // invoice bills.
 func invoiceCorrections(p *planner, a *tenantAccount, in *period, invoice *fetchedInvoice) []*LedgerEntry {
 	var entries []*LedgerEntry
-	for i := range in.agents {
-		u := &in.agents[i]
+	for _, u := range in.agents {
 		billed, ok := invoice.quantity(u.agent)
 		if !ok {
 			continue
@@ -122,8 +121,7 @@ const (
 // recordNotBilled records findings for usage that the final invoice of a period
 // does not bill: it is carried, but the customer sees it later.
 func (r *Reporter) recordNotBilled(ctx context.Context, tx pgx.Tx, a *tenantAccount, in *period, invoice *fetchedInvoice) error {
-	for i := range in.agents {
-		u := &in.agents[i]
+	for _, u := range in.agents {
 		chain := a.chain(in.start, u.agent)
 		billed := totalReported(chain)
 		if q, ok := invoice.quantity(u.agent); ok {
@@ -314,8 +312,7 @@ func (s *Stripe) invoiceOf(ctx context.Context, customer string, p *period) (*fe
 // lines, to agents.
 func (s *Stripe) agentsByPrice(ctx context.Context, p *period) (map[string]string, error) {
 	agents := map[string]string{}
-	for i := range p.agents {
-		u := &p.agents[i]
+	for _, u := range p.agents {
 		if u.lookupKey != "" {
 			agents[u.lookupKey] = u.agent
 		}

@@ -66,8 +66,8 @@ func (p *planner) billedTarget(a *tenantAccount, in *period, u *agentUsage, chai
 func (p *planner) plan(a *tenantAccount) plan {
 	var out plan
 	for _, period := range a.periods {
-		for i := range period.agents {
-			p.planAgent(a, period, &period.agents[i], &out)
+		for _, u := range period.agents {
+			p.planAgent(a, period, u, &out)
 		}
 	}
 	p.planRemovedPeriods(a, &out)

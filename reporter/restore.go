@@ -89,9 +89,9 @@ func (r *Reporter) findSurplusOf(ctx context.Context, account string, accounts [
 	var all []*surplusUnits
 	for _, a := range accounts {
 		for _, in := range a.periods {
-			for i := range in.agents {
-				for target := range planner.targets(a, in, &in.agents[i]) {
-					all = append(all, &surplusUnits{account: a, in: in, agent: in.agents[i].agent, target: target})
+			for _, u := range in.agents {
+				for target := range planner.targets(a, in, u) {
+					all = append(all, &surplusUnits{account: a, in: in, agent: u.agent, target: target})
 				}
 			}
 		}

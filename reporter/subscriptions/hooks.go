@@ -200,13 +200,14 @@ func (s *Sync) processNext(ctx context.Context) (ended *endedSubscription, err e
 		if err != nil {
 			return err
 		}
-		var outcome string
+		var done syncResult
 		why := pgx.BeginFunc(ctx, tx, func(part pgx.Tx) (err error) {
-			outcome, ended, err = s.processHook(ctx, part, h)
+			done, err = s.processHook(ctx, part, h)
 			return err
 		})
+		ended = done.ended
 		if why == nil {
-			return finishHook(ctx, tx, h, outcome)
+			return finishHook(ctx, tx, h, done.outcome)
 		}
 		failed = fmt.Errorf("hook %s (%s of %s): %w", h.id, h.kind, h.object, why)
 		if ctx.Err() != nil { // a shutdown is no failure of the hook
@@ -220,17 +221,15 @@ func (s *Sync) processNext(ctx context.Context) (ended *endedSubscription, err e
 	return ended, err
 }
 
-// processHook does what a hook asks for and returns the outcome in words.
-func (s *Sync) processHook(ctx context.Context, tx pgx.Tx, h hook) (outcome string, ended *endedSubscription, err error) {
+// processHook does what a hook asks for.
+func (s *Sync) processHook(ctx context.Context, tx pgx.Tx, h hook) (syncResult, error) {
 	switch {
 	case h.kind == meterErrorReport || h.kind == meterNotFound:
-		outcome, err = s.recordMeterError(ctx, tx, h)
-		return outcome, nil, err
+		return s.recordMeterError(ctx, tx, h)
 	case h.object == "":
-		return "it names no object", nil, nil
+		return syncResult{outcome: "it names no object"}, nil
 	case strings.HasPrefix(h.kind, subscriptionHooks):
-		done, err := s.syncSubscription(ctx, tx, h.object, byHook)
-		return done.outcome, done.ended, err
+		return s.syncSubscription(ctx, tx, h.object, byHook)
 	default:
 		return s.processInvoice(ctx, tx, h)
 	}
@@ -238,7 +237,7 @@ func (s *Sync) processHook(ctx context.Context, tx pgx.Tx, h hook) (outcome stri
 
 // processInvoice syncs the subscription of an invoice, which may have rolled
 // over, and has the customer's invoices read again.
-func (s *Sync) processInvoice(ctx context.Context, tx pgx.Tx, h hook) (outcome string, ended *endedSubscription, err error) {
+func (s *Sync) processInvoice(ctx context.Context, tx pgx.Tx, h hook) (done syncResult, err error) {
 	subscription, customer := h.object, ""
 	switch {
 	case h.kind == invoiceUpcoming && strings.HasPrefix(h.object, "cus_"):
@@ -246,34 +245,31 @@ func (s *Sync) processInvoice(ctx context.Context, tx pgx.Tx, h hook) (outcome s
 	case h.kind != invoiceUpcoming:
 		subscription, customer, err = s.fetchInvoice(ctx, h.object)
 		if isGone(err) {
-			return "Stripe has no such invoice", nil, nil
+			return syncResult{outcome: "Stripe has no such invoice"}, nil
 		}
 		if err != nil {
-			return "", nil, err
+			return done, err
 		}
 	}
-	outcome = "an invoice without a subscription"
+	done.outcome = "an invoice without a subscription"
 	if subscription != "" {
-		done, err := s.syncSubscription(ctx, tx, subscription, byHook)
-		if err != nil {
-			return "", nil, err
+		if done, err = s.syncSubscription(ctx, tx, subscription, byHook); err != nil {
+			return done, err
 		}
-		outcome, ended = done.outcome, done.ended
-		customer = cmp.Or(customer, done.customer)
 	}
-	if customer == "" {
-		return outcome, ended, nil
+	if customer = cmp.Or(customer, done.customer); customer == "" {
+		return done, nil
 	}
 	if err := s.Recheck(ctx, customer); err != nil {
-		return "", nil, fmt.Errorf("have invoices of %s read again: %w", customer, err)
+		return syncResult{}, fmt.Errorf("have invoices of %s read again: %w", customer, err)
 	}
-	return outcome, ended, nil
+	return done, nil
 }
 
 // recordMeterError records that Stripe dropped meter events, once for each
 // report: a later one may say something new. A report holds samples only, so it
 // is a reason to compare and not a list of what is missing.
-func (s *Sync) recordMeterError(ctx context.Context, tx pgx.Tx, h hook) (outcome string, err error) {
+func (s *Sync) recordMeterError(ctx context.Context, tx pgx.Tx, h hook) (done syncResult, err error) {
 	detail := "Stripe could not count some meter events of meter " + cmp.Or(h.object, "(not named)")
 	if h.kind == meterNotFound {
 		detail = "Stripe has no meter for some meter events"
@@ -284,10 +280,10 @@ func (s *Sync) recordMeterError(ctx context.Context, tx pgx.Tx, h hook) (outcome
 			"; what is missing is found by: odometer jobs run verify",
 	})
 	if err != nil {
-		return "", err
+		return done, err
 	}
 	if err := s.Recheck(ctx, ""); err != nil {
-		return "", fmt.Errorf("have all invoices read again: %w", err)
+		return done, fmt.Errorf("have all invoices read again: %w", err)
 	}
-	return "finding " + KindMeterError, nil
+	return syncResult{outcome: "finding " + KindMeterError}, nil
 }
