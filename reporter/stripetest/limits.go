@@ -104,7 +104,7 @@ func (s *Server) storeAnswer(key string, a answer) {
 	now := s.lockNow()
 	defer s.mu.Unlock()
 	if !a.began {
-		s.keys.drop(key)
+		delete(s.keys.entries, key)
 		return
 	}
 	if first := s.keys.get(key, now); first != nil {
@@ -135,10 +135,6 @@ type dated[V any] struct {
 	value V
 }
 
-func newDayCache[V any]() dayCache[V] {
-	return dayCache[V]{entries: map[string]*dated[V]{}}
-}
-
 // get returns nil for a key that was never put, was dropped or is too old.
 func (m *dayCache[V]) get(key string, now time.Time) *dated[V] {
 	for len(m.order) > 0 && now.Sub(m.order[0].at) >= rememberedFor {
@@ -153,9 +149,10 @@ func (m *dayCache[V]) get(key string, now time.Time) *dated[V] {
 }
 
 func (m *dayCache[V]) put(key string, value V, now time.Time) {
+	if m.entries == nil {
+		m.entries = map[string]*dated[V]{}
+	}
 	e := &dated[V]{key, now, value}
 	m.entries[key] = e
 	m.order = append(m.order, e)
 }
-
-func (m *dayCache[V]) drop(key string) { delete(m.entries, key) }

@@ -112,8 +112,6 @@ func New(o Options) *Server {
 		subscriptions: newRegister[*Subscription]("subscription"),
 		invoices:      newRegister[*Invoice]("invoice"),
 		ledger:        map[ledgerKey][]usageEvent{},
-		identifiers:   newDayCache[struct{}](),
-		keys:          newDayCache[storedAnswer](),
 		items:         map[string]*Subscription{},
 		records:       map[string]usageRecords{},
 	}
