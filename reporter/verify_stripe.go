@@ -104,15 +104,19 @@ func (r *Reporter) Verify(ctx context.Context, byHand bool) (Verification, error
 		err = r.comparePage(ctx, page, &v)
 		return time.Since(began) < verifyFor, err
 	})
-	if err != nil || time.Since(began) >= verifyFor {
+	if err != nil || time.Since(began) >= verifyFor || v.Different > 0 || v.Pending > 0 {
 		return v, err
 	}
-	return v, r.resolveMeterErrors(ctx, &v)
+	if _, err := r.Pool.Exec(ctx, resolveMeterErrorsSQL, r.now()); err != nil {
+		return v, fmt.Errorf("resolve errors of meters: %w", err)
+	}
+	return v, nil
 }
 
 // verifyFor bounds one run.
 const verifyFor = 40 * time.Minute
 
+// A finding about Stripe's meters is over once Stripe shows all that it accepted.
 const resolveMeterErrorsSQL = `
 update audit_findings
 set resolved_at = $1,
@@ -120,18 +124,6 @@ set resolved_at = $1,
     resolution = 'all that was accepted is shown'
 where kind = 'stripe_meter_error'
   and resolved_at is null`
-
-// resolveMeterErrors resolves findings about Stripe's meters once Stripe shows
-// all that it accepted.
-func (r *Reporter) resolveMeterErrors(ctx context.Context, v *Verification) error {
-	if v.Different > 0 || v.Pending > 0 {
-		return nil
-	}
-	if _, err := r.Pool.Exec(ctx, resolveMeterErrorsSQL, r.now()); err != nil {
-		return fmt.Errorf("resolve errors of meters: %w", err)
-	}
-	return nil
-}
 
 // eachCompared calls work with the targets and periods that have entries in the
 // given states, page by page, until work wants no more.

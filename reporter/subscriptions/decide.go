@@ -1,8 +1,10 @@
 package subscriptions
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -156,12 +158,9 @@ func withTrial(stored *billing.Tenant, change billing.SubscriptionChange) []bill
 	if live(change.Status) || change.TrialEndsAt == nil || !change.TrialEndsAt.After(change.Start) {
 		return []billing.SubscriptionChange{change}
 	}
-	if stored != nil {
-		for _, p := range stored.Periods {
-			if p.Contains(change.Start) {
-				return []billing.SubscriptionChange{change}
-			}
-		}
+	contains := func(p odometer.Period) bool { return p.Contains(change.Start) }
+	if stored != nil && slices.ContainsFunc(stored.Periods, contains) {
+		return []billing.SubscriptionChange{change}
 	}
 	trial := change
 	trial.Status, trial.Interval = odometer.Trial, odometer.Once
@@ -230,10 +229,8 @@ func endEarly(change *billing.SubscriptionChange, sub *stripe.Subscription) {
 	case sub.Status == stripe.SubscriptionStatusPaused:
 		endWithTrial(change, sub)
 	case !live(change.Status):
-		if sub.EndedAt != 0 {
-			endAt(change, sub.EndedAt)
-		} else if sub.CanceledAt != 0 {
-			endAt(change, sub.CanceledAt)
+		if at := cmp.Or(sub.EndedAt, sub.CanceledAt); at != 0 {
+			endAt(change, at)
 		}
 	case sub.CancelAt != 0 && sub.CancelAt <= sub.CurrentPeriodEnd:
 		endAt(change, sub.CancelAt)

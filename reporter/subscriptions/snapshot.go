@@ -200,7 +200,7 @@ func clipToOpen(stored *billing.Tenant, change billing.SubscriptionChange, now t
 	if !inTheWay {
 		return change
 	}
-	if until.Before(now) || until.Equal(now) {
+	if !until.After(now) {
 		change.Status = statusFrom(want, until, now)
 	}
 	for _, w := range wanted {

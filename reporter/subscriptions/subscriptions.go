@@ -163,13 +163,13 @@ func (c *comparison) comparePage(ctx context.Context) error {
 // going on makes no sense.
 func (c *comparison) syncDiffering(ctx context.Context, id string) error {
 	done, err := c.s.syncAlone(ctx, id, byJob)
-	if done.changed && err == nil {
-		c.figures.Changed++
-	}
-	if done.found && err == nil {
-		c.figures.Findings++
-	}
 	if err == nil {
+		if done.changed {
+			c.figures.Changed++
+		}
+		if done.found {
+			c.figures.Findings++
+		}
 		err = c.s.syncOthersOf(ctx, done.ended, byJob)
 	}
 	if err == nil {
