@@ -124,39 +124,29 @@ func (s *Server) SendHooksTo(url, secret string) {
 
 // sendHooks ends when nothing waits, so that a server needs no closing.
 func (s *Server) sendHooks() {
-	for {
-		d, url, secret, some := s.nextDelivery()
-		if !some {
-			return
-		}
-		ctx, cancel := context.WithTimeout(context.Background(), deliveryTimeout)
-		status, err := s.Deliver(ctx, url, secret, d.hook)
-		cancel()
-		if err == nil && status/100 == 2 {
-			continue
-		}
-		time.Sleep(deliveryPause)
-		s.deliverAgain(d)
-	}
-}
-
-func (s *Server) nextDelivery() (d delivery, url, secret string, some bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	o := &s.outbox
-	if len(o.waiting) == 0 {
-		o.sending = false
-		return delivery{}, "", "", false
+	for len(o.waiting) > 0 {
+		d, url, secret := o.waiting[0], o.url, o.secret
+		o.waiting = o.waiting[1:]
+		s.mu.Unlock() // while the endpoint works
+		delivered := s.deliverOrPause(url, secret, d.hook)
+		s.mu.Lock()
+		if d.attempts++; !delivered && d.attempts < deliveryAttempts && o.url != "" {
+			o.waiting = append(o.waiting, d)
+		}
 	}
-	d = o.waiting[0]
-	o.waiting = o.waiting[1:]
-	return d, o.url, o.secret, true
+	o.sending = false
 }
 
-func (s *Server) deliverAgain(d delivery) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if d.attempts++; d.attempts < deliveryAttempts && s.outbox.url != "" {
-		s.outbox.waiting = append(s.outbox.waiting, d)
+func (s *Server) deliverOrPause(url, secret string, h Hook) (delivered bool) {
+	ctx, cancel := context.WithTimeout(context.Background(), deliveryTimeout)
+	defer cancel()
+	status, err := s.Deliver(ctx, url, secret, h)
+	if err == nil && status/100 == 2 {
+		return true
 	}
+	time.Sleep(deliveryPause)
+	return false
 }
