@@ -24,7 +24,7 @@
 //
 // # How it flows
 //
-//	lease      holds the partitions' advisory locks                            (lease.go)
+//	lease      holds the partitions' advisory locks                            (session.go)
 //	attach     checks that the stream is the one that was read                 (attach.go)
 //	session    runs the parts below until something fails, then begins again   (session.go)
 //	reader     reads for all partitions, dispatches messages to workers        (reader.go)

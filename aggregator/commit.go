@@ -10,6 +10,7 @@ import (
 
 	"github.com/jackc/pgx/v5"
 
+	"odometer"
 	"odometer/aggregator/apply"
 	"odometer/aggregator/position"
 )
@@ -52,10 +53,8 @@ func (w *worker) waitForReplay(ctx context.Context, b *batch) error {
 		if !logged {
 			w.a.Log.Info("a correction waits for the replay of its partition", "partition", w.partition, "seq", b.items[0].Event.Position.Seq)
 		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-time.After(replayPause):
+		if odometer.Sleep(ctx, replayPause) != nil {
+			return nil // commitAll sees that ctx has ended
 		}
 	}
 }

@@ -7,7 +7,7 @@
 //
 //	Decode      validates the payload on its own                       (classify.go)
 //	Apply       classifies a batch and has it written, until it commits (apply.go)
-//	classify    checks catalogue and age, finds the billing period      (classify.go, rules.go)
+//	classify    checks catalogue and age, finds the billing period      (classify.go)
 //	Insert      inserts the events whose keys are new, counts them      (insert.go, columns.go)
 //	            and compares the others with the owners of their keys   (conflicts.go)
 //	dead letters keep what cannot be an event                           (deadletters.go)

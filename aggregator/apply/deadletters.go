@@ -36,7 +36,8 @@ func QueueDeadLetters(steps *pgx.Batch, dead []DeadLetter) {
 	}
 	var epochs []int32
 	var seqs []int64
-	var subjects, reasons, details, headers []string
+	var subjects, reasons, details []string
+	var headers []map[string][]string
 	var tenants []*uuid.UUID
 	var agents []*string
 	var payloads [][]byte
@@ -51,7 +52,7 @@ func QueueDeadLetters(steps *pgx.Batch, dead []DeadLetter) {
 		reasons = append(reasons, string(d.Rejection.Reason))
 		details = append(details, Storable(d.Rejection.Detail))
 		payloads = append(payloads, append([]byte{}, message.Data...))
-		headers = append(headers, headersJSON(message))
+		headers = append(headers, storableHeaders(message))
 		received = append(received, e.RecordedAt)
 	}
 	steps.Queue(insertDeadLettersSQL, epochs, seqs, subjects, tenants, agents, reasons, details, payloads, headers, received)
@@ -75,18 +76,14 @@ func nilIfZero[T comparable](value T) *T {
 	return &value
 }
 
-func headersJSON(m *ingest.Message) string {
+func storableHeaders(m *ingest.Message) map[string][]string {
 	clean := make(map[string][]string, len(m.Header))
 	for name, values := range m.Header {
 		for _, v := range values {
 			clean[Storable(name)] = append(clean[Storable(name)], Storable(v))
 		}
 	}
-	text, err := json.Marshal(clean)
-	if err != nil {
-		panic(err) // strings always encode
-	}
-	return string(text)
+	return clean
 }
 
 // Storable writes bytes that Postgres text cannot hold as \xNN: subjects and

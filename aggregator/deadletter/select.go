@@ -2,7 +2,6 @@ package deadletter
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"strconv"
@@ -171,12 +170,8 @@ func List(ctx context.Context, pool *pgxpool.Pool, s Selection, state string, li
 	}
 	rows, _ := pool.Query(ctx, listSQL, s.args(state, limit)...)
 	found, err := pgx.CollectRows(rows, func(row pgx.CollectableRow) (d DeadLetter, err error) {
-		var headers []byte
 		err = row.Scan(&d.ID.Epoch, &d.ID.Seq, &d.State, &d.Reason, &d.Detail, &d.Subject, &d.Tenant, &d.Agent,
-			&d.Payload, &headers, &d.Received, &d.DecidedAt, &d.DecidedBy, &d.Why)
-		if err == nil {
-			err = json.Unmarshal(headers, &d.Headers)
-		}
+			&d.Payload, &d.Headers, &d.Received, &d.DecidedAt, &d.DecidedBy, &d.Why)
 		return d, err
 	})
 	if err != nil {

@@ -11,13 +11,9 @@ import (
 	"github.com/jackc/pgx/v5/pgxpool"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-)
 
-// Footprint is a sequence of which Postgres knows when its message was stored.
-type Footprint struct {
-	Seq      int64
-	StoredAt time.Time
-}
+	"odometer/ingest"
+)
 
 // BeginEpoch records that the stream's history was cut and puts every position
 // back to the last message that is surely still there, which it returns.
@@ -26,7 +22,7 @@ type Footprint struct {
 // happened, and a message that is sent again is found by its key.
 //
 // ErrMoved: another reader has begun the epoch already.
-func (s *State) BeginEpoch(ctx context.Context, pool *pgxpool.Pool, nc *nats.Conn, info *jetstream.StreamInfo) (Footprint, error) {
+func (s *State) BeginEpoch(ctx context.Context, pool *pgxpool.Pool, nc *nats.Conn, info *jetstream.StreamInfo) (Mark, error) {
 	cut, err := s.lastIntact(ctx, pool, nc, info)
 	if err != nil {
 		return cut, err
@@ -43,7 +39,11 @@ func (s *State) BeginEpoch(ctx context.Context, pool *pgxpool.Pool, nc *nats.Con
 				return fmt.Errorf("another reader has found the cut already: %w", ErrMoved)
 			}
 		}
-		return insertEpoch(ctx, tx, next, cut)
+		if _, err := tx.Exec(ctx, insertEpochSQL, next.Epoch, next.FirstSeq, next.StreamCreated, next.Partitions); err != nil {
+			return err
+		}
+		_, err = tx.Exec(ctx, putBackSQL, next.Epoch, cut.Seq, NullTime(cut.StoredAt))
+		return err
 	})
 	if err != nil {
 		return cut, fmt.Errorf("begin epoch %d: %w", next.Epoch, err)
@@ -63,30 +63,22 @@ set stream_epoch = $1,
     stored_at = case when seq > $2 then $3 else stored_at end,
     seq = least(seq, $2)`
 
-func insertEpoch(ctx context.Context, tx pgx.Tx, e Epoch, cut Footprint) error {
-	if _, err := tx.Exec(ctx, insertEpochSQL, e.Epoch, e.FirstSeq, e.StreamCreated, e.Partitions); err != nil {
-		return err
-	}
-	_, err := tx.Exec(ctx, putBackSQL, e.Epoch, cut.Seq, NullTime(cut.StoredAt))
-	return err
-}
-
 // lastIntact finds the last footprint that the stream still shows: first among
 // the ends of batches, newest first, then among the events and dead letters
 // after it. A stream is intact up to any message that is still there, so each
 // search is a binary one.
-func (s *State) lastIntact(ctx context.Context, pool *pgxpool.Pool, nc *nats.Conn, info *jetstream.StreamInfo) (Footprint, error) {
+func (s *State) lastIntact(ctx context.Context, pool *pgxpool.Pool, nc *nats.Conn, info *jetstream.StreamInfo) (Mark, error) {
 	if !s.Epochs.Last().StreamCreated.Equal(Created(info)) {
-		return Footprint{}, nil
+		return Mark{}, nil
 	}
-	var found Footprint
+	var found Mark
 	for before := int64(math.MaxInt64); ; {
 		ends, oldest, err := s.footprints(ctx, pool, batchEndsSQL, before)
 		if err != nil {
-			return Footprint{}, err
+			return Mark{}, err
 		}
 		if found, err = newestHeld(ctx, nc, info, ends); err != nil {
-			return Footprint{}, err
+			return Mark{}, err
 		}
 		if found.Seq > 0 || oldest == 0 {
 			break
@@ -95,7 +87,7 @@ func (s *State) lastIntact(ctx context.Context, pool *pgxpool.Pool, nc *nats.Con
 	}
 	messages, _, err := s.footprints(ctx, pool, messagesAfterSQL, found.StoredAt, found.Seq)
 	if err != nil {
-		return Footprint{}, err
+		return Mark{}, err
 	}
 	closer, err := newestHeld(ctx, nc, info, messages)
 	if err != nil || closer.Seq == 0 {
@@ -105,14 +97,14 @@ func (s *State) lastIntact(ctx context.Context, pool *pgxpool.Pool, nc *nats.Con
 }
 
 // newestHeld is the last of the footprints that the stream holds, zero for none.
-func newestHeld(ctx context.Context, nc *nats.Conn, info *jetstream.StreamInfo, footprints []Footprint) (Footprint, error) {
-	slices.SortFunc(footprints, func(a, b Footprint) int { return int(a.Seq - b.Seq) })
+func newestHeld(ctx context.Context, nc *nats.Conn, info *jetstream.StreamInfo, footprints []Mark) (Mark, error) {
+	slices.SortFunc(footprints, func(a, b Mark) int { return int(a.Seq - b.Seq) })
 	low, high := 0, len(footprints) // [:low] are held, [high:] are not
 	for low < high {
 		mid := (low + high) / 2
 		held, err := holds(ctx, nc, info, footprints[mid].Seq, &footprints[mid].StoredAt)
 		if err != nil {
-			return Footprint{}, err
+			return Mark{}, err
 		}
 		if held {
 			low = mid + 1
@@ -121,7 +113,7 @@ func newestHeld(ctx context.Context, nc *nats.Conn, info *jetstream.StreamInfo, 
 		}
 	}
 	if low == 0 {
-		return Footprint{}, nil
+		return Mark{}, nil
 	}
 	return footprints[low-1], nil
 }
@@ -148,10 +140,10 @@ where received_at >= $1
 // footprints reads the ends of the newest batches before one, with the oldest
 // batch among them, or the messages after a footprint that became events or dead
 // letters. A sequence of an older epoch that was used again since is no footprint.
-func (s *State) footprints(ctx context.Context, q Querier, sql string, args ...any) (found []Footprint, oldest int64, err error) {
+func (s *State) footprints(ctx context.Context, q Querier, sql string, args ...any) (found []Mark, oldest int64, err error) {
 	rows, _ := q.Query(ctx, sql, args...)
 	var epoch int32
-	var f Footprint
+	var f Mark
 	_, err = pgx.ForEachRow(rows, []any{&oldest, &epoch, &f.Seq, &f.StoredAt}, func() error {
 		if s.Epochs.Of(f.Seq).Epoch <= epoch {
 			found = append(found, f)
@@ -162,4 +154,51 @@ func (s *State) footprints(ctx context.Context, q Querier, sql string, args ...a
 		return nil, 0, fmt.Errorf("read what was read of the stream: %w", err)
 	}
 	return found, oldest, nil
+}
+
+// StreamError is a failure of NATS, as against one of Postgres.
+type StreamError struct{ Err error }
+
+func (e *StreamError) Error() string { return e.Err.Error() }
+
+// Unwrap is the failure itself.
+func (e *StreamError) Unwrap() error { return e.Err }
+
+// Created is the stream's time of creation as precisely as Postgres keeps it.
+func Created(info *jetstream.StreamInfo) time.Time {
+	return info.Created.UTC().Truncate(time.Microsecond)
+}
+
+// Intact reports whether the stream still continues what was read of it: it has
+// the same time of creation, and at each position the message that was read
+// there. The info must be younger than the state: another reader may advance
+// the positions at any moment, and what it reads after an older info would look
+// like a lost tail.
+func (s *State) Intact(ctx context.Context, nc *nats.Conn, info *jetstream.StreamInfo) (bool, error) {
+	if !s.Epochs.Last().StreamCreated.Equal(Created(info)) {
+		return false, nil
+	}
+	for _, p := range s.Partitions {
+		same, err := holds(ctx, nc, info, p.At.Seq, p.StoredAt)
+		if err != nil || !same {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+// holds reports whether the stream's message at seq is the one that was stored
+// at the given time. A message that has left the stream by age counts as the same.
+func holds(ctx context.Context, nc *nats.Conn, info *jetstream.StreamInfo, seq int64, storedAt *time.Time) (bool, error) {
+	if seq > int64(info.State.LastSeq) {
+		return false, nil
+	}
+	if seq < int64(info.State.FirstSeq) || storedAt == nil {
+		return true, nil
+	}
+	stored, err := ingest.StoredTime(ctx, nc, seq)
+	if err != nil {
+		return false, &StreamError{err}
+	}
+	return stored != nil && stored.Truncate(time.Microsecond).Equal(*storedAt), nil
 }

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"hash/fnv"
+	"slices"
 	"time"
 
 	"github.com/jackc/pgx/v5"
@@ -23,12 +24,8 @@ func (r *replay) apply(ctx context.Context, p *partition, items []apply.Item) er
 		if err != nil {
 			return err
 		}
-		rest := make([]apply.Item, 0, len(items))
-		for _, i := range items {
-			if known[i.Event.Position] == nil {
-				rest = append(rest, i)
-			}
-		}
+		// A copy: p.next shows how far the replay is done, also after an error.
+		rest := slices.DeleteFunc(slices.Clone(items), func(i apply.Item) bool { return known[i.Event.Position] != nil })
 		r.done.DeadLetters += int64(len(items) - len(rest))
 		items = rest
 	}

@@ -102,10 +102,8 @@ func (r *run) events(ctx context.Context) error {
 		if err := r.step(ctx, s*stretch); err != nil {
 			return err
 		}
-		select {
-		case <-ctx.Done():
-			return ctx.Err()
-		case <-time.After(2 * time.Since(began)):
+		if err := odometer.Sleep(ctx, 2*time.Since(began)); err != nil {
+			return err
 		}
 	}
 	return nil
