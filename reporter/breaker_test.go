@@ -19,7 +19,7 @@ func TestRejectedCustomerStopsNoOther(t *testing.T) {
 	env.db.Exec(`update subscriptions set stripe_customer = 'cus_nobody' where tenant_id = $1`, bad.id)
 	result := env.report()
 	env.expect(result, 39, 1)
-	if left := result.Left[0]; left.State != "parked" || left.Tenant != bad.id.String() || left.Customer != "cus_nobody" {
+	if left := result.Left[0]; left.State != "parked" || left.Tenant != bad.id || left.Customer != "cus_nobody" {
 		t.Errorf("left %+v", left)
 	}
 	if got := env.openFindings(kindParked); len(got) != 1 {

@@ -146,13 +146,6 @@ func (p *pass) run(ctx context.Context) error {
 	return p.endError(ctx, err)
 }
 
-// markParked notes that a tenant's overage of an agent waits for people.
-func (p *pass) markParked(tenant, agent string) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.stillParked[tenant+" "+agent] = true
-}
-
 // resolveFindings resolves the findings that a complete pass has found to be
 // over.
 func (p *pass) resolveFindings(ctx context.Context) error {
@@ -251,7 +244,7 @@ func (p *pass) leave(left ...Left) {
 
 func (p *pass) leaveEntry(e *LedgerEntry, state, reason string) {
 	p.leave(Left{
-		Tenant: e.Tenant.String(), Agent: e.Agent, Period: e.Period, Customer: e.Customer,
+		Tenant: e.Tenant, Agent: e.Agent, Period: e.Period, Customer: e.Customer,
 		Units: e.Delta(), State: state, Reason: reason,
 	})
 }

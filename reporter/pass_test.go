@@ -123,7 +123,7 @@ func TestTenantWithoutCustomerIsParkedAndAFinding(t *testing.T) {
 	b.use("inbox", 511)
 	result := env.report()
 	env.expect(result, 1, 1)
-	if left := result.Left[0]; left.State != "parked" || left.Tenant != a.id.String() || left.Units != 10 {
+	if left := result.Left[0]; left.State != "parked" || left.Tenant != a.id || left.Units != 10 {
 		t.Errorf("left %+v", left)
 	}
 	b.expectMeterTotal("inbox", 11)

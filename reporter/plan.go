@@ -5,6 +5,8 @@ import (
 	"slices"
 	"time"
 
+	"github.com/google/uuid"
+
 	"odometer"
 )
 
@@ -17,7 +19,7 @@ type plan struct {
 
 // Left is overage that a pass could not report.
 type Left struct {
-	Tenant   string    `json:"tenant_id"`
+	Tenant   uuid.UUID `json:"tenant_id"`
 	Agent    string    `json:"agent"`
 	Period   time.Time `json:"period_start"`
 	Customer string    `json:"stripe_customer"`
@@ -272,7 +274,7 @@ func earlier(a, b time.Time) time.Time {
 
 func (out *plan) leave(a *tenantAccount, in *period, u *agentUsage, units int64, state, reason string) {
 	out.left = append(out.left, Left{
-		Tenant: a.tenant.String(), Agent: u.agent, Period: in.start, Customer: a.billedCustomer(in),
+		Tenant: a.tenant, Agent: u.agent, Period: in.start, Customer: a.billedCustomer(in),
 		Units: units, State: state, Reason: reason,
 	})
 }

@@ -49,22 +49,12 @@ func (p *pass) reportAccounts(ctx context.Context, accounts []*tenantAccount) (a
 
 // recordParked records findings for overage that waits for people.
 func (p *pass) recordParked(ctx context.Context, left []Left) error {
-	for i := range left {
-		l := &left[i]
+	for _, l := range left {
 		if l.State != "parked" {
 			continue
 		}
-		p.markParked(l.Tenant, l.Agent)
-		tenant, err := uuid.Parse(l.Tenant)
-		if err != nil {
-			return err
-		}
-		err = findings.Record(ctx, p.r.Pool, findings.Finding{
-			Kind: kindParked, Subject: parkedSubject(tenant, l.Agent), Tenant: tenant, Agent: l.Agent, Period: l.Period,
-			Detail: fmt.Sprintf("%d units of overage cannot be reported: %s; then: odometer report --tenant %s", l.Units, l.Reason, l.Tenant),
-			After:  &l.Units, FoundBy: "report",
-		})
-		if err != nil {
+		detail := fmt.Sprintf("%d units of overage cannot be reported: %s; then: odometer report --tenant %s", l.Units, l.Reason, l.Tenant)
+		if err := p.recordOverageParked(ctx, l.Tenant, l.Agent, l.Period, l.Units, detail); err != nil {
 			return err
 		}
 	}
@@ -290,21 +280,28 @@ func (p *pass) storeAccepted(ctx context.Context, e *LedgerEntry, now time.Time)
 
 const kindParked = "report_parked"
 
-func parkedSubject(tenant fmt.Stringer, agent string) string { return tenant.String() + " " + agent }
+func parkedSubject(tenant uuid.UUID, agent string) string { return tenant.String() + " " + agent }
+
+// recordOverageParked records a finding that a tenant's overage of an agent waits for
+// people.
+func (p *pass) recordOverageParked(ctx context.Context, tenant uuid.UUID, agent string, period time.Time, units int64, detail string) error {
+	subject := parkedSubject(tenant, agent)
+	p.mu.Lock()
+	p.stillParked[subject] = true
+	p.mu.Unlock()
+	return findings.Record(ctx, p.r.Pool, findings.Finding{
+		Kind: kindParked, Subject: subject, Tenant: tenant, Agent: agent, Period: period, Detail: detail, After: &units, FoundBy: "report",
+	})
+}
 
 // storeParked stores that Stripe rejects the entry, and records a finding.
 func (p *pass) storeParked(ctx context.Context, e *LedgerEntry) error {
 	if err := storeDecision(ctx, p.r.Pool, e); err != nil {
 		return err
 	}
-	p.markParked(e.Tenant.String(), e.Agent)
-	units := e.Delta()
-	return findings.Record(ctx, p.r.Pool, findings.Finding{
-		Kind: kindParked, Subject: parkedSubject(e.Tenant, e.Agent), Tenant: e.Tenant, Agent: e.Agent, Period: e.Period,
-		Detail: fmt.Sprintf("Stripe rejects %d units of overage for customer %s: %s; correct it in Stripe or with odometer subscription set, then: odometer report --tenant %s",
-			units, e.Customer, e.Detail, e.Tenant),
-		After: &units, FoundBy: "report",
-	})
+	return p.recordOverageParked(ctx, e.Tenant, e.Agent, e.Period, e.Delta(),
+		fmt.Sprintf("Stripe rejects %d units of overage for customer %s: %s; correct it in Stripe or with odometer subscription set, then: odometer report --tenant %s",
+			e.Delta(), e.Customer, e.Detail, e.Tenant))
 }
 
 func (p *pass) logFailure(e *LedgerEntry) {
