@@ -45,7 +45,7 @@ func (w *worker) waitForReplay(ctx context.Context, b *batch) error {
 	if len(b.items) == 0 || !b.items[0].Correction() {
 		return nil
 	}
-	for logged := false; ; logged = true {
+	for logged := false; ctx.Err() == nil; logged = true {
 		held, err := apply.CorrectionsHeld(ctx, w.a.Pool)
 		if err != nil || !slices.Contains(held, w.partition) {
 			return err
@@ -53,10 +53,9 @@ func (w *worker) waitForReplay(ctx context.Context, b *batch) error {
 		if !logged {
 			w.a.Log.Info("a correction waits for the replay of its partition", "partition", w.partition, "seq", b.items[0].Event.Position.Seq)
 		}
-		if odometer.Sleep(ctx, replayPause) != nil {
-			return nil // commitAll sees that ctx has ended
-		}
+		_ = odometer.Sleep(ctx, replayPause) // an error means that ctx has ended
 	}
+	return nil
 }
 
 // commit brings a batch, and with it the position, into Postgres.
