@@ -37,6 +37,6 @@ soak:
 	set -e; grep -rE '^func Fuzz[A-Za-z]+\(f \*testing' --include='*_test.go' . | sed -E 's|/[^/]*:func (Fuzz[A-Za-z]+).*| \1|' | \
 	while read -r dir name; do set -x; go test -run '^$$' -fuzz "^$$name$$" -fuzztime $(FUZZTIME) "$$dir"; { set +x; } 2>/dev/null; done
 
-# Races the product against simpler ways of counting on this machine; needs it quiet.
+# Compares the product against simpler ways of counting on this machine; needs it quiet.
 bench:
 	go run ./cmd/odometer bench

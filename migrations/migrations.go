@@ -8,7 +8,7 @@
 // statement can be run again; [Status] and [Check] only read; nothing that was
 // counted or billed is dropped unless the caller insists.
 //
-// A new migration is a new file, 00004_words.sql, in goose's format. Files
+// A new migration is a new file with the next number, in goose's format. Files
 // that were released are never edited. A file runs in one transaction; one that
 // cannot (NO TRANSACTION) must be safe to run again from its start. The tables
 // of River, which runs the jobs, are part of our files: see 00007.

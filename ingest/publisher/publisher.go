@@ -1,5 +1,5 @@
 // Package publisher is what an agent in Go publishes its usage events with. It
-// imports nats.go and nothing else of Odometer, because it becomes the Go SDK.
+// imports no other package of Odometer, because it becomes the Go SDK.
 //
 // # What it guarantees
 //
