@@ -95,34 +95,55 @@ func (a *auditor) compareStream(ctx context.Context) (err error) {
 // rows and new ones came in, it is forgotten first, else the range would seem to
 // hold all sequences from the oldest to the newest. A range has 64 blocks, see
 // migration 00006.
-const desummarizeSQL = `
-select brin_desummarize_range('usage_events_stream_seq', block)
-from generate_series(0, pg_relation_size('usage_events') / current_setting('block_size')::bigint, 64) as block
-where exists (select from usage_removed)`
+const renewRangesSQL = `
+select brin_desummarize_range('usage_events_stream_seq', block),
+       brin_summarize_range('usage_events_stream_seq', block)
+from generate_series($1::bigint, $2::bigint - 1, 64) as block`
+
+const removedBlocksSQL = `
+select case
+    when exists (select from usage_removed)
+    then pg_relation_size('usage_events') / current_setting('block_size')::bigint
+    else 0
+end`
 
 const summarizeSQL = `
 select brin_summarize_new_values('usage_events_stream_seq')`
 
+// renewedAtOnce are the blocks that one transaction summarizes again, 50 MiB: a
+// longer one would hold a snapshot that keeps old versions of counters alive.
+const renewedAtOnce = 100 * 64
+
 // refreshIndex brings the index on sequences up to date, for every chunk reads
 // all blocks that the index does not cover yet. It may fail: the role may not
-// own the table, or a vacuum may be under way. The wait for the lock is too short
-// to cancel a vacuum. The audit is then only slower.
+// own the table, or a vacuum may be under way. The audit is then only slower.
 func (a *auditor) refreshIndex(ctx context.Context) {
-	err := pgx.BeginFunc(ctx, a.options.Pool, func(tx pgx.Tx) error {
-		if _, err := tx.Exec(ctx, `set local lock_timeout = '200ms'`); err != nil {
-			return err
-		}
-		if a.scope.Tenant == nil {
-			if _, err := tx.Exec(ctx, desummarizeSQL); err != nil {
-				return err
-			}
-		}
-		_, err := tx.Exec(ctx, summarizeSQL)
-		return err
-	})
+	var blocks int64
+	var err error
+	if a.scope.Tenant == nil {
+		err = a.options.Pool.QueryRow(ctx, removedBlocksSQL).Scan(&blocks)
+	}
+	for from := int64(0); from < blocks && err == nil; from += renewedAtOnce {
+		err = a.execBriefly(ctx, renewRangesSQL, from, min(blocks, from+renewedAtOnce))
+	}
+	if err == nil {
+		err = a.execBriefly(ctx, summarizeSQL)
+	}
 	if err != nil {
 		a.options.Log.Debug("the index of events by sequence is not up to date", "reason", err)
 	}
+}
+
+// execBriefly runs a statement that waits for its lock for so short a time that
+// it cancels no vacuum.
+func (a *auditor) execBriefly(ctx context.Context, sql string, args ...any) error {
+	return pgx.BeginFunc(ctx, a.options.Pool, func(tx pgx.Tx) error {
+		if _, err := tx.Exec(ctx, `set local lock_timeout = '200ms'`); err != nil {
+			return err
+		}
+		_, err := tx.Exec(ctx, sql, args...)
+		return err
+	})
 }
 
 const olderSQL = `

@@ -34,7 +34,7 @@ func benchDir(t *testing.T) string {
 func TestBenchRuns(t *testing.T) {
 	t.Parallel()
 	if testing.Short() {
-		t.Skip("runs every race")
+		t.Skip("runs every benchmark")
 	}
 	dir := benchDir(t)
 	cmd := program(t, nil, smallBench(dir, "--full", "--json")...)
